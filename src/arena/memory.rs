@@ -1,0 +1,156 @@
+//! Access to the bytes behind the mappings: the one file where spans become pointers.
+//!
+//! Running code may write data at any time, so no Rust reference to data ever exists, only copies through pointers.
+#![allow(unsafe_code)] // Turns spans into slices and pointers, commits and gives back pages, calls the canary.
+
+use std::{
+    ffi::c_void,
+    ops::Range,
+    ptr::{self, NonNull},
+    slice,
+};
+
+use nix::{
+    errno::Errno,
+    sys::mman::{MmapAdvise, madvise},
+};
+
+use super::{
+    barrier::Barrier,
+    geometry::{AreaId, GRANULE_BYTES, PAGE_BYTES, PartKind},
+    mapping::Views,
+    pool::{Backing, Grant},
+};
+
+/// `int3`: what code memory without an owner is filled with.
+pub(super) const TRAP: u8 = 0xCC;
+/// `mov eax, imm32; ret`, the immediate at bytes 1 to 4.
+const CANARY: [u8; 6] = [0xB8, 0, 0, 0, 0, 0xC3];
+
+impl Views {
+    /// The first `size_bytes` of the code and the read-only data, to write them. A part without a span is empty.
+    pub(super) fn code_and_rodata_mut<'a>(
+        &'a self,
+        grant: &'a mut Grant,
+        size_bytes: [u64; 2],
+    ) -> (&'a mut [u8], &'a mut [u8]) {
+        let [code, rodata] =
+            [(PartKind::Code, size_bytes[0]), (PartKind::Rodata, size_bytes[1])].map(|(kind, size)| {
+                let Some(bytes) = span_bytes(grant, kind) else { return <&mut [u8]>::default() };
+                assert!(size <= bytes.end - bytes.start, "invariant: a span is as long as what it was taken for");
+                let start = self.write_pointer(AreaId { arena: grant.arena, kind }, &bytes);
+                // SAFETY: The bytes are mapped, writable and committed; `Pool` gives no byte to two grants; the grant is
+                // borrowed mutably for as long as the slice lives, and its code is not published before that ends.
+                unsafe { slice::from_raw_parts_mut(start, size as usize) }
+            });
+        (code, rodata)
+    }
+
+    /// Copies `initial` into the data and writes zeroes behind it. Nothing may run that uses the data, and no other
+    /// thread may do the same.
+    ///
+    /// # Panics
+    /// If `initial` is longer than the span.
+    pub(super) fn write_data(&self, grant: &Grant, initial: &[u8]) {
+        let bytes = span_bytes(grant, PartKind::Data).unwrap_or(0..0);
+        let span_len = (bytes.end - bytes.start) as usize;
+        assert!(initial.len() <= span_len, "{} initial bytes for {span_len} bytes of data", initial.len());
+        let start = self.write_pointer(AreaId { arena: grant.arena, kind: PartKind::Data }, &bytes);
+        // SAFETY: The span has room for it, see above, is mapped writable, and no reference to it ever exists.
+        unsafe { ptr::copy_nonoverlapping(initial.as_ptr(), start, initial.len()) };
+        let rest = start.wrapping_add(initial.len());
+        // SAFETY: From the end of what was just written to the end of the same span.
+        unsafe { ptr::write_bytes(rest, 0, span_len - initial.len()) };
+    }
+
+    /// A copy of the first `size_bytes` of the code, as a core would read them.
+    pub(super) fn read_code(&self, grant: &Grant, size_bytes: u64) -> Vec<u8> {
+        let bytes = span_bytes(grant, PartKind::Code).unwrap_or(0..0);
+        assert!(size_bytes <= bytes.end - bytes.start, "invariant: a span is as long as what it was taken for");
+        let area = AreaId { arena: grant.arena, kind: PartKind::Code };
+        let start = ptr::with_exposed_provenance::<u8>(self.run_address(area) + bytes.start as usize);
+        let mut copy = vec![0; size_bytes as usize];
+        // SAFETY: The span is mapped readable; published code is written by nobody before its owner drops it.
+        unsafe { ptr::copy_nonoverlapping(start, copy.as_mut_ptr(), copy.len()) };
+        copy
+    }
+
+    /// Fills bytes of an area that belong to the caller, or to nobody yet.
+    pub(super) fn fill(&self, area: AreaId, bytes: Range<u64>, byte: u8) {
+        let start = self.write_pointer(area, &bytes);
+        // SAFETY: The bytes lie in the area, which is mapped writable. The caller has their grant or the pool's lock,
+        // so nobody else has a reference to them.
+        unsafe { ptr::write_bytes(start, byte, (bytes.end - bytes.start) as usize) };
+    }
+
+    /// Writes a function that returns `value` to the area's first bytes and calls it where it runs. These bytes must
+    /// be committed; nothing else uses them as long as the views are not shared.
+    pub(super) fn call_canary(&mut self, area: AreaId, value: u32, barrier: &Barrier) -> u32 {
+        let mut code = CANARY;
+        code[1..5].copy_from_slice(&value.to_le_bytes());
+        let start = self.write_pointer(area, &(0..code.len() as u64));
+        // SAFETY: Mapped writable, and `&mut self` says that nobody else uses any of it.
+        unsafe { ptr::copy_nonoverlapping(code.as_ptr(), start, code.len()) };
+        barrier.serialise();
+        let address = ptr::with_exposed_provenance::<c_void>(self.run_address(area));
+        // SAFETY: The executable view of the bytes just written, which are a whole function of this signature.
+        let function = unsafe { std::mem::transmute::<*const c_void, extern "C" fn() -> u32>(address) };
+        function()
+    }
+
+    /// Gives all memory back, committed by us or by stray reads of code.
+    fn decommit_all(&self) {
+        let pages = (self.geometry().area_bytes / PAGE_BYTES) as u32;
+        for area in self.geometry().areas() {
+            // Nobody is left to be told.
+            let _ = self.decommit(area, 0..pages);
+        }
+    }
+
+    fn advise_pages(&self, area: AreaId, pages: &Range<u32>, advice: MmapAdvise) -> Result<(), Errno> {
+        let bytes = u64::from(pages.start) * PAGE_BYTES..u64::from(pages.end) * PAGE_BYTES;
+        let start = NonNull::new(self.write_pointer(area, &bytes).cast()).ok_or(Errno::EFAULT)?;
+        // SAFETY: The pages lie in the area. Only MADV_REMOVE changes contents, and whoever asks for it owns the pages
+        // or has the pool's lock and found that nobody does.
+        unsafe { madvise(start, (bytes.end - bytes.start) as usize, advice) }
+    }
+
+    fn write_pointer(&self, area: AreaId, bytes: &Range<u64>) -> *mut u8 {
+        assert!(bytes.start <= bytes.end && bytes.end <= self.geometry().area_bytes, "invariant: spans lie in areas");
+        ptr::with_exposed_provenance_mut(self.write_address(area) + bytes.start as usize)
+    }
+}
+
+impl Backing for Views {
+    /// Through the writable view, so that the first write finds its page mapped, and what the system cannot give is
+    /// an error here and no signal later. All or nothing.
+    fn commit(&self, area: AreaId, pages: Range<u32>) -> Result<(), Errno> {
+        if let Err(errno) = self.advise_pages(area, &pages, MmapAdvise::MADV_POPULATE_WRITE) {
+            // What came before the failure; if even that fails there is nothing better to say than the first error.
+            let _ = self.decommit(area, pages);
+            return Err(errno);
+        }
+        if area.kind == PartKind::Code {
+            self.fill(area, u64::from(pages.start) * PAGE_BYTES..u64::from(pages.end) * PAGE_BYTES, TRAP);
+        }
+        Ok(())
+    }
+
+    /// A hole in the file: `fallocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)`, but without a descriptor.
+    fn decommit(&self, area: AreaId, pages: Range<u32>) -> Result<(), Errno> {
+        self.advise_pages(area, &pages, MmapAdvise::MADV_REMOVE)
+    }
+}
+
+impl Drop for Views {
+    fn drop(&mut self) {
+        // Sealed mappings outlive this value, their memory shall not.
+        self.decommit_all();
+    }
+}
+
+/// A span's bytes within its area.
+fn span_bytes(grant: &Grant, kind: PartKind) -> Option<Range<u64>> {
+    let granules = grant.spans[kind as usize]?.range();
+    Some(u64::from(granules.start) * GRANULE_BYTES..u64::from(granules.end) * GRANULE_BYTES)
+}

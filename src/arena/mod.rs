@@ -1,0 +1,55 @@
+//! Executable memory: reserve, write, publish, free.
+//!
+//! [`Arenas`] are mapped once, at start. A [`Draft`] owns spans of one arena that are written through a window where
+//! they cannot run; publishing makes of it a [`Published`], which runs where it cannot be written. No page is writable
+//! and executable at one address, and no executable mapping is made after the start. What allocates and counts
+//! (`pool` and below) knows no address and no system call.
+//!
+//! ```
+//! use codecached::arena::{ArenaConfig, Arenas, Layout, Part};
+//!
+//! let arenas = Arenas::map(&ArenaConfig { reserve_max_bytes: 2 << 20, commit_limit_bytes: 1 << 20 })?;
+//! let none = Part { size_bytes: 0, align_bytes: 1 };
+//! let layout = Layout { code: Part { size_bytes: 6, align_bytes: 16 }, rodata: none, data: none };
+//!
+//! let mut draft = arenas.reserve(&layout)?;
+//! draft.code_mut().copy_from_slice(&[0xB8, 42, 0, 0, 0, 0xC3]); // mov eax, 42; ret
+//! let published = draft.publish();
+//!
+//! let address = std::ptr::with_exposed_provenance::<()>(published.addresses().code as usize);
+//! // SAFETY: These bytes are a whole function of this signature, and `published` outlives the call.
+//! let function = unsafe { std::mem::transmute::<*const (), extern "C" fn() -> u32>(address) };
+//! assert_eq!(function(), 42);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Limits of this version: what faulty code touches in pages that are not committed becomes memory that no count knows
+//! until the page is used and given back, or the arenas are dropped. Large layouts are committed under the one lock.
+
+mod area;
+mod arenas;
+mod barrier;
+mod blocks;
+mod canary;
+mod draft;
+mod error;
+mod geometry;
+mod holding;
+mod layout;
+mod mapping;
+mod memory;
+mod page_set;
+mod pool;
+mod published;
+mod slab;
+mod stats;
+#[cfg(test)]
+mod testing;
+
+pub use arenas::{ArenaConfig, Arenas};
+pub use draft::Draft;
+pub use error::{MapError, ReserveError};
+pub use geometry::{ALIGN_MAX_BYTES, GRANULE_BYTES, PartKind, RESERVE_LIMIT_BYTES};
+pub use layout::{Addresses, Layout, Part};
+pub use published::Published;
+pub use stats::{ArenaStats, KindStats};

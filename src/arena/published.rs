@@ -1,0 +1,54 @@
+//! Memory whose code can be called.
+
+use std::ops::Range;
+
+use super::{Addresses, Layout, PartKind, holding::Holding};
+
+/// Code that is ready to run, with its read-only data and its data.
+///
+/// Drop fills the code with trap instructions and gives the memory back. Whoever calls the code keeps this alive until
+/// the call is over.
+#[derive(Debug)]
+pub struct Published {
+    holding: Holding,
+}
+
+impl Published {
+    pub(super) fn new(holding: Holding) -> Self {
+        Self { holding }
+    }
+
+    /// Where the parts are.
+    pub fn addresses(&self) -> Addresses {
+        self.holding.addresses()
+    }
+
+    /// What was asked for.
+    pub fn layout(&self) -> &Layout {
+        &self.holding.layout
+    }
+
+    /// The addresses of the code, exactly as many as were asked for.
+    pub fn code_range(&self) -> Range<u64> {
+        self.holding.range(PartKind::Code)
+    }
+
+    /// The addresses of the data, exactly as many as were asked for.
+    pub fn data_range(&self) -> Range<u64> {
+        self.holding.range(PartKind::Data)
+    }
+
+    /// Copies `initial` to the start of the data and makes the rest zero. The caller sees to it that no call runs and
+    /// that no other thread does the same: what the data holds afterwards is else undetermined.
+    ///
+    /// # Panics
+    /// If `initial` is longer than the data, rounded up to whole granules.
+    pub fn restore_data(&self, initial: &[u8]) {
+        self.holding.arenas.views.write_data(&self.holding.grant, initial);
+    }
+
+    /// A copy of the code.
+    pub fn read_code(&self) -> Vec<u8> {
+        self.holding.arenas.views.read_code(&self.holding.grant, self.layout().code.size_bytes)
+    }
+}

@@ -1,0 +1,315 @@
+//! The command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use codecached::proto::{FlatEntry, ListOrder, ResultType};
+
+use crate::{units, value::Argument};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  the daemon answered with an error
+  2  misuse, or a file here cannot be read or written
+  3  not found: no such entry, symbol or handle
+  4  the call trapped
+  5  the daemon cannot be reached, is shutting down, or did not answer in time
+
+A KEY is text, or bytes in the form hex:00ff.
+The server may also be given by the environment variable CODECACHED_SERVER.";
+
+/// Talks to a running codecached: installs, finds, calls, evicts and measures.
+#[derive(Debug, Parser)]
+#[command(name = "codecachectl", version, after_help = EXIT_CODES, max_term_width = 120)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Where the daemon listens: unix:PATH or http://HOST:PORT [default: unix:/run/codecached/codecached.sock]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub(crate) server: Option<String>,
+    /// Namespace of the keys
+    #[arg(long, global = true, default_value = "", hide_default_value = true)]
+    pub(crate) namespace: String,
+    /// Longest wait for one answer, such as 500ms, 10s or 2m
+    #[arg(long, global = true, default_value = "10s", value_parser = units::parse_duration, value_name = "TIME")]
+    pub(crate) timeout: Duration,
+    /// Print JSON for programs
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Install compiled code under a key
+    Install(Install),
+    /// Show the entry under a key
+    Lookup(Lookup),
+    /// Call a function of an entry
+    Call(Call),
+    /// Take an entry out
+    Evict(Evict),
+    /// List entries
+    List(List),
+    /// Show what the daemon holds and does
+    Stats,
+    /// Show what the daemon runs on, takes and offers
+    Capabilities,
+    /// Measure throughput and latency; its entries push out others if the budget is full
+    Bench(Bench),
+}
+
+/// Each FILE is an entry of its own. For several, KEY must hold `{}`, which becomes the name of the file without
+/// directory and extension: `install 'zlib/{}' crc32.o adler32.o` installs zlib/crc32 and zlib/adler32.
+#[derive(Debug, Args)]
+pub(crate) struct Install {
+    /// Key; `{}` in it stands for the stem of the file's name
+    pub(crate) key: String,
+    /// ELF relocatable objects (`cc -c`), or flat code with --flat
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// The files are flat position-independent code; an entry point and its offset in bytes (repeatable)
+    #[arg(long, value_name = "NAME=OFFSET", value_parser = parse_flat)]
+    pub(crate) flat: Vec<FlatEntry>,
+    /// Take the place of other bytes under the key
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// Calls may overlap although the code has writable data
+    #[arg(long)]
+    pub(crate) reentrant: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Lookup {
+    /// Key
+    pub(crate) key: String,
+    /// Show the exported symbols too
+    #[arg(long)]
+    pub(crate) symbols: bool,
+    /// Leave recency and the hit counters alone
+    #[arg(long)]
+    pub(crate) peek: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Call {
+    /// Key
+    pub(crate) key: String,
+    /// Function
+    pub(crate) symbol: String,
+    /// i32:-1 u32:7 i64:-1 u64:0xff f32:1.5 f64:1.5, bytes:SOURCE (pointer to a copy), inout:SOURCE (the same, printed
+    /// afterwards), out:N (pointer to N zeroed bytes, printed afterwards); SOURCE is @FILE, @- (standard input),
+    /// hex:00ff or text:abc
+    #[arg(value_name = "ARG")]
+    pub(crate) arguments: Vec<Argument>,
+    /// Type of the result
+    #[arg(long, value_enum, default_value = "void")]
+    pub(crate) result: ResultName,
+    /// CPU time that the call may take
+    #[arg(long, value_parser = units::parse_duration, value_name = "TIME")]
+    pub(crate) cpu_limit: Option<Duration>,
+    /// Time on the wall clock that the call may take
+    #[arg(long, value_parser = units::parse_duration, value_name = "TIME")]
+    pub(crate) wall_cap: Option<Duration>,
+    /// Write the Nth out or inout buffer, counted from 0, to a file (repeatable)
+    #[arg(long, value_name = "N=FILE", value_parser = parse_output)]
+    pub(crate) output: Vec<(usize, PathBuf)>,
+    /// Call this many times, one after the other, until one traps
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) repeat: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Evict {
+    /// Key
+    pub(crate) key: String,
+    /// Wait until the memory has come back
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Only keys that start with this
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) prefix: String,
+    /// What comes first
+    #[arg(long, value_enum, default_value = "key")]
+    pub(crate) order: Order,
+    /// Entries at most; orders other than by key end at one page of the daemon
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// What to do all the time
+    #[arg(value_enum)]
+    pub(crate) workload: Workload,
+    /// Connections
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) connections: u16,
+    /// Calls under way at once, all connections together
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub(crate) in_flight: u16,
+    /// Seconds to measure
+    #[arg(long, default_value_t = 2.0, value_parser = parse_seconds)]
+    pub(crate) seconds: f64,
+    /// Seconds of the same load before
+    #[arg(long, default_value_t = 0.5, value_parser = parse_seconds)]
+    pub(crate) warmup: f64,
+    /// Entries to look up and call
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) keys: u32,
+    /// Threads of this load generator
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) threads: u16,
+    /// Bytes of each blob
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
+    pub(crate) blob_bytes: u32,
+    /// What lookups send: a 32-byte key or a handle
+    #[arg(long, value_enum, default_value = "key")]
+    pub(crate) by: By,
+    /// Print lines of name, value and unit
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) plain: bool,
+}
+
+/// Type of a result.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ResultName {
+    Void,
+    I32,
+    U32,
+    I64,
+    U64,
+    F32,
+    F64,
+}
+
+impl From<ResultName> for ResultType {
+    fn from(name: ResultName) -> Self {
+        match name {
+            ResultName::Void => Self::Void,
+            ResultName::I32 => Self::I32,
+            ResultName::U32 => Self::U32,
+            ResultName::I64 => Self::I64,
+            ResultName::U64 => Self::U64,
+            ResultName::F32 => Self::F32,
+            ResultName::F64 => Self::F64,
+        }
+    }
+}
+
+/// What comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Order {
+    Key,
+    /// The most recently used
+    Recent,
+    /// The next victim
+    Oldest,
+    /// The largest
+    Size,
+    /// The most called
+    Calls,
+}
+
+impl From<Order> for ListOrder {
+    fn from(order: Order) -> Self {
+        match order {
+            Order::Key => Self::Key,
+            Order::Recent => Self::MostRecent,
+            Order::Oldest => Self::LeastRecent,
+            Order::Size => Self::Size,
+            Order::Calls => Self::Calls,
+        }
+    }
+}
+
+/// What the load generator does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Workload {
+    /// Find entries
+    Lookup,
+    /// Call `add(i32, i32)` by handle, and check the sum
+    Execute,
+    /// Install blobs that differ
+    Install,
+    /// 90 % execute, 9 % lookup, 1 % install
+    Mixed,
+}
+
+/// What lookups send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum By {
+    Key,
+    Handle,
+}
+
+/// A day is longer than any measurement.
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
+    if (0.0..=86_400.0).contains(&seconds) { Ok(seconds) } else { Err("must be 0 to 86400".into()) }
+}
+
+fn parse_flat(text: &str) -> Result<FlatEntry, String> {
+    let (name, offset) = text.rsplit_once('=').ok_or("must be NAME=OFFSET")?;
+    let offset_bytes = units::parse_integer(offset)?;
+    Ok(FlatEntry { name: name.into(), offset_bytes })
+}
+
+fn parse_output(text: &str) -> Result<(usize, PathBuf), String> {
+    let (index, path) = text.split_once('=').ok_or("must be N=FILE")?;
+    let index = index.parse().map_err(|_| format!("{index:?} is not the number of a buffer"))?;
+    Ok((index, path.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn arguments_of_a_call_may_look_like_options() {
+        let line = "codecachectl call k f i64:-5 out:100 --result u32 --output 0=a=b --cpu-limit 100ms";
+        let Command::Call(call) = Arguments::try_parse_from(line.split(' ')).unwrap().command else {
+            panic!("another command")
+        };
+        assert_eq!(call.arguments.len(), 2);
+        assert_eq!(call.output, [(0, "a=b".into())]);
+        assert_eq!(call.cpu_limit, Some(Duration::from_millis(100)));
+    }
+
+    #[test]
+    fn bad_values_are_misuse() {
+        for line in [
+            "install k",
+            "install k f --flat main",
+            "install k f --flat main=x",
+            "call k f u32:-1",
+            "call k f --output x=f",
+            "call k f --repeat 0",
+            "list --limit 0",
+            "bench lookup --seconds NaN",
+            "bench lookup --in-flight 100000",
+            "stats --timeout 10",
+        ] {
+            let parsed = Arguments::try_parse_from(std::iter::once("codecachectl").chain(line.split(' ')));
+            assert_eq!(parsed.expect_err(line).exit_code(), 2, "{line}");
+        }
+    }
+}

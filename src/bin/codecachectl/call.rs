@@ -1,0 +1,270 @@
+//! `call`: one function, once or many times.
+
+use std::{fs, path::PathBuf, time::Duration, time::Instant};
+
+use codecached::proto::{
+    ExecuteRequest, ExecuteResponse, ResultType, Returned, Trap, TrapKind, execute_request::Target,
+    execute_response::Outcome, value::Kind,
+};
+use hdrhistogram::Histogram;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::{
+    args::Call,
+    context::{self, Context, Report},
+    failure::{Exit, Failure},
+    table, units, value,
+};
+
+/// Bytes of a buffer that are shown where nobody asked for a file.
+const SHOWN_BYTES: usize = 32;
+
+/// Times of repeated calls, in nanoseconds.
+struct Times {
+    calls: u32,
+    wall: Histogram<u64>,
+    round_trip: Histogram<u64>,
+}
+
+/// Calls a function, prints what it returned or how it trapped.
+pub(crate) async fn run(context: &Context, asked: Call) -> Result<Report, Failure> {
+    let request = request(context, &asked).await?;
+    let failed = |error| Failure::client(&format!("call {:?} of {:?}", asked.symbol, asked.key), error);
+    let mut times = Times::new();
+    let answer = loop {
+        let start = Instant::now();
+        let answer = context.client.execute(request.clone()).await.map_err(failed)?;
+        times.record(start.elapsed(), answer.wall_ns);
+        if times.calls == asked.repeat || matches!(answer.outcome, Some(Outcome::Trap(_))) {
+            break answer;
+        }
+    };
+    match &answer.outcome {
+        Some(Outcome::Returned(returned)) => {
+            write_buffers(returned, &asked.output)?;
+            let human = || returned_human(returned, &asked.output) + &times_human(&answer, &times);
+            Ok(context.report(human, || returned_json(returned, &answer, &times)))
+        }
+        Some(Outcome::Trap(trap)) => {
+            let human = || trap_human(trap) + &times_human(&answer, &times);
+            let report = context.report(human, || trap_json(trap, &answer, &times));
+            Ok(Report { exit: Exit::Trapped, ..report })
+        }
+        None => Err(Failure::answer("the daemon answered without an outcome")),
+    }
+}
+
+async fn request(context: &Context, asked: &Call) -> Result<ExecuteRequest, Failure> {
+    let buffers = asked.arguments.iter().filter(|argument| comes_back(argument)).count();
+    if let Some((index, _)) = asked.output.iter().find(|(index, _)| *index >= buffers) {
+        return Err(Failure::misuse(format!("--output {index}: the call has {buffers} out and inout buffers, counted from 0")));
+    }
+    let reads = asked.arguments.iter().any(|argument| !matches!(argument, value::Argument::Ready(_)));
+    // Numbers alone cannot be too large, and then one round trip is saved.
+    let bytes_max = if reads { context.limits().await?.call_memory_max_bytes } else { 0 };
+    Ok(ExecuteRequest {
+        namespace: context.namespace.clone(),
+        target: Some(Target::Key(context::key(&asked.key)?)),
+        symbol: asked.symbol.clone(),
+        arguments: value::resolve(&asked.arguments, bytes_max)?,
+        result: ResultType::from(asked.result).into(),
+        cpu_limit: asked.cpu_limit.map(to_proto),
+        wall_cap: asked.wall_cap.map(to_proto),
+    })
+}
+
+fn comes_back(argument: &value::Argument) -> bool {
+    matches!(argument, value::Argument::Ready(Kind::OutBytes(_)) | value::Argument::InOut(_))
+}
+
+fn to_proto(duration: Duration) -> prost_types::Duration {
+    // Command-line times end at a day.
+    prost_types::Duration { seconds: duration.as_secs() as i64, nanos: duration.subsec_nanos() as i32 }
+}
+
+fn write_buffers(returned: &Returned, output: &[(usize, PathBuf)]) -> Result<(), Failure> {
+    for (index, path) in output {
+        let missing = || Failure::answer(format!("the daemon sent no buffer {index}"));
+        let buffer = returned.buffers.get(*index).ok_or_else(missing)?;
+        fs::write(path, buffer).map_err(|error| Failure::local(format!("cannot write {}: {error}", path.display())))?;
+    }
+    Ok(())
+}
+
+impl Times {
+    fn new() -> Self {
+        const DIGITS: u8 = 3;
+        let histogram = || Histogram::new(DIGITS).expect("3 digits are a precision that the histogram has");
+        Self { calls: 0, wall: histogram(), round_trip: histogram() }
+    }
+
+    fn record(&mut self, round_trip: Duration, wall_ns: u64) {
+        self.calls += 1;
+        self.round_trip.saturating_record(round_trip.as_nanos() as u64);
+        self.wall.saturating_record(wall_ns);
+    }
+
+    fn quantiles(histogram: &Histogram<u64>) -> [(&'static str, u64); 3] {
+        [("p50", 0.5), ("p99", 0.99), ("max", 1.0)].map(|(name, quantile)| (name, histogram.value_at_quantile(quantile)))
+    }
+}
+
+fn returned_human(returned: &Returned, output: &[(usize, PathBuf)]) -> String {
+    let result = match returned.value.as_ref().and_then(|value| value.kind.as_ref()) {
+        None => "void".to_owned(),
+        Some(Kind::I32(number)) => format!("i32 {number}"),
+        Some(Kind::U32(number)) => format!("u32 {number} ({number:#x})"),
+        Some(Kind::I64(number)) => format!("i64 {number}"),
+        Some(Kind::U64(number)) => format!("u64 {number} ({number:#x})"),
+        Some(Kind::F32(number)) => format!("f32 {number:?}"),
+        Some(Kind::F64(number)) => format!("f64 {number:?}"),
+        Some(Kind::Bytes(_) | Kind::OutBytes(_) | Kind::Inout(_)) => "of an unknown type".to_owned(),
+    };
+    let mut text = table::pairs([("result", result)]);
+    for (index, buffer) in returned.buffers.iter().enumerate() {
+        let file = output.iter().find(|(wanted, _)| *wanted == index).map(|(_, path)| path);
+        let content = file.map_or_else(|| preview(buffer), |path| format!("written to {}", path.display()));
+        text.push_str(&format!("buffer {index}: {} bytes, {content}\n", buffer.len()));
+    }
+    text
+}
+
+fn preview(buffer: &[u8]) -> String {
+    let shown = &buffer[..buffer.len().min(SHOWN_BYTES)];
+    let rest = if shown.len() < buffer.len() { "..." } else { "" };
+    format!("hex {}{rest}", units::hex(shown))
+}
+
+fn trap_human(trap: &Trap) -> String {
+    let (name, words) = kind(trap.kind());
+    let mut pairs = vec![("trap", format!("{name}: {words}")), ("where", place(trap))];
+    if let Some(address) = trap.fault_address {
+        pairs.push(("fault address", format!("{address:#018x}")));
+    }
+    if trap.signal != 0 {
+        pairs.push(("signal", format!("{} ({})", trap.signal, signal_name(trap.signal).unwrap_or("unknown"))));
+    }
+    table::pairs(pairs)
+}
+
+fn place(trap: &Trap) -> String {
+    match (trap.outside, trap.symbol.as_str()) {
+        (true, _) => "outside of the entry".to_owned(),
+        (false, "") => format!("code+{:#x}", trap.offset_bytes),
+        (false, symbol) => format!("{symbol}+{:#x}", trap.offset_bytes),
+    }
+}
+
+fn signal_name(signal: i32) -> Option<&'static str> {
+    Signal::try_from(signal).ok().map(Signal::as_str)
+}
+
+fn kind(kind: TrapKind) -> (&'static str, &'static str) {
+    match kind {
+        TrapKind::Unspecified => ("UNKNOWN", "the daemon did not say"),
+        TrapKind::Segv => ("SEGV", "access to memory that is not there or not allowed"),
+        TrapKind::Bus => ("BUS", "access that the memory cannot answer"),
+        TrapKind::Ill => ("ILL", "invalid or privileged instruction"),
+        TrapKind::Fpe => ("FPE", "division by zero, overflow of one, or a floating-point exception"),
+        TrapKind::Breakpoint => ("BREAKPOINT", "breakpoint, single step, or a jump into free code memory"),
+        TrapKind::StackOverflow => ("STACK_OVERFLOW", "the stack ran into its guard"),
+        TrapKind::Timeout => ("TIMEOUT", "the CPU limit or the wall cap passed"),
+        TrapKind::Abort => ("ABORT", "the code gave up"),
+    }
+}
+
+fn times_human(answer: &ExecuteResponse, times: &Times) -> String {
+    let [wall, cpu, queued] = [answer.wall_ns, answer.cpu_ns, answer.queued_ns].map(units::nanoseconds);
+    let mut text = format!("time    wall {wall}, cpu {cpu}, queued {queued}\n");
+    if times.calls > 1 {
+        let line = |histogram| Times::quantiles(histogram).map(|(name, ns)| format!("{name} {}", units::nanoseconds(ns))).join(", ");
+        text.push_str(&format!("{} calls: wall {}; round trip {}\n", times.calls, line(&times.wall), line(&times.round_trip)));
+    }
+    text
+}
+
+fn returned_json(returned: &Returned, answer: &ExecuteResponse, times: &Times) -> Value {
+    let (name, value) = match returned.value.as_ref().and_then(|value| value.kind.as_ref()) {
+        Some(Kind::I32(number)) => ("i32", json!(number)),
+        Some(Kind::U32(number)) => ("u32", json!(number)),
+        Some(Kind::I64(number)) => ("i64", json!(number)),
+        Some(Kind::U64(number)) => ("u64", json!(number)),
+        Some(Kind::F32(number)) => ("f32", float(f64::from(*number))),
+        Some(Kind::F64(number)) => ("f64", float(*number)),
+        None | Some(Kind::Bytes(_) | Kind::OutBytes(_) | Kind::Inout(_)) => ("void", Value::Null),
+    };
+    let mut json = times_json(answer, times);
+    json["outcome"] = json!("returned");
+    json["result"] = json!({ "type": name, "value": value });
+    json["buffers_hex"] = returned.buffers.iter().map(|buffer| units::hex(buffer)).collect();
+    json
+}
+
+/// JSON has no infinities and no NaN: they are text.
+fn float(number: f64) -> Value {
+    if number.is_finite() { json!(number) } else { json!(number.to_string()) }
+}
+
+fn trap_json(trap: &Trap, answer: &ExecuteResponse, times: &Times) -> Value {
+    let mut json = times_json(answer, times);
+    json["outcome"] = json!("trapped");
+    json["trap"] = json!({
+        "kind": kind(trap.kind()).0,
+        "symbol": trap.symbol,
+        "offset_bytes": trap.offset_bytes,
+        "outside": trap.outside,
+        "fault_address": trap.fault_address.map(|address| format!("{address:#018x}")),
+        "signal": trap.signal,
+        "signal_name": signal_name(trap.signal),
+    });
+    json
+}
+
+fn times_json(answer: &ExecuteResponse, times: &Times) -> Value {
+    let quantiles = |histogram| Times::quantiles(histogram).into_iter().map(|(name, ns)| (format!("{name}_ns"), json!(ns))).collect();
+    let [wall, round_trip]: [serde_json::Map<_, _>; 2] = [quantiles(&times.wall), quantiles(&times.round_trip)];
+    json!({
+        "queued_ns": answer.queued_ns,
+        "wall_ns": answer.wall_ns,
+        "cpu_ns": answer.cpu_ns,
+        "calls": times.calls,
+        "wall": wall,
+        "round_trip": round_trip,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trap_says_what_where_and_why() {
+        let kind = TrapKind::Segv.into();
+        let trap = Trap { kind, symbol: "peek".into(), offset_bytes: 2, outside: false, fault_address: Some(0), signal: 11 };
+        let text = trap_human(&trap);
+        for part in ["SEGV", "peek+0x2", "0x0000000000000000", "11 (SIGSEGV)"] {
+            assert!(text.contains(part), "no {part:?} in {text}");
+        }
+        let json = trap_json(&trap, &ExecuteResponse::default(), &Times::new());
+        assert_eq!(json["trap"]["signal_name"], "SIGSEGV");
+        assert_eq!(place(&Trap { outside: true, ..trap.clone() }), "outside of the entry");
+        assert_eq!(place(&Trap { symbol: String::new(), ..trap }), "code+0x2");
+    }
+
+    #[test]
+    fn results_keep_their_type_and_their_infinities() {
+        let with = |kind| Returned { value: Some(codecached::proto::Value { kind: Some(kind) }), buffers: vec![] };
+        let json = |kind| returned_json(&with(kind), &ExecuteResponse::default(), &Times::new())["result"].clone();
+        assert_eq!(json(Kind::U64(u64::MAX)), json!({ "type": "u64", "value": u64::MAX }));
+        assert_eq!(json(Kind::F64(f64::INFINITY)), json!({ "type": "f64", "value": "inf" }));
+        assert!(returned_human(&with(Kind::U32(255)), &[]).contains("u32 255 (0xff)"));
+        assert!(returned_human(&Returned::default(), &[]).contains("void"));
+    }
+
+    #[test]
+    fn a_long_buffer_is_shown_in_part() {
+        assert_eq!(preview(&[1, 2]), "hex 0102");
+        assert_eq!(preview(&[0; 33]), format!("hex {}...", "00".repeat(32)));
+    }
+}

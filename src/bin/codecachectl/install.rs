@@ -1,0 +1,156 @@
+//! `install`: files become entries.
+
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use codecached::proto::{BlobFormat, Digest, DigestAlgorithm, FlatEntry, InstallRequest, InstallResponse};
+use serde_json::{Value, json};
+
+use crate::{
+    args::Install,
+    context::{self, Context, Report},
+    failure::Failure,
+    residency,
+    table::{Align, Table},
+    units,
+    value::read_file,
+};
+
+const ELF_MAGIC: &[u8] = b"\x7fELF";
+const ARCHIVE_MAGIC: &[u8] = b"!<arch>\n";
+
+/// Installs every file; the first failure ends it, and what was installed before it stays.
+pub(crate) async fn run(context: &Context, asked: Install) -> Result<Report, Failure> {
+    let keys = keys(&asked.key, &asked.files)?;
+    let bytes_max = context.limits().await?.unary_max_bytes;
+    let mut installed = Vec::with_capacity(keys.len());
+    for (key, path) in keys.into_iter().zip(&asked.files) {
+        let blob = read_file(path, bytes_max, "unary_max_bytes")?;
+        let format = format_of(&blob, &asked.flat).map_err(|why| Failure::misuse(format!("{}: {why}", path.display())))?;
+        let request = InstallRequest {
+            namespace: context.namespace.clone(),
+            key: context::key(&key)?,
+            format: format.into(),
+            digest: Some(digest(&blob)),
+            blob,
+            flat_entries: asked.flat.clone(),
+            replace: asked.replace,
+            reentrant: asked.reentrant,
+        };
+        let answer = context.client.install(request).await;
+        installed.push(answer.map_err(|error| Failure::client(&format!("install {key:?}"), error))?);
+    }
+    Ok(context.report(|| human(&installed), || json!({ "installed": installed.iter().map(to_json).collect::<Vec<_>>() })))
+}
+
+/// The key of each file.
+fn keys(template: &str, files: &[PathBuf]) -> Result<Vec<String>, Failure> {
+    if files.len() > 1 && !template.contains("{}") {
+        let text = format!("{} files need {{}} in the key, to be replaced by the stem of each name, as in 'zlib/{{}}'", files.len());
+        return Err(Failure::misuse(text));
+    }
+    let keys: Vec<String> = files.iter().map(|path| template.replace("{}", &stem(path))).collect();
+    let mut seen = HashSet::new();
+    match keys.iter().find(|key| !seen.insert(*key)) {
+        Some(twice) => Err(Failure::misuse(format!("two of the files have the key {twice:?}"))),
+        None => Ok(keys),
+    }
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn format_of(blob: &[u8], flat: &[FlatEntry]) -> Result<BlobFormat, &'static str> {
+    if !flat.is_empty() {
+        return Ok(BlobFormat::Flat);
+    }
+    if blob.starts_with(ELF_MAGIC) {
+        return Ok(BlobFormat::ElfObject);
+    }
+    Err(if blob.starts_with(ARCHIVE_MAGIC) {
+        "an archive: take its members out with `ar x`, or join them with `ld -r --whole-archive`"
+    } else {
+        "not an ELF object; flat code needs --flat NAME=OFFSET"
+    })
+}
+
+fn digest(blob: &Bytes) -> Digest {
+    let value = Bytes::copy_from_slice(blake3::hash(blob).as_bytes());
+    Digest { algorithm: DigestAlgorithm::Blake3.into(), value }
+}
+
+fn human(installed: &[InstallResponse]) -> String {
+    let mut table = Table::new([
+        ("KEY", Align::Left),
+        ("", Align::Left),
+        ("CHARGED", Align::Right),
+        ("CODE", Align::Right),
+        ("RODATA", Align::Right),
+        ("DATA", Align::Right),
+        ("SYMBOLS", Align::Right),
+        ("EVICTED", Align::Right),
+    ]);
+    for answer in installed {
+        let entry = answer.entry.clone().unwrap_or_default();
+        table.row([
+            units::key(&entry.key),
+            outcome(answer).into(),
+            units::bytes(entry.charged_bytes),
+            units::bytes(entry.code_bytes),
+            units::bytes(entry.rodata_bytes),
+            units::bytes(entry.data_bytes),
+            entry.symbols.len().to_string(),
+            answer.evicted_entries.to_string(),
+        ]);
+    }
+    table.render()
+}
+
+fn to_json(answer: &InstallResponse) -> Value {
+    json!({
+        "entry": answer.entry.as_ref().map(|entry| residency::to_json(entry, true)),
+        "outcome": outcome(answer),
+        "created": answer.created,
+        "replaced": answer.replaced,
+        "evicted_entries": answer.evicted_entries,
+        "evicted_bytes": answer.evicted_bytes,
+    })
+}
+
+fn outcome(answer: &InstallResponse) -> &'static str {
+    match (answer.created, answer.replaced) {
+        (_, true) => "replaced",
+        (true, false) => "created",
+        (false, false) => "existed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_made_of_each_stem() {
+        let files = ["a/crc32.o".into(), "b/adler32.o".into()];
+        assert_eq!(keys("zlib/{}", &files).unwrap(), ["zlib/crc32", "zlib/adler32"]);
+        assert_eq!(keys("plain", &files[..1]).unwrap(), ["plain"]);
+    }
+
+    #[test]
+    fn several_files_under_one_key_are_misuse() {
+        assert!(keys("plain", &["a.o".into(), "b.o".into()]).unwrap_err().to_string().contains("{}"));
+        assert!(keys("{}", &["x/a.o".into(), "y/a.o".into()]).unwrap_err().to_string().contains("\"a\""));
+    }
+
+    #[test]
+    fn the_format_is_told_by_the_first_bytes_unless_it_is_flat() {
+        assert_eq!(format_of(b"\x7fELF..", &[]), Ok(BlobFormat::ElfObject));
+        assert_eq!(format_of(b"\xc3", &[FlatEntry::default()]), Ok(BlobFormat::Flat));
+        assert!(format_of(b"!<arch>\n..", &[]).unwrap_err().contains("archive"));
+        assert!(format_of(b"\xc3", &[]).unwrap_err().contains("--flat"));
+    }
+}

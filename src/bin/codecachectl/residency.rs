@@ -1,0 +1,144 @@
+//! `lookup` and `evict`: one entry, there and gone.
+
+use codecached::proto::{
+    Entry, EntryView, EvictRequest, EvictState, LookupRequest, SymbolKind, evict_request, lookup_request,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    args::{Evict, Lookup},
+    context::{self, Context, Report},
+    failure::Failure,
+    table::{self, Align, Table},
+    units,
+};
+
+/// Shows the entry under a key.
+pub(crate) async fn lookup(context: &Context, asked: Lookup) -> Result<Report, Failure> {
+    let request = LookupRequest {
+        namespace: context.namespace.clone(),
+        target: Some(lookup_request::Target::Key(context::key(&asked.key)?)),
+        peek: asked.peek,
+        view: EntryView::Full.into(),
+    };
+    let answer = context.client.lookup(request).await;
+    let answer = answer.map_err(|error| Failure::client(&format!("find {:?}", asked.key), error))?;
+    let entry = answer.entry.ok_or_else(|| Failure::answer("the daemon answered without an entry"))?;
+    Ok(context.report(|| human(&entry, asked.symbols), || to_json(&entry, asked.symbols)))
+}
+
+/// Takes an entry out.
+pub(crate) async fn evict(context: &Context, asked: Evict) -> Result<Report, Failure> {
+    let request = EvictRequest {
+        namespace: context.namespace.clone(),
+        target: Some(evict_request::Target::Key(context::key(&asked.key)?)),
+        wait: asked.wait,
+    };
+    let answer = context.client.evict(request).await;
+    let answer = answer.map_err(|error| Failure::client(&format!("evict {:?}", asked.key), error))?;
+    let (state, words) = match answer.state() {
+        EvictState::Freed => ("freed", "its memory is free"),
+        EvictState::Lingering => ("lingering", "calls of it run on, its memory comes back when they end"),
+        EvictState::Unspecified => return Err(Failure::answer("the daemon did not say what became of the entry")),
+    };
+    let charged = units::bytes(answer.charged_bytes);
+    Ok(context.report(
+        || format!("evicted {:?} ({charged}): {words}\n", asked.key),
+        || json!({ "state": state, "charged_bytes": answer.charged_bytes }),
+    ))
+}
+
+/// Everything about an entry; the symbols only if they are asked for.
+pub(crate) fn to_json(entry: &Entry, symbols: bool) -> Value {
+    let mut value = json!({
+        "key": units::key(&entry.key),
+        "handle": format!("{:#018x}", entry.handle),
+        "generation": entry.generation,
+        "charged_bytes": entry.charged_bytes,
+        "code_bytes": entry.code_bytes,
+        "rodata_bytes": entry.rodata_bytes,
+        "data_bytes": entry.data_bytes,
+        "digest_blake3": entry.digest.as_ref().map(|digest| units::hex(&digest.value)),
+        "calls": entry.calls,
+        "idle_ms": entry.idle_ms,
+        "age_ms": entry.age_ms,
+        "pins": entry.pins,
+        "reentrant": entry.reentrant,
+    });
+    if symbols {
+        let symbols = entry.symbols.iter().map(|symbol| {
+            json!({
+                "name": symbol.name,
+                "kind": kind(symbol.kind()),
+                "offset_bytes": symbol.offset_bytes,
+                "size_bytes": symbol.size_bytes,
+            })
+        });
+        value["symbols"] = symbols.collect();
+    }
+    value
+}
+
+fn human(entry: &Entry, symbols: bool) -> String {
+    let digest = entry.digest.as_ref().map_or_else(String::new, |digest| units::hex(&digest.value));
+    let sizes = [entry.code_bytes, entry.rodata_bytes, entry.data_bytes].map(units::bytes);
+    let mut text = table::pairs([
+        ("key", units::key(&entry.key)),
+        ("handle", format!("{:#018x}", entry.handle)),
+        ("generation", entry.generation.to_string()),
+        ("charged", format!("{} ({} bytes)", units::bytes(entry.charged_bytes), entry.charged_bytes)),
+        ("memory", format!("code {}, read-only data {}, data {}", sizes[0], sizes[1], sizes[2])),
+        ("blake3", digest),
+        ("calls", format!("{} started, {} under way", entry.calls, entry.pins)),
+        ("reentrant", if entry.reentrant { "yes" } else { "no" }.into()),
+        ("installed", format!("{} ago", units::milliseconds(entry.age_ms))),
+        ("used", format!("{} ago", units::milliseconds(entry.idle_ms))),
+        ("symbols", entry.symbols.len().to_string()),
+    ]);
+    if symbols {
+        text.push('\n');
+        text.push_str(&symbol_table(entry));
+    }
+    text
+}
+
+fn symbol_table(entry: &Entry) -> String {
+    let mut table =
+        Table::new([("SYMBOL", Align::Left), ("KIND", Align::Left), ("OFFSET", Align::Right), ("BYTES", Align::Right)]);
+    for symbol in &entry.symbols {
+        let offset = format!("{:#x}", symbol.offset_bytes);
+        table.row([symbol.name.clone(), kind(symbol.kind()).into(), offset, symbol.size_bytes.to_string()]);
+    }
+    table.render()
+}
+
+fn kind(kind: SymbolKind) -> &'static str {
+    match kind {
+        SymbolKind::Unspecified => "unknown",
+        SymbolKind::Function => "function",
+        SymbolKind::Data => "data",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use codecached::proto::Symbol;
+
+    use super::*;
+
+    #[test]
+    fn symbols_appear_only_if_asked_for() {
+        let symbol = Symbol { name: "crc32".into(), kind: SymbolKind::Function.into(), offset_bytes: 16, size_bytes: 9 };
+        let entry = Entry { key: "k".into(), handle: 0xab, symbols: vec![symbol], ..Entry::default() };
+        assert_eq!(to_json(&entry, true)["symbols"][0]["kind"], "function");
+        assert!(to_json(&entry, false).get("symbols").is_none());
+        assert!(human(&entry, true).contains("crc32   function    0x10"), "{}", human(&entry, true));
+        assert!(!human(&entry, false).contains("crc32"));
+    }
+
+    #[test]
+    fn handles_are_text_so_that_no_program_rounds_them() {
+        let entry = Entry { handle: u64::MAX, ..Entry::default() };
+        assert_eq!(to_json(&entry, false)["handle"], "0xffffffffffffffff");
+    }
+}

@@ -1,0 +1,226 @@
+//! `stats` and `capabilities`: what the daemon says about itself.
+
+use codecached::proto::{BlobFormat, GetCapabilitiesResponse, GetStatusResponse};
+use serde_json::{Value, json};
+
+use crate::{
+    context::{Context, Report},
+    failure::Failure,
+    table, units,
+};
+
+/// Columns of the bar of the budget.
+const BAR_COLUMNS: u64 = 30;
+
+/// Shows what the daemon holds and does.
+pub(crate) async fn stats(context: &Context) -> Result<Report, Failure> {
+    let status = context.client.status().await.map_err(|error| Failure::client("read the status", error))?;
+    Ok(context.report(|| stats_human(&status), || stats_json(&status)))
+}
+
+/// Shows what the daemon runs on, takes and offers.
+pub(crate) async fn capabilities(context: &Context) -> Result<Report, Failure> {
+    let answer = context.client.capabilities().await;
+    let answer = answer.map_err(|error| Failure::client("read the capabilities", error))?;
+    Ok(context.report(|| capabilities_human(&answer), || capabilities_json(&answer)))
+}
+
+fn stats_human(status: &GetStatusResponse) -> String {
+    let budget = status.budget.unwrap_or_default();
+    let entries = status.entries.unwrap_or_default();
+    let arena = status.arena.clone().unwrap_or_default();
+    let executors = status.executors.unwrap_or_default();
+    let counters = status.counters.unwrap_or_default();
+    let state = match (status.draining, status.ready) {
+        (true, _) => "draining",
+        (false, true) => "ready",
+        (false, false) => "not ready",
+    };
+    let b = units::bytes;
+    table::pairs([
+        ("daemon", format!("codecached {}, pid {}, {state}", status.version, status.pid)),
+        ("up", units::milliseconds(status.uptime_seconds.saturating_mul(1000))),
+        ("budget", bar(budget.charged_bytes, budget.limit_bytes)),
+        (
+            "",
+            format!(
+                "spans {}, lingering {}, metadata {}",
+                b(budget.spans_bytes),
+                b(budget.lingering_bytes),
+                b(budget.metadata_bytes)
+            ),
+        ),
+        ("entries", format!("{} resident, {} lingering", entries.resident, entries.lingering)),
+        ("arena", format!("{} used, {} free, {} committed", b(arena.used_bytes), b(arena.free_bytes), b(arena.committed_bytes))),
+        ("", format!("{} reserved, {} spans", b(arena.reserved_bytes), arena.spans)),
+        ("strategy", format!("{}: {}", arena.strategy, arena.strategy_reason)),
+        (
+            "executors",
+            format!("{} of {} run, {} of {} wait", executors.running, executors.threads, executors.queued, executors.queue_max),
+        ),
+        ("lookups", format!("{} hits, {} misses{}", counters.lookup_hits, counters.lookup_misses, hit_ratio(status))),
+        ("installs", counters.installs.to_string()),
+        (
+            "evictions",
+            format!(
+                "{} for room, {} asked for, {} replaced",
+                counters.capacity_evictions, counters.requested_evictions, counters.replaced_evictions
+            ),
+        ),
+        ("calls", format!("{}, {} trapped", counters.calls, counters.traps)),
+    ])
+}
+
+fn bar(charged_bytes: u64, limit_bytes: u64) -> String {
+    let part = if limit_bytes == 0 { 0.0 } else { (charged_bytes as f64 / limit_bytes as f64).min(1.0) };
+    let full = (part * BAR_COLUMNS as f64).round() as usize;
+    let rest = BAR_COLUMNS as usize - full;
+    let (charged, limit) = (units::bytes(charged_bytes), units::bytes(limit_bytes));
+    format!("[{}{}] {:.1} %, {charged} of {limit}", "#".repeat(full), ".".repeat(rest), part * 100.0)
+}
+
+fn hit_ratio(status: &GetStatusResponse) -> String {
+    let counters = status.counters.unwrap_or_default();
+    match counters.lookup_hits + counters.lookup_misses {
+        0 => String::new(),
+        lookups => format!(" ({:.1} % hits)", counters.lookup_hits as f64 * 100.0 / lookups as f64),
+    }
+}
+
+fn stats_json(status: &GetStatusResponse) -> Value {
+    let budget = status.budget.unwrap_or_default();
+    let entries = status.entries.unwrap_or_default();
+    let arena = status.arena.clone().unwrap_or_default();
+    let executors = status.executors.unwrap_or_default();
+    let counters = status.counters.unwrap_or_default();
+    json!({
+        "version": status.version,
+        "uptime_seconds": status.uptime_seconds,
+        "pid": status.pid,
+        "ready": status.ready,
+        "draining": status.draining,
+        "budget": {
+            "limit_bytes": budget.limit_bytes,
+            "charged_bytes": budget.charged_bytes,
+            "spans_bytes": budget.spans_bytes,
+            "lingering_bytes": budget.lingering_bytes,
+            "metadata_bytes": budget.metadata_bytes,
+        },
+        "entries": { "resident": entries.resident, "lingering": entries.lingering },
+        "arena": {
+            "strategy": arena.strategy,
+            "strategy_reason": arena.strategy_reason,
+            "reserved_bytes": arena.reserved_bytes,
+            "committed_bytes": arena.committed_bytes,
+            "used_bytes": arena.used_bytes,
+            "free_bytes": arena.free_bytes,
+            "spans": arena.spans,
+        },
+        "executors": {
+            "threads": executors.threads,
+            "running": executors.running,
+            "queued": executors.queued,
+            "queue_max": executors.queue_max,
+        },
+        "counters": {
+            "lookup_hits": counters.lookup_hits,
+            "lookup_misses": counters.lookup_misses,
+            "installs": counters.installs,
+            "capacity_evictions": counters.capacity_evictions,
+            "requested_evictions": counters.requested_evictions,
+            "replaced_evictions": counters.replaced_evictions,
+            "calls": counters.calls,
+            "traps": counters.traps,
+        },
+    })
+}
+
+fn capabilities_human(answer: &GetCapabilitiesResponse) -> String {
+    let limits = answer.limits.unwrap_or_default();
+    let b = units::bytes;
+    table::pairs([
+        ("daemon", format!("codecached {}", answer.version)),
+        ("architecture", answer.architecture.clone()),
+        ("cpu features", answer.cpu_features.join(" ")),
+        ("isolation", answer.isolation.clone()),
+        ("formats", formats(answer).join(" ")),
+        ("relocations", answer.relocations.join(" ")),
+        ("imports", answer.imports.join(" ")),
+        ("budget", b(limits.budget_bytes)),
+        ("blob", format!("up to {}", b(limits.unary_max_bytes))),
+        ("key", format!("up to {}", b(limits.key_max_bytes.into()))),
+        (
+            "object",
+            format!(
+                "up to {} sections, {} symbols, {} relocations",
+                limits.sections_max, limits.symbols_max, limits.relocations_max
+            ),
+        ),
+        ("call", format!("up to {} arguments, {} of memory", limits.arguments_max, b(limits.call_memory_max_bytes))),
+        ("cpu limit", format!("{} ms, or up to {} ms if asked for", limits.cpu_limit_default_ms, limits.cpu_limit_max_ms)),
+        ("page of list", format!("up to {} entries", limits.page_max)),
+    ])
+}
+
+fn capabilities_json(answer: &GetCapabilitiesResponse) -> Value {
+    let limits = answer.limits.unwrap_or_default();
+    json!({
+        "version": answer.version,
+        "architecture": answer.architecture,
+        "cpu_features": answer.cpu_features,
+        "isolation": answer.isolation,
+        "formats": formats(answer),
+        "relocations": answer.relocations,
+        "imports": answer.imports,
+        "limits": {
+            "unary_max_bytes": limits.unary_max_bytes,
+            "key_max_bytes": limits.key_max_bytes,
+            "budget_bytes": limits.budget_bytes,
+            "sections_max": limits.sections_max,
+            "symbols_max": limits.symbols_max,
+            "relocations_max": limits.relocations_max,
+            "arguments_max": limits.arguments_max,
+            "call_memory_max_bytes": limits.call_memory_max_bytes,
+            "cpu_limit_default_ms": limits.cpu_limit_default_ms,
+            "cpu_limit_max_ms": limits.cpu_limit_max_ms,
+            "page_max": limits.page_max,
+        },
+    })
+}
+
+fn formats(answer: &GetCapabilitiesResponse) -> Vec<&'static str> {
+    let name = |format| match format {
+        BlobFormat::Unspecified => "unknown",
+        BlobFormat::ElfObject => "elf-object",
+        BlobFormat::Flat => "flat",
+    };
+    answer.formats().map(name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use codecached::proto::{BudgetStatus, CounterStatus};
+
+    use super::*;
+
+    #[test]
+    fn the_bar_is_as_full_as_the_budget() {
+        assert_eq!(bar(0, 0), format!("[{}] 0.0 %, 0 B of 0 B", ".".repeat(30)));
+        assert_eq!(bar(512, 1024), format!("[{}{}] 50.0 %, 512 B of 1 KiB", "#".repeat(15), ".".repeat(15)));
+        assert!(bar(9, 8).starts_with(&format!("[{}] 100.0 %", "#".repeat(30))));
+    }
+
+    #[test]
+    fn the_status_is_told_in_both_forms() {
+        let status = GetStatusResponse {
+            ready: true,
+            draining: true,
+            budget: Some(BudgetStatus { limit_bytes: 2048, charged_bytes: 1024, ..BudgetStatus::default() }),
+            counters: Some(CounterStatus { lookup_hits: 3, lookup_misses: 1, ..CounterStatus::default() }),
+            ..GetStatusResponse::default()
+        };
+        let text = stats_human(&status);
+        assert!(text.contains("draining") && text.contains("1 KiB of 2 KiB") && text.contains("75.0 % hits"), "{text}");
+        assert_eq!(stats_json(&status)["budget"]["charged_bytes"], 1024);
+    }
+}

@@ -1,0 +1,178 @@
+//! A resident image and those who keep it.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use super::{
+    Exports, Name,
+    ledger::Charge,
+    lru::{Handle, slot_bytes},
+};
+use crate::{
+    arena::Published,
+    code::{Image, Sizes, Symbol},
+};
+
+/// What is known of an entry without holding on to its memory.
+#[derive(Debug)]
+pub struct Meta {
+    /// Namespace and key.
+    pub name: Name,
+    /// BLAKE3 of the blob.
+    pub digest: [u8; 32],
+    /// Digest of everything in the install that decides what the entry does.
+    pub(super) identity: [u8; 32],
+    /// Bytes of code, read-only data and data.
+    pub sizes: Sizes,
+    /// Symbols.
+    pub exports: Exports,
+    /// Calls may overlap although the entry has writable data.
+    pub reentrant: bool,
+    /// When it became resident.
+    pub installed_at: Instant,
+}
+
+impl Meta {
+    /// Bytes of heap that an entry with this takes, beside its spans: what is charged as metadata.
+    pub(super) fn charge_bytes(name: &Name, image: &Image) -> u64 {
+        /// Two reference counts in front of each shared value, and the allocator's rounding of five blocks.
+        const ALLOCATIONS_BYTES: u64 = 2 * 16 + 5 * 16;
+        /// A key and a handle in a B-tree whose nodes are at least half full.
+        const INDEX_BYTES: u64 = 2 * 24;
+        let own_bytes = (size_of::<Entry>() + size_of::<Meta>()) as u64 + slot_bytes::<Resident>();
+        let name_bytes = name.as_bytes().len() as u64;
+        let exports_bytes = Exports::heap_bytes(image.symbols(), image.functions());
+        own_bytes + ALLOCATIONS_BYTES + INDEX_BYTES + name_bytes + exports_bytes + image.data_init_bytes()
+    }
+}
+
+/// Runs what it holds when it is dropped.
+#[derive(Default)]
+pub(super) struct AtDrop(Mutex<Option<OnFreed>>);
+
+/// Called once, when the memory of an evicted entry has come back. Must not block: any thread may call it.
+pub type OnFreed = Box<dyn FnOnce() + Send>;
+
+impl AtDrop {
+    fn set(&self, call: OnFreed) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(call);
+    }
+}
+
+impl Drop for AtDrop {
+    fn drop(&mut self) {
+        if let Some(call) = self.0.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            call();
+        }
+    }
+}
+
+/// A resident image. The fields drop in this order: memory goes back before its bytes are free to charge again,
+/// and both before anybody is told.
+pub(super) struct Entry {
+    pub(super) published: Published,
+    /// Writable data as it was after linking, without the zeroes at the end.
+    pub(super) data_initial: Box<[u8]>,
+    pub(super) meta: Arc<Meta>,
+    pub(super) calls: AtomicU64,
+    pub(super) charge: Charge,
+    pub(super) freed: AtDrop,
+}
+
+impl Entry {
+    pub(super) fn on_freed(&self, call: OnFreed) {
+        self.freed.set(call);
+    }
+}
+
+/// An entry with what the index knows of it.
+pub(super) struct Resident {
+    pub(super) entry: Arc<Entry>,
+    pub(super) last_used: Instant,
+    pub(super) used: bool,
+}
+
+impl Resident {
+    /// Whether nobody but the index holds the entry. True only under the cache lock, where alone pins are made.
+    pub(super) fn is_idle(&self) -> bool {
+        Arc::strong_count(&self.entry) == 1
+    }
+
+    pub(super) fn view(&self, handle: Handle) -> View {
+        View {
+            handle,
+            meta: Arc::clone(&self.entry.meta),
+            charged_bytes: self.entry.charge.amount().total_bytes(),
+            calls: self.entry.calls.load(Relaxed),
+            pins: Arc::strong_count(&self.entry) - 1,
+            last_used: self.last_used,
+        }
+    }
+}
+
+/// What an entry was like when it was looked at. Keeps no memory of it resident.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Names this residency.
+    pub handle: Handle,
+    /// What does not change.
+    pub meta: Arc<Meta>,
+    /// Bytes that count against the budget.
+    pub charged_bytes: u64,
+    /// Calls since the install.
+    pub calls: u64,
+    /// Calls that ran or waited.
+    pub pins: usize,
+    /// When it was last found or called.
+    pub last_used: Instant,
+}
+
+/// Keeps an entry's memory where it is for as long as it lives, evicted or not.
+pub struct Pinned {
+    pub(super) entry: Arc<Entry>,
+    pub(super) handle: Handle,
+}
+
+impl Pinned {
+    /// What does not change of the entry.
+    pub fn meta(&self) -> &Arc<Meta> {
+        &self.entry.meta
+    }
+
+    /// Names this residency.
+    pub fn handle(&self) -> Handle {
+        self.handle
+    }
+
+    /// Run addresses of the code.
+    pub fn code_range(&self) -> Range<u64> {
+        self.entry.published.code_range()
+    }
+
+    /// Run address of a function.
+    pub fn function(&self, name: &str) -> Option<u64> {
+        let symbol: &Symbol = self.entry.meta.exports.function(name)?;
+        Some(self.code_range().start + symbol.offset_bytes)
+    }
+
+    /// Whether calls share writable data.
+    pub fn has_data(&self) -> bool {
+        self.entry.meta.sizes.data.size_bytes > 0
+    }
+
+    /// Counts a call.
+    pub fn count_call(&self) {
+        self.entry.calls.fetch_add(1, Relaxed);
+    }
+
+    /// Puts the writable data back to what it was after linking. No call of the entry may be running.
+    pub fn restore_data(&self) {
+        self.entry.published.restore_data(&self.entry.data_initial);
+    }
+}

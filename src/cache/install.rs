@@ -1,0 +1,293 @@
+//! How an image becomes resident.
+
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::{Duration, Instant},
+};
+
+use super::{
+    Cache, Exports, Meta, Name, Target, View,
+    entry::{AtDrop, Entry, Resident},
+    ledger::{Amount, Charge},
+    residents::Reason,
+};
+use crate::{
+    arena::{self, Draft, Layout, PartKind, Published, ReserveError},
+    code::{self, CodeError, Image},
+};
+
+/// Times that entries may be evicted for the sake of contiguous room in one install. Each time they free at least as
+/// many bytes as are missing, so that a second time is rare and this many mean that pinned entries stand in the way.
+const CONTIGUITY_ROUNDS_MAX: usize = 64;
+
+/// What is to be installed, beside the image.
+#[derive(Debug, Clone)]
+pub struct Install {
+    /// Under which name.
+    pub name: Name,
+    /// BLAKE3 of the blob.
+    pub digest: [u8; 32],
+    /// Digest of everything that decides what the entry does: the blob, its form, the options.
+    pub identity: [u8; 32],
+    /// Take the place of a live entry with another identity.
+    pub replace: bool,
+    /// Calls may overlap although the entry has writable data.
+    pub reentrant: bool,
+}
+
+/// What an install did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The name was free.
+    Created,
+    /// The same was there.
+    Existed,
+    /// Something else was there.
+    Replaced,
+}
+
+/// An entry that went to make room.
+#[derive(Debug, Clone, Copy)]
+pub struct Victim {
+    /// Bytes that were charged for it.
+    pub charged_bytes: u64,
+    /// How long it was resident.
+    pub lifetime: Duration,
+}
+
+/// How long the steps of an install took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct InstallTimes {
+    /// Charging, evicting and reserving.
+    pub reserve: Duration,
+    /// Linking.
+    pub link: Duration,
+    /// Making visible and inserting.
+    pub publish: Duration,
+}
+
+/// How an install went.
+#[derive(Debug)]
+pub struct Installed {
+    /// The resident entry.
+    pub view: View,
+    /// What was done.
+    pub outcome: Outcome,
+    /// What went to make room.
+    pub victims: Vec<Victim>,
+    /// How long it took; zero for one that existed.
+    pub times: InstallTimes,
+}
+
+/// Why an image did not become resident. Nothing of it is left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// The name is live with another identity.
+    #[error("key holds other bytes; evict it, or install with replace")]
+    KeyOccupied,
+    /// More than the whole budget.
+    #[error("entry needs {needed_bytes} bytes, the whole budget is {budget_bytes}")]
+    LargerThanBudget {
+        /// What would be charged.
+        needed_bytes: u64,
+        /// The limit.
+        budget_bytes: u64,
+    },
+    /// What runs or waits holds too much.
+    #[error("{missing_bytes} bytes are missing and no entry may go: what is left is running, waiting or being installed")]
+    AllPinned {
+        /// What a retry needs.
+        missing_bytes: u64,
+    },
+    /// The bytes suffice, but not in one piece.
+    #[error("no contiguous room after evicting what may go: {0}")]
+    Fragmented(ReserveError),
+    /// The arena cannot take it at all, or the kernel refuses memory.
+    #[error(transparent)]
+    Reserve(ReserveError),
+    /// More entries than handles can tell apart.
+    #[error("too many entries; evict some")]
+    TooManyEntries,
+    /// The image does not fit where it was put.
+    #[error(transparent)]
+    Link(#[from] CodeError),
+}
+
+impl Cache {
+    /// Whether there is nothing to do: the entry that is there already, as a use of it. Cheap; install asks again.
+    ///
+    /// # Errors
+    /// [`InstallError::KeyOccupied`].
+    pub fn existing(&self, install: &Install) -> Result<Option<View>, InstallError> {
+        let now = (self.clock)();
+        let mut residents = self.residents();
+        let Some(handle) = residents.find(Target::Name(&install.name)) else { return Ok(None) };
+        let same = residents.get(handle).is_some_and(|it| it.entry.meta.identity == install.identity);
+        match (same, install.replace) {
+            (true, _) => Ok(residents.touch(handle, now).map(|it| it.view(handle))),
+            (false, true) => Ok(None),
+            (false, false) => Err(InstallError::KeyOccupied),
+        }
+    }
+
+    /// Makes an image resident, evicting what must go.
+    ///
+    /// # Errors
+    /// [`InstallError`]; then what was resident still is, but for entries that were evicted before memory turned
+    /// out to be too fragmented.
+    pub fn install(&self, install: &Install, image: Image) -> Result<Installed, InstallError> {
+        let started = (self.clock)();
+        if let Some(view) = self.existing(install)? {
+            return Ok(Installed { view, outcome: Outcome::Existed, victims: Vec::new(), times: InstallTimes::default() });
+        }
+        let layout = layout(&image);
+        let amount = Amount {
+            spans_bytes: layout.charge_bytes(),
+            metadata_bytes: Meta::charge_bytes(&install.name, &image),
+        };
+        let mut victims = Vec::new();
+        let charge = self.charge(amount, &mut victims)?;
+        let draft = self.reserve(&layout, &mut victims)?;
+        let reserved = (self.clock)();
+        let (published, data_initial, linked) = self.link(&image, draft)?;
+        let sizes = image.sizes();
+        let meta = Meta {
+            name: install.name.clone(),
+            digest: install.digest,
+            identity: install.identity,
+            sizes,
+            exports: Exports::new(image.into_exports_and_functions()),
+            reentrant: install.reentrant,
+            installed_at: (self.clock)(),
+        };
+        let entry = Entry {
+            published,
+            data_initial,
+            meta: Arc::new(meta),
+            calls: AtomicU64::new(0),
+            charge,
+            freed: AtDrop::default(),
+        };
+        let (view, outcome) = self.insert(Arc::new(entry), install.replace)?;
+        let times =
+            InstallTimes { reserve: reserved - started, link: linked - reserved, publish: (self.clock)() - linked };
+        Ok(Installed { view, outcome, victims, times })
+    }
+
+    /// Charges `amount`, evicting the least recently used entries until it fits. If it cannot, nothing is evicted.
+    fn charge(&self, amount: Amount, victims: &mut Vec<Victim>) -> Result<Charge, InstallError> {
+        let (needed_bytes, budget_bytes) = (amount.total_bytes(), self.ledger.limit_bytes());
+        if needed_bytes > budget_bytes {
+            return Err(InstallError::LargerThanBudget { needed_bytes, budget_bytes });
+        }
+        let mut evicted: Vec<Resident> = Vec::new();
+        let mut charge = {
+            let mut residents = self.residents();
+            if !residents.has_room() {
+                return Err(InstallError::TooManyEntries);
+            }
+            match self.ledger.charge(amount) {
+                Ok(charge) => charge,
+                Err(missing_bytes) => {
+                    let chosen = residents.victims(missing_bytes).ok_or(InstallError::AllPinned { missing_bytes })?;
+                    evicted.extend(chosen.into_iter().filter_map(|it| residents.evict(it, Reason::Capacity)));
+                    let givers: Vec<&Charge> = evicted.iter().map(|it| &it.entry.charge).collect();
+                    // Bytes are only added under the cache lock, so at least what was missing is there now.
+                    self.ledger
+                        .charge_over(amount, &givers)
+                        .map_err(|missing_bytes| InstallError::AllPinned { missing_bytes })?
+                }
+            }
+        };
+        victims.extend(evicted.iter().map(|it| self.victim(it)));
+        // The victims' memory is free before their bytes are: the charge holds both until then.
+        drop(evicted);
+        charge.settle(amount);
+        Ok(charge)
+    }
+
+    /// Reserves spans, evicting further entries where only contiguity lacks.
+    fn reserve(&self, layout: &Layout, victims: &mut Vec<Victim>) -> Result<Draft, InstallError> {
+        for _ in 0..CONTIGUITY_ROUNDS_MAX {
+            let (part, needed_bytes) = match self.arenas.reserve(layout) {
+                Ok(draft) => return Ok(draft),
+                Err(ReserveError::Fragmented { part, needed_bytes, .. }) => (part, needed_bytes),
+                Err(error) => return Err(InstallError::Reserve(error)),
+            };
+            let mut freed_bytes = 0;
+            while freed_bytes < needed_bytes {
+                let victim = self
+                    .residents()
+                    .evict_for_room(self.eviction_window, |entry| part_bytes(entry, part) >= needed_bytes);
+                let Some(victim) = victim else { return self.arenas.reserve(layout).map_err(InstallError::Fragmented) };
+                freed_bytes += part_bytes(&victim.entry, part).max(arena::GRANULE_BYTES);
+                victims.push(self.victim(&victim));
+            }
+        }
+        self.arenas.reserve(layout).map_err(InstallError::Fragmented)
+    }
+
+    fn link(&self, image: &Image, mut draft: Draft) -> Result<(Published, Box<[u8]>, Instant), InstallError> {
+        let at = draft.addresses();
+        let at = code::Addresses { code: at.code, rodata: at.rodata, data: at.data };
+        let mut data = vec![0; usize::try_from(image.sizes().data.size_bytes).unwrap_or(usize::MAX)];
+        {
+            let (code, rodata) = draft.code_and_rodata_mut();
+            image.link(at, code, rodata, &mut data)?;
+        }
+        // What follows the initial bytes is zero, and the arena knows how to make zeroes.
+        data.truncate(usize::try_from(image.data_init_bytes()).unwrap_or(usize::MAX));
+        let data_initial = data.into_boxed_slice();
+        draft.write_data(&data_initial);
+        let linked = (self.clock)();
+        Ok((draft.publish(), data_initial, linked))
+    }
+
+    /// Inserts an entry, unless somebody else was faster. The loser of such a race is dropped by the caller's return.
+    fn insert(&self, entry: Arc<Entry>, replace: bool) -> Result<(View, Outcome), InstallError> {
+        let now = (self.clock)();
+        let mut residents = self.residents();
+        let mut outcome = Outcome::Created;
+        let mut replaced = None;
+        if let Some(handle) = residents.find(Target::Name(&entry.meta.name)) {
+            let there = residents.get(handle);
+            if there.is_some_and(|it| it.entry.meta.identity == entry.meta.identity) {
+                let view = residents.touch(handle, now).map(|it| it.view(handle));
+                return view.map(|view| (view, Outcome::Existed)).ok_or(InstallError::TooManyEntries);
+            }
+            if !replace {
+                return Err(InstallError::KeyOccupied);
+            }
+            replaced = residents.evict(handle, Reason::Replaced);
+            outcome = Outcome::Replaced;
+        }
+        let handle = residents.insert(entry);
+        let view = handle.and_then(|handle| Some(residents.get(handle)?.view(handle)));
+        drop(residents);
+        if let Some(replaced) = replaced {
+            Self::let_go(replaced.entry, None);
+        }
+        view.map(|view| (view, outcome)).ok_or(InstallError::TooManyEntries)
+    }
+
+    fn victim(&self, resident: &Resident) -> Victim {
+        let installed_at = resident.entry.meta.installed_at;
+        let lifetime = (self.clock)().saturating_duration_since(installed_at);
+        Victim { charged_bytes: resident.entry.charge.amount().total_bytes(), lifetime }
+    }
+}
+
+fn layout(image: &Image) -> Layout {
+    let part = |part: code::Part| arena::Part { size_bytes: part.size_bytes, align_bytes: part.align_bytes };
+    let sizes = image.sizes();
+    Layout { code: part(sizes.code), rodata: part(sizes.rodata), data: part(sizes.data) }
+}
+
+fn part_bytes(entry: &Entry, part: PartKind) -> u64 {
+    let layout = entry.published.layout();
+    match part {
+        PartKind::Code => layout.code.size_bytes,
+        PartKind::Rodata => layout.rodata.size_bytes,
+        PartKind::Data => layout.data.size_bytes,
+    }
+}

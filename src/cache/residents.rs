@@ -1,0 +1,196 @@
+//! What the cache lock guards: the index, the order of use and the counts of evictions.
+
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::Arc,
+    time::Instant,
+};
+
+use super::{
+    Name, Namespace, Target,
+    entry::{Entry, Resident, View},
+    lru::{Handle, Lru},
+};
+
+/// Why an entry went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// To make room.
+    Capacity,
+    /// A client asked.
+    Requested,
+    /// Other bytes came under its key.
+    Replaced,
+}
+
+/// Entries that went for one reason, since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EvictionCount {
+    /// Counted.
+    pub entries: u64,
+    /// Their charged bytes.
+    pub bytes: u64,
+}
+
+/// Evictions since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Evictions {
+    /// To make room.
+    pub capacity: EvictionCount,
+    /// A client asked.
+    pub requested: EvictionCount,
+    /// Other bytes came under their key.
+    pub replaced: EvictionCount,
+    /// Of all, those that nobody had used.
+    pub never_used: u64,
+    /// Of `capacity`, those that went before an older one, to make contiguous room.
+    pub out_of_order: u64,
+}
+
+/// Lookups since the start, without peeks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lookups {
+    /// That found an entry.
+    pub hits: u64,
+    /// That did not.
+    pub misses: u64,
+}
+
+/// The resident entries. Every method only moves values and counts: what it takes out, the caller drops outside the lock.
+pub(super) struct Residents {
+    index: BTreeMap<Arc<[u8]>, Handle>,
+    order: Lru<Resident>,
+    installs: u64,
+    lookups: Lookups,
+    evictions: Evictions,
+}
+
+impl Residents {
+    pub(super) fn new(generation_seed: u64) -> Self {
+        Self {
+            index: BTreeMap::new(),
+            order: Lru::new(generation_seed),
+            installs: 0,
+            lookups: Lookups::default(),
+            evictions: Evictions::default(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    pub(super) fn evictions(&self) -> Evictions {
+        self.evictions
+    }
+
+    pub(super) fn installs(&self) -> u64 {
+        self.installs
+    }
+
+    pub(super) fn lookups(&self) -> Lookups {
+        self.lookups
+    }
+
+    pub(super) fn count_lookup(&mut self, hit: bool) {
+        *if hit { &mut self.lookups.hits } else { &mut self.lookups.misses } += 1;
+    }
+
+    pub(super) fn oldest_use(&self) -> Option<Instant> {
+        self.order.from_oldest().next().map(|(_, resident)| resident.last_used)
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.order.has_room()
+    }
+
+    /// The handle of a live entry; a handle of another namespace is none.
+    pub(super) fn find(&self, target: Target<'_>) -> Option<Handle> {
+        match target {
+            Target::Name(name) => self.index.get(name.as_bytes()).copied(),
+            Target::Handle(namespace, handle) => {
+                self.order.get(handle).filter(|it| it.entry.meta.name.is_in(namespace)).map(|_| handle)
+            }
+        }
+    }
+
+    pub(super) fn get(&self, handle: Handle) -> Option<&Resident> {
+        self.order.get(handle)
+    }
+
+    /// Makes the entry the most recently used.
+    pub(super) fn touch(&mut self, handle: Handle, now: Instant) -> Option<&Resident> {
+        let resident = self.order.touch(handle)?;
+        resident.last_used = now;
+        resident.used = true;
+        Some(resident)
+    }
+
+    /// Puts an entry in whose name is not live. `None` without a free slot.
+    pub(super) fn insert(&mut self, entry: Arc<Entry>) -> Option<Handle> {
+        let name = Arc::clone(entry.meta.name.as_bytes());
+        let last_used = entry.meta.installed_at;
+        let handle = self.order.insert(|_| Resident { entry, last_used, used: false })?;
+        let before = self.index.insert(name, handle);
+        debug_assert!(before.is_none(), "two live entries under one name");
+        self.installs += 1;
+        Some(handle)
+    }
+
+    pub(super) fn evict(&mut self, handle: Handle, reason: Reason) -> Option<Resident> {
+        let resident = self.order.remove(handle)?;
+        self.index.remove(resident.entry.meta.name.as_bytes());
+        let count = match reason {
+            Reason::Capacity => &mut self.evictions.capacity,
+            Reason::Requested => &mut self.evictions.requested,
+            Reason::Replaced => &mut self.evictions.replaced,
+        };
+        count.entries += 1;
+        count.bytes += resident.entry.charge.amount().total_bytes();
+        self.evictions.never_used += u64::from(!resident.used);
+        Some(resident)
+    }
+
+    /// Handles of the least recently used idle entries whose charged bytes together are at least `bytes`, or
+    /// `None` if all idle ones together are less. Looks past no more entries than are pinned.
+    pub(super) fn victims(&self, bytes: u64) -> Option<Vec<Handle>> {
+        let mut found_bytes = 0;
+        let mut victims = Vec::new();
+        for (handle, resident) in self.order.from_oldest() {
+            if found_bytes >= bytes {
+                break;
+            }
+            if resident.is_idle() {
+                found_bytes += resident.entry.charge.amount().total_bytes();
+                victims.push(handle);
+            }
+        }
+        (found_bytes >= bytes).then_some(victims)
+    }
+
+    /// The idle entry to evict where contiguous room is missing: the oldest of the `window` oldest for which `fits`
+    /// says that its span alone would do; else the oldest.
+    pub(super) fn evict_for_room(&mut self, window: usize, fits: impl Fn(&Entry) -> bool) -> Option<Resident> {
+        let idle = || self.order.from_oldest().filter(|(_, resident)| resident.is_idle());
+        let oldest = idle().next()?.0;
+        let victim = idle().take(window).find(|(_, resident)| fits(&resident.entry)).map_or(oldest, |(handle, _)| handle);
+        self.evictions.out_of_order += u64::from(victim != oldest);
+        self.evict(victim, Reason::Capacity)
+    }
+
+    /// Views in key order of at most `limit` entries under the prefix, from the name after `after` on.
+    pub(super) fn views(&self, namespace: Namespace<'_>, prefix: &[u8], after: Option<&Name>, limit: usize) -> Vec<View> {
+        let prefix = namespace.name_prefix(prefix);
+        let from = match after {
+            Some(name) if name.as_bytes()[..] >= prefix[..] => Bound::Excluded(&name.as_bytes()[..]),
+            _ => Bound::Included(&prefix[..]),
+        };
+        self.index
+            .range::<[u8], _>((from, Bound::Unbounded))
+            .take_while(|(name, _)| name.starts_with(&prefix))
+            .take(limit)
+            .filter_map(|(_, &handle)| Some(self.order.get(handle)?.view(handle)))
+            .collect()
+    }
+}

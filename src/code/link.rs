@@ -1,0 +1,129 @@
+use super::image::{Addresses, PartKind};
+use super::relocation::Relocation;
+use super::relocations::{Fixup, Links, SLOT_BYTES, STUB_BYTES, To};
+use super::symbols::Place;
+use super::{CodeError, Location};
+
+/// Bytes of the instruction of a stub. Its displacement is the last four of them, relative to its end.
+const JUMP_BYTES: u64 = 6;
+
+/// Writes `links` into the parts of an image that runs at `at`. `data` may lack its zeros: nothing is written there.
+pub(super) fn apply(
+    links: &Links,
+    at: Addresses,
+    code: &mut [u8],
+    rodata: &mut [u8],
+    data: &mut [u8],
+) -> Result<(), CodeError> {
+    let linker = Linker { links, at };
+    for fixup in &links.fixups {
+        let buffer = match links.sources[fixup.source as usize].part {
+            PartKind::Code => &mut *code,
+            PartKind::Rodata => &mut *rodata,
+            PartKind::Data => &mut *data,
+        };
+        linker.fix(fixup, buffer)?;
+    }
+    let slots = rodata[links.slots_offset_bytes as usize..].chunks_exact_mut(SLOT_BYTES as usize);
+    for (&target, field) in links.slots.iter().zip(slots) {
+        field.copy_from_slice(&linker.slot_contents(target)?);
+    }
+    let stubs = code[links.stubs_offset_bytes as usize..].chunks_exact_mut(STUB_BYTES as usize);
+    for (index, field) in (0..links.stubs.len() as u32).zip(stubs) {
+        field[2..6].copy_from_slice(&linker.stub_displacement(index)?);
+    }
+    Ok(())
+}
+
+struct Linker<'a> {
+    links: &'a Links,
+    at: Addresses,
+}
+
+/// Addresses are computed in 128 bits, where no sum of what an object can say wraps.
+impl Linker<'_> {
+    fn fix(&self, fixup: &Fixup, buffer: &mut [u8]) -> Result<(), CodeError> {
+        let source = &self.links.sources[fixup.source as usize];
+        let mut value = self.destination(fixup.to) + i128::from(fixup.addend);
+        if fixup.relocation.is_relative() {
+            value -= self.address(source.part, fixup.offset_bytes);
+        }
+        let field = &mut buffer[fixup.offset_bytes as usize..][..fixup.relocation.width_bytes() as usize];
+        let fits = match fixup.relocation.width_bytes() {
+            4 => i32::try_from(value).map(|value| field.copy_from_slice(&value.to_le_bytes())).is_ok(),
+            _ => bits64(value).map(|bits| field.copy_from_slice(&bits)).is_some(),
+        };
+        if fits { Ok(()) } else { Err(self.overflow(fixup, value)) }
+    }
+
+    fn destination(&self, to: To) -> i128 {
+        match to {
+            To::Target(target) => self.symbol(target),
+            To::Slot(slot) => self.slot(slot),
+            To::Stub(stub) => self.stub(stub),
+        }
+    }
+
+    fn symbol(&self, target: u32) -> i128 {
+        match self.links.targets[target as usize].place {
+            Place::In(part, offset_bytes) => self.address(part, offset_bytes),
+            Place::Absolute(address) | Place::Import(address) => i128::from(address),
+            // No target is made of the others but a weak symbol without definition.
+            Place::Nothing | Place::Unresolved | Place::NotLoaded | Place::ThreadLocal => 0,
+        }
+    }
+
+    fn slot(&self, index: u32) -> i128 {
+        self.address(PartKind::Rodata, self.links.slots_offset_bytes + u64::from(index) * SLOT_BYTES)
+    }
+
+    fn stub(&self, index: u32) -> i128 {
+        self.address(PartKind::Code, self.links.stubs_offset_bytes + u64::from(index) * STUB_BYTES)
+    }
+
+    fn address(&self, part: PartKind, offset_bytes: u64) -> i128 {
+        let start = match part {
+            PartKind::Code => self.at.code,
+            PartKind::Rodata => self.at.rodata,
+            PartKind::Data => self.at.data,
+        };
+        i128::from(start) + i128::from(offset_bytes)
+    }
+
+    fn slot_contents(&self, target: u32) -> Result<[u8; 8], CodeError> {
+        let value = self.symbol(target);
+        bits64(value).ok_or_else(|| self.overflow_of(Relocation::Abs64, value, target, Location::default()))
+    }
+
+    fn stub_displacement(&self, index: u32) -> Result<[u8; 4], CodeError> {
+        let slot = self.links.stubs[index as usize];
+        let value = self.slot(slot) - (self.stub(index) + i128::from(JUMP_BYTES));
+        let target = self.links.slots[slot as usize];
+        i32::try_from(value)
+            .map(i32::to_le_bytes)
+            .map_err(|_| self.overflow_of(Relocation::Plt32, value, target, Location::default()))
+    }
+
+    fn overflow(&self, fixup: &Fixup, value: i128) -> CodeError {
+        let target = match fixup.to {
+            To::Target(target) => target,
+            To::Slot(slot) => self.links.slots[slot as usize],
+            To::Stub(stub) => self.links.slots[self.links.stubs[stub as usize] as usize],
+        };
+        let source = &self.links.sources[fixup.source as usize];
+        let section = Some(source.name.to_string());
+        let offset_bytes = Some(fixup.offset_bytes - source.offset_bytes);
+        self.overflow_of(fixup.relocation, value, target, Location { section, offset_bytes, symbol: None })
+    }
+
+    fn overflow_of(&self, relocation: Relocation, value: i128, target: u32, at: Location) -> CodeError {
+        let symbol = Some(self.links.targets[target as usize].name.to_string()).filter(|name| !name.is_empty());
+        CodeError::RelocationOverflow { relocation: relocation.name(), value, at: Location { symbol, ..at } }
+    }
+}
+
+/// The bytes of a 64-bit field that is read as signed or as unsigned.
+fn bits64(value: i128) -> Option<[u8; 8]> {
+    let signed = i64::try_from(value).map(i64::to_le_bytes);
+    signed.or_else(|_| u64::try_from(value).map(u64::to_le_bytes)).ok()
+}

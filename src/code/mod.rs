@@ -1,0 +1,45 @@
+//! Object bytes -> [`Image`] -> linked bytes.
+//!
+//! A blob is parsed once into an owned [`Image`]: laid out in a code, a read-only and a writable part, with its own
+//! global offset table and call stubs, every symbol resolved. [`Image::link`] then writes these parts for given run
+//! addresses into buffers of the caller. All of it is a pure function of its input: no system call, no lock, no clock
+//! and no unsafe code, so that it can be fuzzed and run under miri.
+//!
+//! Blobs are hostile. Every count, offset, size and alignment is checked before memory is taken for it, and both work
+//! and memory are linear in the size of the blob and in [`Limits::image_max_bytes`].
+//!
+//! ```
+//! use codecached::code::{Addresses, FlatEntry, Image, Limits};
+//!
+//! // lea eax, [rdi + rsi]; ret
+//! let blob = [0x8d, 0x04, 0x37, 0xc3];
+//! let entries = vec![FlatEntry { name: "add".to_owned(), offset_bytes: 0 }];
+//! let image = Image::parse_flat(&blob, entries, &Limits::default())?;
+//! let mut code = vec![0; image.sizes().code.size_bytes as usize];
+//! image.link(Addresses { code: 0x7000_0000, rodata: 0, data: 0 }, &mut code, &mut [], &mut [])?;
+//! assert_eq!(code, blob);
+//! assert_eq!(&*image.symbols()[0].name, "add");
+//! # Ok::<(), codecached::code::CodeError>(())
+//! ```
+
+mod elf;
+mod error;
+mod flat;
+mod image;
+mod imports;
+mod layout;
+mod limits;
+mod link;
+mod relocation;
+mod relocations;
+mod sections;
+mod symbols;
+#[cfg(test)]
+mod tests;
+
+pub use error::{CodeError, Location, Reason, RelocationName};
+pub use flat::FlatEntry;
+pub use image::{Addresses, Function, Image, Part, PartKind, Sizes, Symbol};
+pub use imports::ImportTable;
+pub use limits::Limits;
+pub use relocation::RELOCATIONS;

@@ -1,0 +1,71 @@
+//! Tests of the room. `builder` writes objects by hand, so that each rule can be broken alone; `sample.o` is what a
+//! compiler made of `sample.c`.
+
+mod builder;
+mod flat;
+mod golden;
+mod hostile;
+mod objects;
+mod relocations;
+mod sections;
+mod symbols;
+
+use super::{Addresses, CodeError, Image, ImportTable, Limits, PartKind};
+
+/// An object of real compiler output; the command is in its source.
+const SAMPLE: &[u8] = include_bytes!("sample.o");
+
+/// Run addresses as an arena gives them: within reach of each other, far from everything else.
+const AT: Addresses = Addresses { code: 0x7f00_0000_0000, rodata: 0x7f00_1000_0000, data: 0x7f00_2000_0000 };
+
+/// Address of the host function `host` in these tests: out of reach of 32-bit displacements.
+const HOST: u64 = 0x5555_0000_1230;
+
+/// Offers `host`, and what `sample.c` needs.
+fn imports() -> ImportTable {
+    ImportTable::new([("host", HOST), ("memcpy", HOST + 0x1000), ("strlen", HOST + 0x2000)])
+}
+
+fn parse(blob: &[u8]) -> Result<Image, CodeError> {
+    Image::parse_elf(blob, &imports(), &Limits::default())
+}
+
+/// The three parts of an image after linking.
+#[derive(Debug, PartialEq, Eq)]
+struct Linked {
+    code: Vec<u8>,
+    rodata: Vec<u8>,
+    data: Vec<u8>,
+}
+
+/// Links `image` for `at` into buffers that start as garbage.
+fn link_at(image: &Image, at: Addresses) -> Result<Linked, CodeError> {
+    let sizes = image.sizes();
+    let dirty = |part: super::Part| vec![0xa5; part.size_bytes as usize];
+    let (mut code, mut rodata, mut data) = (dirty(sizes.code), dirty(sizes.rodata), dirty(sizes.data));
+    image.link(at, &mut code, &mut rodata, &mut data)?;
+    Ok(Linked { code, rodata, data })
+}
+
+fn link(image: &Image) -> Linked {
+    link_at(image, AT).unwrap()
+}
+
+fn u64_at(bytes: &[u8], offset: u64) -> u64 {
+    u64::from_le_bytes(bytes[offset as usize..][..8].try_into().unwrap())
+}
+
+fn i32_at(bytes: &[u8], offset: u64) -> i64 {
+    i64::from(i32::from_le_bytes(bytes[offset as usize..][..4].try_into().unwrap()))
+}
+
+/// The address that a displacement at `offset` of the code means for an instruction that ends with it.
+fn destination(code: &[u8], offset: u64) -> u64 {
+    (AT.code + offset + 4).checked_add_signed(i32_at(code, offset)).unwrap()
+}
+
+/// Address and part of the exported symbol `name`.
+fn export(image: &Image, name: &str) -> (PartKind, u64) {
+    let index = image.symbols().binary_search_by(|symbol| (*symbol.name).cmp(name)).unwrap();
+    (image.symbols()[index].part, image.symbols()[index].offset_bytes)
+}

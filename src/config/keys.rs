@@ -1,0 +1,270 @@
+//! Every key with its unit and range.
+
+use std::{fmt, net::SocketAddr};
+
+use toml::{Table, Value};
+
+use super::{ConfigError, Listen, Origin, size};
+
+/// Listeners at most: one for each way in is plenty.
+const LISTEN_MAX: usize = 16;
+/// Bytes of the filter of the log.
+const LEVEL_MAX_BYTES: usize = 4096;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const HOUR_MS: u64 = 3_600_000;
+
+/// A key of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    path: &'static str,
+    /// Form and range of its value.
+    pub kind: Kind,
+}
+
+/// Form and range of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A whole number from `min` to `max`.
+    Number {
+        /// What it counts.
+        unit: Unit,
+        /// The least.
+        min: u64,
+        /// The most.
+        max: u64,
+    },
+    /// A list of [`Listen`].
+    Listeners,
+    /// `ADDRESS:PORT` or "off".
+    AddressOrOff,
+    /// Directives of tracing's env-filter. Their syntax is checked by whoever sets up the log.
+    Filter,
+    /// "text" or "json".
+    Format,
+}
+
+/// What a number counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes; may be written with a unit, such as "256 MiB".
+    Bytes,
+    /// Milliseconds.
+    Milliseconds,
+    /// Microseconds.
+    Microseconds,
+    /// Things.
+    Count,
+}
+
+/// All keys, in the order of the shipped file.
+pub const KEYS: &[Key] = &[
+    Key { path: "server.listen", kind: Kind::Listeners },
+    Key { path: "server.metrics", kind: Kind::AddressOrOff },
+    bytes("server.unary_max_bytes", 4 * KIB, 16 * MIB),
+    count("server.connections_max", 1, 65_536),
+    count("server.streams_per_connection_max", 1, 65_536),
+    count("server.requests_in_flight_max", 1, 65_536),
+    milliseconds("server.request_timeout_max_ms", 1, HOUR_MS),
+    milliseconds("server.grace_ms", 0, HOUR_MS),
+    count("server.worker_threads", 0, 1024),
+    bytes("cache.budget_bytes", 64 * KIB, 1024 * GIB),
+    count("cache.eviction_window", 0, 1024),
+    bytes("arena.reserve_max_bytes", 2 * MIB, 1024 * GIB),
+    // Code reaches all of its image by 32-bit displacements, so the bound is below 2 GiB.
+    bytes("code.image_max_bytes", 4 * KIB, 512 * MIB),
+    // Objects number their sections with 16 bits.
+    count("code.sections_max", 1, 65_536),
+    count("code.symbols_max", 1, 16_777_216),
+    count("code.relocations_max", 1, 16_777_216),
+    count("exec.executors", 0, 1024),
+    count("exec.queue_max", 1, 65_536),
+    bytes("exec.stack_bytes", 64 * KIB, GIB),
+    bytes("exec.stack_guard_bytes", 64 * KIB, GIB),
+    bytes("exec.call_memory_max_bytes", 64 * KIB, GIB),
+    milliseconds("exec.cpu_limit_default_ms", 1, HOUR_MS),
+    milliseconds("exec.cpu_limit_max_ms", 1, HOUR_MS),
+    Key { path: "exec.watchdog_tick_us", kind: Kind::Number { unit: Unit::Microseconds, min: 100, max: 1_000_000 } },
+    Key { path: "log.level", kind: Kind::Filter },
+    Key { path: "log.format", kind: Kind::Format },
+];
+
+impl Key {
+    /// Section and name, such as "cache.budget_bytes".
+    pub fn path(&self) -> &'static str {
+        self.path
+    }
+
+    /// The section, such as "cache".
+    pub fn section(&self) -> &'static str {
+        self.parts().0
+    }
+
+    /// The name within its section, such as "budget_bytes".
+    pub fn name(&self) -> &'static str {
+        self.parts().1
+    }
+
+    /// The environment variable, such as "CODECACHED_CACHE_BUDGET_BYTES".
+    pub fn variable(&self) -> String {
+        format!("CODECACHED_{}_{}", self.section(), self.name()).to_uppercase()
+    }
+
+    /// Brings a value into the one form that the tree is read from.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`]: the wrong form, or out of range.
+    pub(super) fn read(&self, raw: &Value, origin: &Origin) -> Result<Value, ConfigError> {
+        self.kind.read(raw).map_err(|expected| ConfigError::Value {
+            key: self.path,
+            value: written(raw),
+            expected,
+            origin: origin.clone(),
+        })
+    }
+
+    fn parts(&self) -> (&'static str, &'static str) {
+        self.path.split_once('.').expect("invariant: a test holds KEYS equal to the sections of the tree")
+    }
+}
+
+/// The key of this path, if there is one.
+pub(super) fn by_path(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+/// The value of a key in a table of sections.
+pub(super) fn find<'a>(table: &'a Table, key: &Key) -> Option<&'a Value> {
+    table.get(key.section())?.get(key.name())
+}
+
+/// A value as its TOML has it, or nearly so.
+pub(super) fn written(value: &Value) -> String {
+    match value {
+        Value::String(text) => format!("{text:?}"),
+        Value::Integer(number) => number.to_string(),
+        Value::Float(number) => number.to_string(),
+        Value::Boolean(truth) => truth.to_string(),
+        Value::Datetime(time) => time.to_string(),
+        Value::Array(items) => format!("[{}]", items.iter().map(written).collect::<Vec<_>>().join(", ")),
+        Value::Table(_) => "a table".to_owned(),
+    }
+}
+
+impl Kind {
+    /// The value in its one form, or what was expected instead.
+    fn read(self, raw: &Value) -> Result<Value, String> {
+        match self {
+            Self::Number { unit, min, max } => unit
+                .read(raw)
+                .filter(|number| (min..=max).contains(number))
+                .and_then(|number| i64::try_from(number).ok())
+                .map(Value::Integer)
+                .ok_or_else(|| self.to_string()),
+            Self::Listeners => read_listeners(raw).map_err(|why| format!("{self}: {why}")),
+            Self::AddressOrOff => raw
+                .as_str()
+                .filter(|text| *text == "off" || text.parse::<SocketAddr>().is_ok())
+                .map(Value::from)
+                .ok_or_else(|| self.to_string()),
+            Self::Filter => raw
+                .as_str()
+                .filter(|text| !text.is_empty() && text.len() <= LEVEL_MAX_BYTES)
+                .map(Value::from)
+                .ok_or_else(|| self.to_string()),
+            Self::Format => raw
+                .as_str()
+                .filter(|text| ["text", "json"].contains(text))
+                .map(Value::from)
+                .ok_or_else(|| self.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Number { unit: Unit::Bytes, min, max } => {
+                write!(f, "bytes, {} to {}", size::format(min), size::format(max))
+            }
+            Self::Number { unit: Unit::Milliseconds, min, max } => write!(f, "milliseconds, {min} to {max}"),
+            Self::Number { unit: Unit::Microseconds, min, max } => write!(f, "microseconds, {min} to {max}"),
+            Self::Number { unit: Unit::Count, min, max } => write!(f, "count, {min} to {max}"),
+            Self::Listeners => write!(f, "1 to {LISTEN_MAX} of unix:PATH and tcp:ADDRESS:PORT, each once"),
+            Self::AddressOrOff => write!(f, "ADDRESS:PORT or off"),
+            Self::Filter => write!(f, "env-filter directives, 1 to {LEVEL_MAX_BYTES} bytes"),
+            Self::Format => write!(f, "text or json"),
+        }
+    }
+}
+
+impl Unit {
+    fn read(self, raw: &Value) -> Option<u64> {
+        match (self, raw) {
+            (_, Value::Integer(number)) => u64::try_from(*number).ok(),
+            (Self::Bytes, Value::String(text)) => size::parse(text),
+            (_, Value::String(text)) => text.parse().ok(),
+            _ => None,
+        }
+    }
+}
+
+/// A list, or one text with commas as flags and the environment have it.
+fn read_listeners(raw: &Value) -> Result<Value, String> {
+    let texts: Vec<&str> = match raw {
+        Value::String(text) => text.split(',').collect(),
+        Value::Array(items) => items.iter().map(Value::as_str).collect::<Option<_>>().ok_or("not a list of texts")?,
+        _ => return Err("not a list of texts".to_owned()),
+    };
+    if texts.is_empty() || texts.len() > LISTEN_MAX {
+        return Err(format!("{} are given", texts.len()));
+    }
+    let mut seen: Vec<Listen> = Vec::with_capacity(texts.len());
+    for text in texts {
+        let listen: Listen = text.parse().map_err(|error: super::ListenError| error.to_string())?;
+        let any_port = matches!(listen, Listen::Tcp(address) if address.port() == 0);
+        if seen.contains(&listen) && !any_port {
+            return Err(format!("{listen} stands there twice"));
+        }
+        seen.push(listen);
+    }
+    Ok(seen.into_iter().map(String::from).collect::<Vec<_>>().into())
+}
+
+const fn bytes(path: &'static str, min: u64, max: u64) -> Key {
+    Key { path, kind: Kind::Number { unit: Unit::Bytes, min, max } }
+}
+
+const fn milliseconds(path: &'static str, min: u64, max: u64) -> Key {
+    Key { path, kind: Kind::Number { unit: Unit::Milliseconds, min, max } }
+}
+
+const fn count(path: &'static str, min: u64, max: u64) -> Key {
+    Key { path, kind: Kind::Number { unit: Unit::Count, min, max } }
+}
+
+/// `Option<SocketAddr>` as "ADDRESS:PORT" or "off".
+pub(super) mod address_or_off {
+    use std::net::SocketAddr;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+    pub(crate) fn serialize<S: Serializer>(address: &Option<SocketAddr>, to: S) -> Result<S::Ok, S::Error> {
+        match address {
+            Some(address) => to.collect_str(address),
+            None => to.serialize_str("off"),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
+        match String::deserialize(from)?.as_str() {
+            "off" => Ok(None),
+            text => {
+                text.parse().map(Some).map_err(|_| D::Error::custom(format!("{text:?} is not ADDRESS:PORT or off")))
+            }
+        }
+    }
+}

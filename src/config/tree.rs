@@ -1,0 +1,263 @@
+//! The tree of values, with its defaults.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use super::{
+    ConfigError, KEYS, Key, Listen, Origins, Sources,
+    keys::{self, Kind, Unit},
+    layers::Layers,
+    size,
+};
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Everything the daemon may be told. [`KEYS`] has the range of each key.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Listeners and the bounds of what they take.
+    pub server: Server,
+    /// How much stays resident.
+    pub cache: Cache,
+    /// Executable memory.
+    pub arena: Arena,
+    /// Bounds of objects.
+    pub code: Code,
+    /// Calls into resident code.
+    pub exec: Exec,
+    /// What is told on standard error.
+    pub log: Log,
+}
+
+/// Listeners and the bounds of what they take.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    /// Where gRPC is served, 1 to 16 listeners.
+    pub listen: Vec<Listen>,
+    /// Where `/metrics` and the probes are served over plain HTTP; `None` ("off"): nowhere.
+    #[serde(with = "keys::address_or_off")]
+    pub metrics: Option<SocketAddr>,
+    /// Bytes of a blob in one unary request.
+    pub unary_max_bytes: u64,
+    /// Connections at a time, over all listeners.
+    pub connections_max: usize,
+    /// Concurrent HTTP/2 streams of one connection.
+    pub streams_per_connection_max: u32,
+    /// Requests at a time, over all connections.
+    pub requests_in_flight_max: usize,
+    /// Milliseconds that any request may take, whatever deadline the client asks for.
+    pub request_timeout_max_ms: u64,
+    /// Milliseconds that running work is given after SIGTERM.
+    pub grace_ms: u64,
+    /// Threads of the async runtime; 0: one per core.
+    pub worker_threads: usize,
+}
+
+/// How much stays resident.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cache {
+    /// Bytes that the charges of all entries together never exceed.
+    pub budget_bytes: u64,
+    /// How many of the least recently used entries may go out of order for the sake of contiguity; 0: strict LRU.
+    pub eviction_window: usize,
+}
+
+/// Executable memory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Arena {
+    /// Bytes of address space that are reserved at start for each kind of memory (code, read-only data, data).
+    /// At least `cache.budget_bytes`, which may only ever move below it.
+    pub reserve_max_bytes: u64,
+}
+
+/// Bounds of objects.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Code {
+    /// Bytes of code, read-only data and data of one image, linked.
+    pub image_max_bytes: u64,
+    /// Sections of one object.
+    pub sections_max: u32,
+    /// Symbols of one object.
+    pub symbols_max: u32,
+    /// Relocations of one object.
+    pub relocations_max: u32,
+}
+
+/// Calls into resident code.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Exec {
+    /// Threads that run code; 0: one per core, at least 2.
+    pub executors: usize,
+    /// Calls that may wait, all together.
+    pub queue_max: usize,
+    /// Bytes of stack of a call.
+    pub stack_bytes: usize,
+    /// Bytes of inaccessible address space below a stack.
+    pub stack_guard_bytes: usize,
+    /// Bytes of arguments, buffers and allocations of one call.
+    pub call_memory_max_bytes: usize,
+    /// Milliseconds of CPU time of a call that does not ask for less.
+    pub cpu_limit_default_ms: u64,
+    /// Milliseconds of CPU time that a call may ask for. At least `cpu_limit_default_ms`.
+    pub cpu_limit_max_ms: u64,
+    /// Microseconds between two looks of the watchdog while code runs.
+    pub watchdog_tick_us: u64,
+}
+
+/// What is told on standard error.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// Directives of tracing's env-filter, such as `info` or `info,codecached::service=debug`.
+    pub level: String,
+    /// Text for people, JSON lines for programs.
+    pub format: LogFormat,
+}
+
+/// Form of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Config {
+    /// Lays the sources over the defaults and validates the result.
+    ///
+    /// # Errors
+    /// The file cannot be read or parsed, a key does not exist, or a value is not in its range: the error names key,
+    /// value, range and origin.
+    pub fn load(sources: &Sources) -> Result<(Self, Origins), ConfigError> {
+        let layers = Layers::merge(sources)?;
+        let config: Self = Value::Table(layers.table)
+            .try_into()
+            .map_err(|error: toml::de::Error| ConfigError::Shape { message: error.message().to_owned() })?;
+        config.validate(&layers.origins)?;
+        Ok((config, layers.origins))
+    }
+
+    /// Holds every value against its range, and the values that depend on each other against each other.
+    ///
+    /// # Errors
+    /// The first value that is out of its range, with its origin.
+    pub fn validate(&self, origins: &Origins) -> Result<(), ConfigError> {
+        let table = self.table()?;
+        for key in KEYS {
+            let raw = keys::find(&table, key).expect("invariant: a test holds KEYS equal to the fields of the tree");
+            key.read(raw, origins.of(key.path()))?;
+        }
+        self.validate_pairs(origins)
+    }
+
+    /// Every key with its value as a person writes it, in the order of [`KEYS`].
+    ///
+    /// # Errors
+    /// A number that no file could hold, which [`Config::validate`] refuses as well.
+    pub fn effective(&self) -> Result<Vec<(&'static str, String)>, ConfigError> {
+        let table = self.table()?;
+        Ok(KEYS.iter().filter_map(|key| Some((key.path(), shown(key, keys::find(&table, key)?)))).collect())
+    }
+
+    /// The tree as TOML, whose integers end at `i64::MAX`.
+    pub(super) fn table(&self) -> Result<Table, ConfigError> {
+        Table::try_from(self).map_err(|error| ConfigError::Shape { message: error.to_string() })
+    }
+
+    fn validate_pairs(&self, origins: &Origins) -> Result<(), ConfigError> {
+        let pairs = [
+            ("cache.budget_bytes", self.cache.budget_bytes, "arena.reserve_max_bytes", self.arena.reserve_max_bytes),
+            (
+                "exec.cpu_limit_default_ms",
+                self.exec.cpu_limit_default_ms,
+                "exec.cpu_limit_max_ms",
+                self.exec.cpu_limit_max_ms,
+            ),
+        ];
+        for (low, low_value, high, high_value) in pairs {
+            if low_value > high_value {
+                let (low_origin, high_origin) = (origins.of(low).clone(), origins.of(high).clone());
+                return Err(ConfigError::Order { low, low_value, low_origin, high, high_value, high_origin });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn shown(key: &Key, value: &Value) -> String {
+    match (key.kind, value) {
+        (Kind::Number { unit: Unit::Bytes, .. }, Value::Integer(bytes)) => size::format(bytes.unsigned_abs()),
+        (_, Value::String(text)) => text.clone(),
+        (_, Value::Array(items)) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
+        _ => keys::written(value),
+    }
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: vec![Listen::Unix("/run/codecached/codecached.sock".into())],
+            metrics: Some(SocketAddr::from(([127, 0, 0, 1], 9464))),
+            unary_max_bytes: 4 * MIB,
+            connections_max: 1024,
+            streams_per_connection_max: 256,
+            requests_in_flight_max: 1024,
+            request_timeout_max_ms: 120_000,
+            grace_ms: 10_000,
+            worker_threads: 0,
+        }
+    }
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { budget_bytes: 256 * MIB, eviction_window: 16 }
+    }
+}
+
+impl Default for Arena {
+    fn default() -> Self {
+        Self { reserve_max_bytes: GIB }
+    }
+}
+
+impl Default for Code {
+    fn default() -> Self {
+        // Far above what real code in the largest unary blob has, with a section for each function; a symbol and a
+        // relocation take 24 bytes of the blob each.
+        Self { image_max_bytes: 16 * MIB, sections_max: 65_536, symbols_max: 262_144, relocations_max: 524_288 }
+    }
+}
+
+impl Default for Exec {
+    fn default() -> Self {
+        Self {
+            executors: 0,
+            queue_max: 1024,
+            stack_bytes: 1 << 20,
+            stack_guard_bytes: 64 << 20,
+            call_memory_max_bytes: 64 << 20,
+            cpu_limit_default_ms: 1_000,
+            cpu_limit_max_ms: 60_000,
+            watchdog_tick_us: 1_000,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Text }
+    }
+}

@@ -1,0 +1,278 @@
+//! Builds the parts in order, runs them, and drains them.
+
+use std::{
+    collections::hash_map::RandomState,
+    future::Future,
+    hash::BuildHasher,
+    io,
+    num::NonZero,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    net::TcpListener,
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
+
+use crate::{
+    arena::{ArenaConfig, Arenas, MapError},
+    cache::{Cache, CacheConfig},
+    code::{self, ImportTable},
+    config::{Config, Listen},
+    exec::{self, ExecConfig, Pool},
+    metrics::{BuildInfo, Metrics},
+    service::{
+        Endpoint, Limits, Listener, Service, http,
+        server::{self, Transport},
+    },
+};
+
+/// Committed memory stays within this share of the budget.
+const COMMIT_PER_BUDGET: f64 = 1.05;
+/// How often recorded times are folded into histograms.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(2);
+/// Share of the grace that is left for answers after the last call ended.
+const ANSWER_GRACE: Duration = Duration::from_millis(500);
+
+/// Why the daemon could not start or stop in order.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// No executable memory.
+    #[error("no executable memory: {0}")]
+    Arena(#[from] MapError),
+    /// No executors.
+    #[error("cannot start executors: {0}")]
+    Exec(#[from] exec::StartError),
+    /// No runtime, or no signals.
+    #[error("cannot start the runtime: {0}")]
+    Runtime(io::Error),
+    /// A listener.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// As configured.
+        address: String,
+        /// Of the system.
+        error: io::Error,
+    },
+    /// The transport.
+    #[error("serving failed: {0}")]
+    Serve(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Runs the daemon until SIGTERM or SIGINT, and drains it. Blocks.
+///
+/// # Errors
+/// [`DaemonError`]; nothing was served if it comes from the start.
+pub fn serve(config: Config) -> Result<(), DaemonError> {
+    let (service, metrics) = build(&config)?;
+    let runtime = runtime(&config).map_err(DaemonError::Runtime)?;
+    let result = runtime.block_on(run(&config, service, metrics));
+    // What has not ended within the grace will not be waited for.
+    runtime.shutdown_background();
+    result
+}
+
+/// Tries what [`serve`] needs of the platform, and says what it found: name and finding.
+///
+/// # Errors
+/// [`DaemonError`]: what would stop the daemon from starting.
+pub fn check(config: &Config) -> Result<Vec<(String, String)>, DaemonError> {
+    let (service, _) = build(config)?;
+    let arena = service.arena_stats();
+    Ok([
+        ("architecture", std::env::consts::ARCH.to_owned()),
+        ("memory strategy", format!("{}: {}", arena.strategy, arena.reason)),
+        ("arena reservation", format!("{} bytes for each of code, read-only data and data", config.arena.reserve_max_bytes)),
+        ("executors", format!("{} threads, a fault in one was recovered", executors(config))),
+        ("system calls from code", "not contained in this version".to_owned()),
+    ]
+    .map(|(name, finding)| (name.to_owned(), finding))
+    .into())
+}
+
+fn build(config: &Config) -> Result<(Service, Arc<Metrics>), DaemonError> {
+    let budget_bytes = config.cache.budget_bytes;
+    let commit_limit_bytes = (budget_bytes as f64 * COMMIT_PER_BUDGET) as u64;
+    let arenas = Arenas::map(&ArenaConfig { reserve_max_bytes: config.arena.reserve_max_bytes, commit_limit_bytes })?;
+    let cache = Cache::new(
+        &CacheConfig {
+            budget_bytes,
+            eviction_window: config.cache.eviction_window,
+            // Keyed anew in every process.
+            generation_seed: RandomState::new().hash_one(()),
+            clock: Instant::now,
+        },
+        Arc::clone(&arenas),
+        ImportTable::new(exec::imports()),
+    );
+    let pool = Pool::start(ExecConfig {
+        executors: executors(config),
+        queue_max: config.exec.queue_max,
+        stack_bytes: config.exec.stack_bytes as usize,
+        stack_guard_bytes: config.exec.stack_guard_bytes as usize,
+        call_memory_max_bytes: config.exec.call_memory_max_bytes as usize,
+        tick: Duration::from_micros(config.exec.watchdog_tick_us),
+    })?;
+    let metrics = Arc::new(Metrics::new(&BuildInfo {
+        version: env!("CARGO_PKG_VERSION"),
+        revision: option_env!("CODECACHED_REVISION").unwrap_or("unknown"),
+        arch: std::env::consts::ARCH,
+        strategy: arenas.stats().strategy,
+        isolation: "thread",
+    }));
+    let service = Service::new(arenas, cache, pool, Arc::clone(&metrics), limits(config));
+    Ok((service, metrics))
+}
+
+async fn run(config: &Config, service: Service, metrics: Arc<Metrics>) -> Result<(), DaemonError> {
+    let mut stop_signals = StopSignals::new().map_err(DaemonError::Runtime)?;
+    let mut listeners = Vec::new();
+    for listen in &config.server.listen {
+        let error = |error| DaemonError::Listen { address: listen.to_string(), error };
+        listeners.push(Listener::bind(&endpoint(listen)).await.map_err(error)?);
+    }
+    let targets: Result<Vec<_>, _> = listeners.iter().map(Listener::target).collect();
+    let targets = targets.map_err(DaemonError::Runtime)?.join(" ");
+    let (stop, stopping) = watch::channel(false);
+    let metrics_address = serve_metrics(config, &service, stopping.clone()).await?;
+    let upkeep = tokio::spawn(async move {
+        let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
+        loop {
+            interval.tick().await;
+            metrics.upkeep();
+        }
+    });
+    let (reporter, health) = server::health().await;
+    let transport = Transport {
+        connections_max: config.server.connections_max,
+        streams_per_connection_max: config.server.streams_per_connection_max,
+    };
+    let serving = server::serve(&service, listeners, &transport, health, stopping);
+    let drained = async {
+        server::set_serving(&reporter, true).await;
+        tracing::info!(listen = targets, metrics = metrics_address, pid = std::process::id(), "ready");
+        let signal = stop_signals.next().await;
+        let until = Instant::now() + Duration::from_millis(config.server.grace_ms);
+        tracing::info!(signal, grace_ms = config.server.grace_ms, "draining");
+        server::set_serving(&reporter, false).await;
+        service.start_draining();
+        drain_calls(&service, until - ANSWER_GRACE.min(Duration::from_millis(config.server.grace_ms / 2))).await;
+        stop.send_replace(true);
+        tokio::time::sleep_until(until.into()).await;
+    };
+    let result = tokio::select! {
+        result = serving => result.map_err(DaemonError::Serve),
+        () = drained => {
+            tracing::warn!("the grace is over; what was left is given up");
+            Ok(())
+        }
+    };
+    upkeep.abort();
+    tracing::info!("stopped");
+    result
+}
+
+async fn drain_calls(service: &Service, until: Instant) {
+    let service = service.clone();
+    let drained = tokio::task::spawn_blocking(move || service.drain_calls(until)).await;
+    if !matches!(drained, Ok(true)) {
+        tracing::warn!("some calls did not end within the grace");
+    }
+}
+
+/// Starts the HTTP server of the metrics, if one is configured; answers its address, or "off".
+async fn serve_metrics(
+    config: &Config,
+    service: &Service,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<String, DaemonError> {
+    let Some(address) = config.server.metrics else { return Ok("off".to_owned()) };
+    let error = |error| DaemonError::Listen { address: address.to_string(), error };
+    let listener = TcpListener::bind(address).await.map_err(error)?;
+    let bound = listener.local_addr().map_err(error)?;
+    let (rendering, asked) = (service.clone(), service.clone());
+    let stopped = async move { drop(stopping.wait_for(|stop| *stop).await) };
+    let serving = http::serve(
+        listener,
+        Arc::new(move || rendering.render_metrics()),
+        Arc::new(move || asked.ready()),
+        stopped,
+    );
+    tokio::spawn(async move {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "the metrics server ended");
+        }
+    });
+    Ok(bound.to_string())
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        unary_max_bytes: config.server.unary_max_bytes,
+        code: code::Limits {
+            blob_max_bytes: config.server.unary_max_bytes,
+            image_max_bytes: config.code.image_max_bytes,
+            sections_max: config.code.sections_max,
+            symbols_max: config.code.symbols_max,
+            relocations_max: config.code.relocations_max,
+            ..code::Limits::default()
+        },
+        call_memory_max_bytes: config.exec.call_memory_max_bytes as usize,
+        cpu_limit_default: Duration::from_millis(config.exec.cpu_limit_default_ms),
+        cpu_limit_max: Duration::from_millis(config.exec.cpu_limit_max_ms),
+        in_flight_max: config.server.requests_in_flight_max,
+        timeout_max: Duration::from_millis(config.server.request_timeout_max_ms),
+    }
+}
+
+fn endpoint(listen: &Listen) -> Endpoint {
+    match listen {
+        Listen::Unix(path) => Endpoint::Unix(path.clone()),
+        Listen::Tcp(address) => Endpoint::Tcp(*address),
+    }
+}
+
+/// At least two, so that one slow call does not hold up all others.
+fn executors(config: &Config) -> usize {
+    match config.exec.executors {
+        0 => cores().max(2),
+        executors => executors,
+    }
+}
+
+fn runtime(config: &Config) -> io::Result<Runtime> {
+    let threads = match config.server.worker_threads {
+        0 => cores(),
+        threads => threads,
+    };
+    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).thread_name("grpc").enable_all().build()
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+/// SIGTERM and SIGINT.
+struct StopSignals {
+    term: Signal,
+    int: Signal,
+}
+
+impl StopSignals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+
+    fn next(&mut self) -> impl Future<Output = &'static str> {
+        async {
+            tokio::select! {
+                _ = self.term.recv() => "SIGTERM",
+                _ = self.int.recv() => "SIGINT",
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! A call: what goes in, what comes out.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::memory::layout_bytes;
+use super::trap::Trap;
+
+/// Integer and pointer arguments that the platform passes in registers; more are refused.
+pub const INT_ARGS_MAX: usize = 6;
+/// Floating-point arguments that the platform passes in registers; more are refused.
+pub const FLOAT_ARGS_MAX: usize = 8;
+
+/// What a call runs in. The pool keeps it alive until the call has ended, so code is never freed under a thread.
+pub trait Callee: Send + Sync + 'static {
+    /// Addresses of the executable bytes.
+    fn code_range(&self) -> Range<u64>;
+
+    /// The writable data that calls share; `None` if there is none.
+    fn writable(&self) -> Option<Writable>;
+
+    /// Puts the writable data back to its initial image. Called after a call that did not return, and only while no
+    /// call with the same [`Writable::id`] runs. Must not panic: the process ends if it does.
+    fn restore(&self);
+}
+
+/// Writable data that lives across calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Writable {
+    /// Names the data: callees with one id share it.
+    pub id: u64,
+    /// Calls may overlap. Must be the same for all callees of one id.
+    pub reentrant: bool,
+}
+
+/// One argument, in the order of the C signature.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Arg {
+    /// A 32-bit signed integer.
+    I32(i32),
+    /// A 32-bit unsigned integer.
+    U32(u32),
+    /// A 64-bit signed integer.
+    I64(i64),
+    /// A 64-bit unsigned integer.
+    U64(u64),
+    /// A C `float`.
+    F32(f32),
+    /// A C `double`.
+    F64(f64),
+    /// A pointer to a copy of these bytes, 16-byte aligned.
+    Bytes(Bytes),
+    /// A pointer to this many zeroed bytes, which are returned.
+    Out(u64),
+    /// A pointer to a copy of these bytes, which is returned.
+    InOut(Bytes),
+}
+
+/// What the code returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResultType {
+    /// Nothing.
+    Void,
+    /// A 32-bit signed integer.
+    I32,
+    /// A 32-bit unsigned integer.
+    U32,
+    /// A 64-bit signed integer.
+    I64,
+    /// A 64-bit unsigned integer.
+    U64,
+    /// A C `float`.
+    F32,
+    /// A C `double`.
+    F64,
+}
+
+/// A returned value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Scalar {
+    /// A 32-bit signed integer.
+    I32(i32),
+    /// A 32-bit unsigned integer.
+    U32(u32),
+    /// A 64-bit signed integer.
+    I64(i64),
+    /// A 64-bit unsigned integer.
+    U64(u64),
+    /// A C `float`.
+    F32(f32),
+    /// A C `double`.
+    F64(f64),
+}
+
+impl Scalar {
+    /// Reads the result of type `kind` out of the integer and the vector result register; `None` for void.
+    pub(super) fn from_registers(kind: ResultType, int: u64, vector: u64) -> Option<Scalar> {
+        Some(match kind {
+            ResultType::Void => return None,
+            ResultType::I32 => Scalar::I32(int as i32),
+            ResultType::U32 => Scalar::U32(int as u32),
+            ResultType::I64 => Scalar::I64(int as i64),
+            ResultType::U64 => Scalar::U64(int),
+            ResultType::F32 => Scalar::F32(f32::from_bits(vector as u32)),
+            ResultType::F64 => Scalar::F64(f64::from_bits(vector)),
+        })
+    }
+}
+
+/// One call of one entry.
+#[derive(Debug)]
+pub struct Call<C> {
+    /// What is called; held until the call has ended.
+    pub callee: C,
+    /// Absolute address of the entry, inside [`Callee::code_range`].
+    pub entry: u64,
+    /// Arguments; see [`check_args`] for their limits.
+    pub args: Vec<Arg>,
+    /// Type of the result.
+    pub result: ResultType,
+    /// Longest time by the executor's CPU clock, to the watchdog's tick; more is a trap of kind TIMEOUT.
+    pub cpu_limit: Duration,
+    /// Longest time by the wall clock, to the watchdog's tick; more is a trap of kind TIMEOUT.
+    pub wall_cap: Duration,
+    /// When the caller stops waiting: a call that has not begun then is not run, one that runs is stopped (TIMEOUT).
+    pub deadline: Option<Instant>,
+}
+
+/// How a call ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// The code returned.
+    Returned {
+        /// The result; `None` for void.
+        value: Option<Scalar>,
+        /// Contents of the `Out` and `InOut` arguments, in their order.
+        buffers: Vec<Bytes>,
+    },
+    /// The code did something that ended the call, or was stopped by a limit.
+    Trap(Trap),
+    /// The deadline had passed when an executor took the call; the code did not run.
+    DeadlineBeforeStart,
+    /// The pool went away first, or the ticket was dropped.
+    Cancelled,
+}
+
+/// A finished call and its times.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Done {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// From submit until an executor took it.
+    pub queued: Duration,
+    /// From then until the code ended, with copying of the buffers.
+    pub wall: Duration,
+    /// CPU time of that, at most `wall` and at most 20 us too high. Zero for calls shorter than 20 us: asking the
+    /// thread's CPU clock would cost more than such a call.
+    pub cpu: Duration,
+}
+
+/// Why arguments cannot be passed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ArgError {
+    /// More integers and pointers than registers.
+    #[error("{given} integer and pointer arguments, at most {INT_ARGS_MAX} can be passed")]
+    TooManyInts {
+        /// How many the call has.
+        given: usize,
+    },
+    /// More floats than registers.
+    #[error("{given} floating-point arguments, at most {FLOAT_ARGS_MAX} can be passed")]
+    TooManyFloats {
+        /// How many the call has.
+        given: usize,
+    },
+    /// The buffers do not fit into an executor's call memory.
+    #[error("buffers need more than the {max_bytes} bytes of memory that a call may use")]
+    TooMuchMemory {
+        /// What a call may use, in bytes.
+        max_bytes: usize,
+    },
+}
+
+/// Checks that `args` fit the registers and, with each buffer rounded up to 16 bytes, `call_memory_max_bytes`.
+pub fn check_args(args: &[Arg], call_memory_max_bytes: usize) -> Result<(), ArgError> {
+    let floats = args.iter().filter(|arg| matches!(arg, Arg::F32(_) | Arg::F64(_))).count();
+    let ints = args.len() - floats;
+    if ints > INT_ARGS_MAX {
+        return Err(ArgError::TooManyInts { given: ints });
+    }
+    if floats > FLOAT_ARGS_MAX {
+        return Err(ArgError::TooManyFloats { given: floats });
+    }
+    match layout_bytes(args) {
+        Some(bytes) if bytes <= call_memory_max_bytes => Ok(()),
+        _ => Err(ArgError::TooMuchMemory { max_bytes: call_memory_max_bytes }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_beyond_the_registers_are_refused_with_their_count() {
+        assert_eq!(check_args(&vec![Arg::I32(0); 6], 0), Ok(()));
+        assert_eq!(check_args(&vec![Arg::I32(0); 7], 0), Err(ArgError::TooManyInts { given: 7 }));
+        assert_eq!(check_args(&vec![Arg::F64(0.0); 8], 0), Ok(()));
+        assert_eq!(check_args(&vec![Arg::F32(0.0); 9], 0), Err(ArgError::TooManyFloats { given: 9 }));
+    }
+
+    #[test]
+    fn buffers_are_counted_in_units_of_sixteen_bytes_and_without_overflow() {
+        let two = [Arg::Out(1), Arg::Bytes(Bytes::from_static(b"x"))];
+        assert_eq!(check_args(&two, 32), Ok(()));
+        assert_eq!(check_args(&two, 31), Err(ArgError::TooMuchMemory { max_bytes: 31 }));
+        let huge = [Arg::Out(u64::MAX), Arg::Out(u64::MAX)];
+        assert_eq!(check_args(&huge, usize::MAX), Err(ArgError::TooMuchMemory { max_bytes: usize::MAX }));
+    }
+}

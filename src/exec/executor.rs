@@ -1,0 +1,156 @@
+//! One executor: a thread that runs calls, one after the other.
+
+use std::sync::OnceLock;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::call::{Call, Callee, Done, Outcome, Scalar};
+use super::frame::Limits;
+use super::memory::{Placed, Region};
+use super::pool::{Job, Shared};
+use super::schedule::Entry;
+use super::signals::ThreadSignals;
+use super::stack::{Slot, give_back};
+use super::trap::TrapKind;
+use super::watchdog::{Victim, nanos};
+
+/// Shorter times are not measured by the CPU clock, which costs a system call.
+const CPU_RESOLUTION: Duration = Duration::from_micros(20);
+
+/// The body of an executor thread. Tells by `started` whether it could be set up.
+pub(super) fn run<C: Callee>(shared: &Shared<C>, index: usize, started: &SyncSender<Result<(), Errno>>) {
+    let _abort = AbortOnPanic;
+    let slot = &shared.slots[index];
+    let set_up = ThreadSignals::enter(slot.alt_stack()).and_then(|signals| Ok((signals, Victim::current()?)));
+    let (_signals, victim) = match set_up {
+        Ok(set_up) => set_up,
+        Err(errno) => return started.send(Err(errno)).unwrap_or_default(),
+    };
+    slot.frame().context.init(slot.stack().end);
+    let known = OnceLock::set(&shared.victims[index], victim);
+    debug_assert!(known.is_ok(), "executor {index} starts once");
+    if started.send(Ok(())).is_err() {
+        return;
+    }
+    let mut executor = Executor { shared, slot, region: Region::of_slot(slot), cpu: CpuMeter::new(victim) };
+    while let Some(entry) = shared.queue.next(index) {
+        executor.serve(entry);
+    }
+}
+
+/// A panic here would leave a lane locked and a caller waiting for ever, so the process ends.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+struct Executor<'a, C: Callee> {
+    shared: &'a Shared<C>,
+    slot: &'a Slot,
+    region: Region,
+    cpu: CpuMeter,
+}
+
+impl<C: Callee> Executor<'_, C> {
+    fn serve(&mut self, entry: Entry<Job<C>>) {
+        let Entry { id, lane, job: Job { call, sender, submitted } } = entry;
+        let taken = Instant::now();
+        let unwanted = self.slot.frame().is_cancelled(id) || sender.is_closed();
+        let late = call.deadline.is_some_and(|deadline| deadline <= taken);
+        let mut done =
+            Done { outcome: Outcome::Cancelled, queued: taken - submitted, wall: Duration::ZERO, cpu: Duration::ZERO };
+        let mut faulted = false;
+        if late {
+            done.outcome = Outcome::DeadlineBeforeStart;
+        } else if !unwanted {
+            self.cpu.begin(taken);
+            done.outcome = self.run(id, &call, taken);
+            faulted = !matches!(done.outcome, Outcome::Returned { .. });
+            (done.wall, done.cpu) = self.cpu.end(taken);
+        }
+        self.shared.counters.count(&done.outcome);
+        if let Some(lane) = lane {
+            self.shared.queue.settle(lane, faulted, || call.callee.restore());
+        }
+        // Before the answer: a caller that has it finds nothing of the call left.
+        drop(call);
+        // An error means that the caller has gone.
+        let _ = sender.send(done);
+    }
+
+    /// Runs the code. An outcome other than `Returned` means that it began and did not end by itself.
+    fn run(&self, id: u64, call: &Call<C>, taken: Instant) -> Outcome {
+        let frame = self.slot.frame();
+        let placed = Placed::new(&self.region, &call.args);
+        frame.heap.reset(placed.end, self.region.range().end);
+        frame.context.prepare(call.entry, &placed.registers);
+        frame.set_limits(self.limits(id, call, taken));
+        frame.context.run();
+        let Some(raw) = frame.take_trap() else {
+            let (int, vector) = frame.context.results();
+            let value = Scalar::from_registers(call.result, int, vector);
+            let buffers = placed.collect(&self.region);
+            self.region.scrub(frame.heap.used_end());
+            return Outcome::Returned { value, buffers };
+        };
+        // What such code touched is not known.
+        give_back(self.region.range());
+        give_back(self.slot.stack());
+        let guard = self.slot.guard();
+        let trap = raw.interpret(&(guard.start as u64..guard.end as u64));
+        let unwanted = trap.kind == TrapKind::Timeout && (frame.is_cancelled(id) || self.shared.queue.is_stopping());
+        if unwanted { Outcome::Cancelled } else { Outcome::Trap(trap) }
+    }
+
+    fn limits(&self, job: u64, call: &Call<C>, taken: Instant) -> Limits {
+        let since_start = |end: Instant| nanos(end.saturating_duration_since(self.shared.epoch));
+        let cap_ns = taken.checked_add(call.wall_cap).map_or(u64::MAX, since_start);
+        let deadline_ns = call.deadline.map_or(u64::MAX, since_start);
+        Limits { job, cpu_limit_ns: nanos(call.cpu_limit), wall_end_ns: cap_ns.min(deadline_ns) }
+    }
+}
+
+/// CPU time of calls, with few questions to the clock.
+struct CpuMeter {
+    victim: Victim,
+    /// The thread's CPU time at `marked`.
+    mark: Duration,
+    marked: Instant,
+}
+
+impl CpuMeter {
+    fn new(victim: Victim) -> CpuMeter {
+        CpuMeter { victim, mark: victim.cpu().unwrap_or_default(), marked: Instant::now() }
+    }
+
+    /// A call begins: asks the clock only if the last answer is too old to tell the call from what was before.
+    fn begin(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.marked) >= CPU_RESOLUTION {
+            self.set_mark(now);
+        }
+    }
+
+    /// Wall and CPU time of the call that began at `taken`.
+    fn end(&mut self, taken: Instant) -> (Duration, Duration) {
+        let now = Instant::now();
+        let wall = now - taken;
+        if wall < CPU_RESOLUTION {
+            return (wall, Duration::ZERO);
+        }
+        let before = self.mark;
+        self.set_mark(now);
+        (wall, self.mark.saturating_sub(before).min(wall))
+    }
+
+    fn set_mark(&mut self, now: Instant) {
+        self.mark = self.victim.cpu().unwrap_or(self.mark);
+        self.marked = now;
+    }
+}

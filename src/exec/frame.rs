@@ -1,0 +1,114 @@
+//! What the trampoline, the signal handler, the watchdog and the executor share about one executor.
+//!
+//! A frame stands at a fixed place of its executor's slot, so that a stack pointer into the slot is enough to find it.
+//! All fields are atomics: the watchdog reads while the executor writes, and code that runs could scribble over it,
+//! so there is never a plain Rust reference to its contents. Zeroed memory is a valid frame.
+
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
+
+use super::arch::Context;
+use super::heap::HeapState;
+use super::trap::RawTrap;
+
+/// The limits of the call that runs, as the watchdog needs them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// The call's id.
+    pub(super) job: u64,
+    /// CPU time that it may use, in nanoseconds.
+    pub(super) cpu_limit_ns: u64,
+    /// When it must have ended, in nanoseconds since the pool's start.
+    pub(super) wall_end_ns: u64,
+}
+
+/// One executor's frame.
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct Frame {
+    /// What the assembly knows; must stay first.
+    pub(super) context: Context,
+    /// The watchdog asks to end the call that has this `seq`.
+    pub(super) kill: AtomicU64,
+    /// Id of the call whose caller has gone.
+    pub(super) cancelled_job: AtomicU64,
+    job: AtomicU64,
+    cpu_limit_ns: AtomicU64,
+    wall_end_ns: AtomicU64,
+    trap: TrapRecord,
+    /// The heap of the call.
+    pub(super) heap: HeapState,
+}
+
+#[repr(C)]
+#[derive(Debug)]
+struct TrapRecord {
+    count: AtomicU32,
+    signal: AtomicI32,
+    code: AtomicI32,
+    pc: AtomicU64,
+    address: AtomicU64,
+    abort_return: AtomicU64,
+}
+
+impl Frame {
+    /// Stores the limits of the call that runs next. Before `seq` turns odd.
+    pub(super) fn set_limits(&self, limits: Limits) {
+        // Release: who reads one of these also sees that `seq` had become even, and finds it changed.
+        self.job.store(limits.job, Ordering::Release);
+        self.cpu_limit_ns.store(limits.cpu_limit_ns, Ordering::Release);
+        self.wall_end_ns.store(limits.wall_end_ns, Ordering::Release);
+    }
+
+    /// The running call's `seq` and limits; `None` if nothing runs or it ended while reading.
+    pub(super) fn running(&self) -> Option<(u64, Limits)> {
+        let seq = self.context.seq.load(Ordering::Acquire);
+        if seq.is_multiple_of(2) {
+            return None;
+        }
+        let limits = Limits {
+            job: self.job.load(Ordering::Relaxed),
+            cpu_limit_ns: self.cpu_limit_ns.load(Ordering::Relaxed),
+            wall_end_ns: self.wall_end_ns.load(Ordering::Relaxed),
+        };
+        // Orders the loads above before the second look at `seq`: with the Release stores of `set_limits`, limits of
+        // a later call mean a changed `seq`.
+        fence(Ordering::Acquire);
+        (self.context.seq.load(Ordering::Relaxed) == seq).then_some((seq, limits))
+    }
+
+    /// Whether `job` was cancelled.
+    pub(super) fn is_cancelled(&self, job: u64) -> bool {
+        self.cancelled_job.load(Ordering::Relaxed) == job
+    }
+
+    /// Notes what ended the call, unless something did before; answers how many times it was asked in this call.
+    /// For the signal handler: atomics only.
+    pub(super) fn record_trap(&self, raw: &RawTrap) -> u32 {
+        let before = self.trap.count.load(Ordering::Relaxed);
+        if before == 0 {
+            self.trap.signal.store(raw.signal, Ordering::Relaxed);
+            self.trap.code.store(raw.code, Ordering::Relaxed);
+            self.trap.pc.store(raw.pc, Ordering::Relaxed);
+            self.trap.address.store(raw.address, Ordering::Relaxed);
+            self.trap.abort_return.store(raw.abort_return, Ordering::Relaxed);
+        }
+        self.trap.count.store(before + 1, Ordering::Relaxed);
+        before + 1
+    }
+
+    /// What ended the last call, once; `None` if it returned.
+    pub(super) fn take_trap(&self) -> Option<RawTrap> {
+        // Nothing else writes now: `seq` is even, so the handler leaves the frame alone.
+        if self.trap.count.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        self.trap.count.store(0, Ordering::Relaxed);
+        Some(RawTrap {
+            signal: self.trap.signal.load(Ordering::Relaxed),
+            code: self.trap.code.load(Ordering::Relaxed),
+            pc: self.trap.pc.load(Ordering::Relaxed),
+            address: self.trap.address.load(Ordering::Relaxed),
+            abort_return: self.trap.abort_return.load(Ordering::Relaxed),
+        })
+    }
+}

@@ -1,0 +1,61 @@
+//! Calls into resident code and comes back, whatever the code does.
+//!
+//! A [`Pool`] owns a fixed number of executor threads. Each has memory of its own (a guarded stack, the memory that
+//! holds a call's buffers and heap, an alternate signal stack) and runs one call at a time through a trampoline. Code
+//! that faults, overflows its stack, wrecks the registers or never ends is stopped by a signal handler that resumes
+//! behind the trampoline; the caller gets a [`Trap`].
+//!
+//! This contains faults. It is not a security boundary: code runs in this process, so a wild write can hit any memory
+//! of it, and its system calls are not filtered here. A user shadow stack must be off (Rust programs do not ask for
+//! one): the recovery moves the stack pointer without it.
+//!
+//! Files, from the bottom: [`stack`] maps an executor's memory, [`frame`] is what trampoline, handler, watchdog and
+//! executor share, [`x86_64`] is the trampoline, [`signals`] the handler, [`memory`] and [`heap`] what code may use
+//! while it runs, [`host`] the functions it may call, [`watchdog`] the limits, [`schedule`] who runs next,
+//! [`queue`] that behind a lock, [`executor`] one thread, [`pool`] and [`ticket`] the face.
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+compile_error!("exec has a trampoline for x86-64 Linux only; another architecture needs a file beside exec/x86_64.rs");
+
+mod call;
+mod callee;
+mod executor;
+mod frame;
+mod heap;
+mod host;
+mod memory;
+mod pool;
+mod queue;
+mod schedule;
+mod signals;
+mod stack;
+mod ticket;
+mod trap;
+mod watchdog;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+#[cfg(test)]
+mod chain_tests;
+#[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
+mod limit_tests;
+#[cfg(test)]
+mod schedule_tests;
+#[cfg(test)]
+mod test_code;
+#[cfg(test)]
+mod tests;
+
+pub use call::{
+    Arg, ArgError, Call, Callee, Done, FLOAT_ARGS_MAX, INT_ARGS_MAX, Outcome, ResultType, Scalar, Writable, check_args,
+};
+pub use host::imports;
+pub use pool::{ExecConfig, Pool, PoolStats, Refusal, Rejected, StartError};
+pub use stack::{EXECUTORS_MAX, SlotError};
+pub use ticket::Ticket;
+pub use trap::{Trap, TrapKind};
+
+#[cfg(target_arch = "x86_64")]
+use x86_64 as arch;

@@ -1,0 +1,367 @@
+//! The pool: executors, their watchdog, and the way in.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use tokio::sync::oneshot;
+
+use super::call::{ArgError, Call, Callee, Done, Outcome, Writable, check_args};
+use super::queue::{Full, Queue};
+use super::stack::{Slot, SlotError, SlotSizes};
+use super::ticket::{Desk, Ticket};
+use super::trap::TrapKind;
+use super::watchdog::{Victim, Watchdog};
+use super::{executor, signals};
+
+/// Ticks without a running call after which the watchdog sleeps until there is one: waking it costs more than a tick.
+const IDLE_TICKS: u32 = 16;
+/// Shorter ticks would cost more of a core than they give.
+const TICK_MIN: Duration = Duration::from_micros(100);
+
+/// Sizes of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecConfig {
+    /// Threads that run code, 1 to [`super::EXECUTORS_MAX`].
+    pub executors: usize,
+    /// Calls that may wait, all together; at least 1.
+    pub queue_max: usize,
+    /// Stack of a call, in bytes.
+    pub stack_bytes: usize,
+    /// Inaccessible bytes below it: a function with a larger frame could jump over them. 64 MiB is usual.
+    pub stack_guard_bytes: usize,
+    /// Memory for the buffers and the heap of a call, per executor, in bytes.
+    pub call_memory_max_bytes: usize,
+    /// How often limits are checked, and so how exact they are; at least 100 us, 1 ms is usual.
+    pub tick: Duration,
+}
+
+/// Why a pool cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No executor, no queue, or a tick that is too short.
+    #[error(
+        "a pool needs at least 1 executor (given {executors}), 1 waiting call (given {queue_max}) and a tick of {TICK_MIN:?} (given {tick:?})"
+    )]
+    Config {
+        /// Executors in the configuration.
+        executors: usize,
+        /// Waiting calls in the configuration.
+        queue_max: usize,
+        /// Tick in the configuration.
+        tick: Duration,
+    },
+    /// Memory of an executor.
+    #[error("executor {executor}: {error}")]
+    Slot {
+        /// Which one.
+        executor: usize,
+        /// What failed.
+        error: SlotError,
+    },
+    /// The process's signal handler.
+    #[error("installing the signal handler: {0}")]
+    Signals(Errno),
+    /// The operating system gave no thread.
+    #[error("starting the thread {name}: {error}")]
+    Thread {
+        /// Its name.
+        name: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// Alternate stack, signal mask or CPU clock of an executor.
+    #[error("setting up the signals of executor {executor}: {errno}")]
+    SetUp {
+        /// Which one.
+        executor: usize,
+        /// Why.
+        errno: Errno,
+    },
+}
+
+/// Why a call was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// As many calls wait as may.
+    #[error("all executors are busy and {queue_max} calls wait already")]
+    Saturated {
+        /// Calls that may wait.
+        queue_max: usize,
+    },
+    /// The pool is ending.
+    #[error("no new calls are taken")]
+    Draining,
+    /// The arguments cannot be passed.
+    #[error(transparent)]
+    Args(#[from] ArgError),
+    /// The entry is no address of the callee.
+    #[error("the entry {entry:#x} is outside of the code")]
+    Entry {
+        /// The address.
+        entry: u64,
+    },
+}
+
+/// A call that was not taken, given back.
+#[derive(Debug)]
+pub struct Rejected<C> {
+    /// Why.
+    pub refusal: Refusal,
+    /// The call as it was submitted.
+    pub call: Box<Call<C>>,
+}
+
+/// Counts of a pool: of this moment, and since its start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolStats {
+    /// Threads that run code.
+    pub executors: usize,
+    /// Executors that have a call now.
+    pub running: usize,
+    /// Calls that wait now.
+    pub queued: usize,
+    /// Calls that may wait.
+    pub queue_max: usize,
+    /// Calls that have ended: the sum of those below.
+    pub calls: u64,
+    /// Calls whose code returned.
+    pub returned: u64,
+    /// Calls that ended by a trap, in the order of [`TrapKind::ALL`].
+    pub traps: [u64; TrapKind::ALL.len()],
+    /// Calls that were cancelled, before or while they ran.
+    pub cancelled: u64,
+    /// Calls whose deadline had passed before they began.
+    pub late: u64,
+}
+
+impl PoolStats {
+    /// Calls that ended by a trap of this kind.
+    pub fn trapped(&self, kind: TrapKind) -> u64 {
+        self.traps[kind as usize]
+    }
+
+    /// Calls that ended by a limit of time.
+    pub fn timeouts(&self) -> u64 {
+        self.trapped(TrapKind::Timeout)
+    }
+}
+
+/// Counters since the start.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    returned: AtomicU64,
+    traps: [AtomicU64; TrapKind::ALL.len()],
+    cancelled: AtomicU64,
+    late: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn count(&self, outcome: &Outcome) {
+        let counter = match outcome {
+            Outcome::Returned { .. } => &self.returned,
+            Outcome::Trap(trap) => &self.traps[trap.kind as usize],
+            Outcome::Cancelled => &self.cancelled,
+            Outcome::DeadlineBeforeStart => &self.late,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A call in the queue.
+#[derive(Debug)]
+pub(super) struct Job<C> {
+    pub(super) call: Call<C>,
+    pub(super) sender: oneshot::Sender<Done>,
+    pub(super) submitted: Instant,
+}
+
+/// What the threads of a pool share.
+#[derive(Debug)]
+pub(super) struct Shared<C> {
+    pub(super) config: ExecConfig,
+    /// What limits count from.
+    pub(super) epoch: Instant,
+    pub(super) queue: Queue<Job<C>>,
+    pub(super) slots: Vec<Slot>,
+    /// Each set by its executor, before its first call.
+    pub(super) victims: Vec<OnceLock<Victim>>,
+    pub(super) counters: Counters,
+}
+
+/// Executor threads that run code. Dropping it stops what runs, cancels what waits and joins the threads.
+pub struct Pool<C: Callee> {
+    shared: Arc<Shared<C>>,
+    executors: Vec<JoinHandle<()>>,
+    watchdog: Option<JoinHandle<()>>,
+}
+
+impl<C: Callee> Pool<C> {
+    /// Maps the executors' memory and starts their threads, `exec-0` and so on.
+    pub fn start(config: ExecConfig) -> Result<Pool<C>, StartError> {
+        let ExecConfig { executors, queue_max, tick, .. } = config;
+        if executors == 0 || queue_max == 0 || tick < TICK_MIN {
+            return Err(StartError::Config { executors, queue_max, tick });
+        }
+        signals::install().map_err(StartError::Signals)?;
+        let shared = Arc::new(Shared {
+            epoch: Instant::now(),
+            queue: Queue::new(executors, queue_max),
+            slots: claim_slots(&config)?,
+            victims: (0..executors).map(|_| OnceLock::new()).collect(),
+            counters: Counters::default(),
+            config,
+        });
+        // From here an error drops the pool, which ends the threads that already run.
+        let mut pool = Pool { shared, executors: Vec::with_capacity(executors), watchdog: None };
+        pool.start_watchdog()?;
+        (0..executors).try_for_each(|index| pool.start_executor(index))?;
+        Ok(pool)
+    }
+
+    /// Takes a call, or gives it back at once. The call's end comes by the ticket.
+    pub fn submit(&self, call: Call<C>) -> Result<Ticket, Rejected<C>> {
+        if let Err(refusal) = self.check(&call) {
+            return Err(Rejected { refusal, call: Box::new(call) });
+        }
+        let lane = call.callee.writable();
+        let (sender, receiver) = oneshot::channel();
+        match self.shared.queue.submit(lane, Job { call, sender, submitted: Instant::now() }) {
+            Ok(id) => {
+                let desk: Weak<Shared<C>> = Arc::downgrade(&self.shared);
+                Ok(Ticket::new(receiver, desk, id, lane))
+            }
+            Err((full, job)) => Err(Rejected { refusal: self.refusal(full), call: Box::new(job.call) }),
+        }
+    }
+
+    /// Counts. An executor is counted as running until it comes for its next call, shortly after the answer.
+    pub fn stats(&self) -> PoolStats {
+        let counts = self.shared.queue.counts();
+        let counters = &self.shared.counters;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (returned, cancelled, late) = (read(&counters.returned), read(&counters.cancelled), read(&counters.late));
+        let traps = counters.traps.each_ref().map(read);
+        PoolStats {
+            executors: self.shared.config.executors,
+            running: counts.running,
+            queued: counts.waiting,
+            queue_max: self.shared.config.queue_max,
+            calls: returned + cancelled + late + traps.iter().sum::<u64>(),
+            returned,
+            traps,
+            cancelled,
+            late,
+        }
+    }
+
+    /// Refuses new calls from now on and waits until all have ended and were answered, or `until`. Blocks. Answers
+    /// whether all have.
+    pub fn drain(&self, until: Instant) -> bool {
+        self.shared.queue.drain(until)
+    }
+
+    fn check(&self, call: &Call<C>) -> Result<(), Refusal> {
+        check_args(&call.args, self.shared.config.call_memory_max_bytes)?;
+        if call.callee.code_range().contains(&call.entry) { Ok(()) } else { Err(Refusal::Entry { entry: call.entry }) }
+    }
+
+    fn refusal(&self, full: Full) -> Refusal {
+        match full {
+            Full::Saturated => Refusal::Saturated { queue_max: self.shared.config.queue_max },
+            Full::Draining => Refusal::Draining,
+        }
+    }
+
+    fn start_executor(&mut self, index: usize) -> Result<(), StartError> {
+        let shared = Arc::clone(&self.shared);
+        let (started, answer) = sync_channel(1);
+        let thread = spawn(format!("exec-{index}"), move || executor::run(&shared, index, &started))?;
+        self.executors.push(thread);
+        // A thread that ends without an answer did not get as far as to run a call.
+        let set_up = answer.recv().unwrap_or(Err(Errno::UnknownErrno));
+        set_up.map_err(|errno| StartError::SetUp { executor: index, errno })
+    }
+
+    fn start_watchdog(&mut self) -> Result<(), StartError> {
+        let shared = Arc::clone(&self.shared);
+        self.watchdog = Some(spawn("exec-watchdog".into(), move || watch(&shared))?);
+        Ok(())
+    }
+}
+
+impl<C: Callee> Drop for Pool<C> {
+    fn drop(&mut self) {
+        for entry in self.shared.queue.stop() {
+            self.shared.counters.count(&Outcome::Cancelled);
+            drop(entry);
+        }
+        // The watchdog ends what runs, so it must be the last.
+        self.shared.queue.watchdog_wake();
+        let joined = self.executors.drain(..).try_for_each(JoinHandle::join);
+        debug_assert!(joined.is_ok(), "a panic of an executor ends the process");
+        if let Some(watchdog) = self.watchdog.take() {
+            watchdog.thread().unpark();
+            let _ = watchdog.join();
+        }
+    }
+}
+
+impl<C: Callee> fmt::Debug for Pool<C> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Pool").field("config", &self.shared.config).finish_non_exhaustive()
+    }
+}
+
+impl<C: Callee> Desk for Shared<C> {
+    fn cancel(&self, id: u64, lane: Option<Writable>) {
+        let mark = |executor: usize| self.slots[executor].frame().cancelled_job.store(id, Ordering::Relaxed);
+        if let Some(job) = self.queue.cancel(id, lane, mark) {
+            self.counters.count(&Outcome::Cancelled);
+            drop(job);
+        }
+    }
+
+    fn is_waiting(&self, id: u64, lane: Option<Writable>) -> bool {
+        self.queue.is_waiting(id, lane)
+    }
+}
+
+fn claim_slots(config: &ExecConfig) -> Result<Vec<Slot>, StartError> {
+    let sizes = SlotSizes {
+        guard_bytes: config.stack_guard_bytes,
+        stack_bytes: config.stack_bytes,
+        memory_bytes: config.call_memory_max_bytes,
+    };
+    let claim = |executor| Slot::claim(sizes).map_err(|error| StartError::Slot { executor, error });
+    (0..config.executors).map(claim).collect()
+}
+
+/// The body of the watchdog thread: until the queue has ended and no executor runs anything.
+fn watch<C>(shared: &Shared<C>) {
+    let mut watchdog = Watchdog::new(shared.epoch, shared.slots.len());
+    let mut idle_ticks = 0;
+    loop {
+        let stopping = shared.queue.is_stopping();
+        watchdog.scan(&shared.slots, &shared.victims, stopping);
+        let idle = shared.queue.counts().running == 0;
+        if stopping && idle {
+            return;
+        }
+        idle_ticks = if idle { idle_ticks + 1 } else { 0 };
+        if idle_ticks < IDLE_TICKS {
+            thread::park_timeout(shared.config.tick);
+        } else {
+            shared.queue.watchdog_sleep();
+            idle_ticks = 0;
+        }
+    }
+}
+
+fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
+    thread::Builder::new().name(name.clone()).spawn(body).map_err(|error| StartError::Thread { name, error })
+}

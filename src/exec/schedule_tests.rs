@@ -1,0 +1,238 @@
+//! The schedule against rules that a reader can check, over seeded random histories.
+
+use std::collections::HashMap;
+
+use super::call::Writable;
+use super::schedule::{Cancelled, Entry, Schedule, Settled};
+
+const SERIAL: Writable = Writable { id: 1, reentrant: false };
+const REENTRANT: Writable = Writable { id: 2, reentrant: true };
+
+fn entry(id: u64, lane: Option<Writable>) -> Entry<u64> {
+    Entry { id, lane, job: id }
+}
+
+fn taken(schedule: &mut Schedule<u64>, executor: usize) -> Option<u64> {
+    schedule.take(executor).map(|entry| entry.job)
+}
+
+#[test]
+fn calls_without_data_are_taken_in_order_and_refused_beyond_the_limit() {
+    let mut schedule = Schedule::new(2, 2);
+    assert_eq!(schedule.submit(entry(1, None)), Ok(true));
+    assert_eq!(schedule.submit(entry(2, None)), Ok(true));
+    assert_eq!(schedule.submit(entry(3, None)), Err(3), "given back");
+    assert_eq!((taken(&mut schedule, 0), taken(&mut schedule, 1)), (Some(1), Some(2)));
+    assert_eq!((schedule.waiting(), schedule.running()), (0, 2));
+}
+
+#[test]
+fn a_busy_serial_lane_keeps_its_calls_from_the_executors_and_in_order() {
+    let mut schedule = Schedule::new(3, 9);
+    assert_eq!(schedule.submit(entry(1, Some(SERIAL))), Ok(true));
+    assert_eq!(schedule.submit(entry(2, Some(SERIAL))), Ok(false));
+    assert_eq!(schedule.submit(entry(3, Some(SERIAL))), Ok(false));
+    assert_eq!(schedule.submit(entry(4, None)), Ok(true));
+    assert_eq!((taken(&mut schedule, 0), taken(&mut schedule, 1)), (Some(1), Some(4)), "others pass");
+    assert_eq!(taken(&mut schedule, 2), None);
+    assert_eq!(schedule.waiting(), 2, "they count as waiting");
+    assert_eq!(schedule.settle(SERIAL, false), Settled::Released(1));
+    assert_eq!(taken(&mut schedule, 2), Some(2));
+}
+
+#[test]
+fn a_fault_in_a_serial_lane_asks_for_a_restore_before_the_next_call() {
+    let mut schedule = Schedule::new(2, 9);
+    assert_eq!(schedule.submit(entry(1, Some(SERIAL))), Ok(true));
+    assert_eq!(taken(&mut schedule, 0), Some(1));
+    assert_eq!(schedule.submit(entry(2, Some(SERIAL))), Ok(false));
+    assert_eq!(schedule.settle(SERIAL, true), Settled::Restore);
+    assert_eq!(schedule.submit(entry(3, Some(SERIAL))), Ok(false), "while it is being restored");
+    assert_eq!(taken(&mut schedule, 1), None);
+    assert_eq!(schedule.restored(SERIAL), 1);
+    assert_eq!(taken(&mut schedule, 1), Some(2));
+}
+
+#[test]
+fn a_fault_in_a_reentrant_lane_waits_for_the_running_calls_and_takes_back_the_ready_ones() {
+    let mut schedule = Schedule::new(2, 9);
+    for id in 1..=4 {
+        assert_eq!(schedule.submit(entry(id, Some(REENTRANT))), Ok(true));
+    }
+    assert_eq!((taken(&mut schedule, 0), taken(&mut schedule, 1)), (Some(1), Some(2)));
+    assert_eq!(schedule.settle(REENTRANT, true), Settled::Released(0), "the other still runs");
+    schedule.free(0);
+    assert_eq!(taken(&mut schedule, 0), None, "the ready ones must not begin");
+    assert_eq!(schedule.submit(entry(5, Some(REENTRANT))), Ok(false));
+    assert_eq!(schedule.settle(REENTRANT, false), Settled::Restore);
+    assert_eq!(schedule.restored(REENTRANT), 3);
+    schedule.free(1);
+    assert_eq!((taken(&mut schedule, 0), taken(&mut schedule, 1)), (Some(3), Some(4)), "in their order");
+}
+
+#[test]
+fn a_cancelled_call_is_found_where_it_is() {
+    let mut schedule = Schedule::new(1, 9);
+    for id in 1..=3 {
+        assert!(schedule.submit(entry(id, Some(SERIAL))).is_ok());
+    }
+    assert!(matches!(schedule.cancel(2, Some(SERIAL)), Cancelled::Waiting(2, 0)), "in the lane");
+    assert!(matches!(schedule.cancel(1, Some(SERIAL)), Cancelled::Waiting(1, 1)), "ready: the next one follows");
+    assert_eq!(taken(&mut schedule, 0), Some(3));
+    assert!(matches!(schedule.cancel(3, Some(SERIAL)), Cancelled::Running(0)));
+    assert_eq!(schedule.settle(SERIAL, false), Settled::Released(0));
+    schedule.free(0);
+    assert!(matches!(schedule.cancel(3, Some(SERIAL)), Cancelled::Gone));
+    assert_eq!((schedule.waiting(), schedule.lanes()), (0, 0));
+}
+
+/// What must hold, kept beside the schedule in the simplest form.
+#[derive(Default)]
+struct Model {
+    next_id: u64,
+    /// Submitted, neither taken nor cancelled, oldest first.
+    waiting: Vec<(u64, Option<Writable>)>,
+    running: HashMap<usize, (u64, Option<Writable>)>,
+    /// A call of the lane ended badly and its data is not restored yet.
+    dirty: HashMap<u64, bool>,
+}
+
+impl Model {
+    fn running_of(&self, lane: u64) -> usize {
+        self.running.values().filter(|(_, writable)| writable.is_some_and(|writable| writable.id == lane)).count()
+    }
+
+    fn begin(&mut self, executor: usize, got: &Entry<u64>, seed: u64) {
+        let at = self.waiting.iter().position(|(id, _)| *id == got.id);
+        let at = at.unwrap_or_else(|| panic!("seed {seed}: call {} was not waiting", got.id));
+        if let Some(writable) = got.lane {
+            let older = self.waiting[..at].iter().any(|(_, lane)| *lane == Some(writable));
+            assert!(!older, "seed {seed}: call {} passed an older one of its lane", got.id);
+            assert!(!self.dirty[&writable.id], "seed {seed}: call {} began on dirty data", got.id);
+            let alone = writable.reentrant || self.running_of(writable.id) == 0;
+            assert!(alone, "seed {seed}: call {} overlaps another of its serial lane", got.id);
+        }
+        self.running.insert(executor, self.waiting.remove(at));
+    }
+
+    /// Some waiting call could begin.
+    fn could_begin(&self) -> bool {
+        self.waiting.iter().any(|(_, lane)| {
+            lane.is_none_or(|writable| {
+                !self.dirty[&writable.id] && (writable.reentrant || self.running_of(writable.id) == 0)
+            })
+        })
+    }
+}
+
+const EXECUTORS: usize = 3;
+const WAITING_MAX: usize = 12;
+
+fn play(seed: u64) {
+    let mut state = seed;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let mut schedule = Schedule::new(EXECUTORS, WAITING_MAX);
+    let mut model = Model::default();
+    let mut restoring: Vec<Writable> = Vec::new();
+    for _ in 0..2000 {
+        let executor = random(EXECUTORS as u64) as usize;
+        match random(10) {
+            0..4 => {
+                let lane = random(5);
+                let lane = (lane > 0).then_some(Writable { id: lane, reentrant: lane > 2 });
+                lane.inspect(|writable| {
+                    model.dirty.entry(writable.id).or_insert(false);
+                });
+                let id = model.next_id;
+                model.next_id += 1;
+                let accepted = schedule.submit(entry(id, lane)).is_ok();
+                assert_eq!(accepted, model.waiting.len() < WAITING_MAX, "seed {seed}: call {id}");
+                if accepted {
+                    model.waiting.push((id, lane));
+                }
+            }
+            4..6 if !model.running.contains_key(&executor) => match schedule.take(executor) {
+                Some(got) => model.begin(executor, &got, seed),
+                None => assert!(!model.could_begin(), "seed {seed}: a call that could begin was kept"),
+            },
+            6..8 => finish(&mut schedule, &mut model, executor, random(3) == 0, &mut restoring, seed),
+            8 if !restoring.is_empty() => {
+                let writable = restoring.swap_remove(random(restoring.len() as u64) as usize);
+                model.dirty.insert(writable.id, false);
+                schedule.restored(writable);
+            }
+            _ if !model.waiting.is_empty() => {
+                let (id, lane) = model.waiting.remove(random(model.waiting.len() as u64) as usize);
+                assert!(schedule.is_waiting(id, lane), "seed {seed}: call {id}");
+                assert!(matches!(schedule.cancel(id, lane), Cancelled::Waiting(got, _) if got == id), "seed {seed}");
+            }
+            _ => {}
+        }
+        assert_eq!(schedule.waiting(), model.waiting.len(), "seed {seed}");
+        assert_eq!(schedule.running(), model.running.len(), "seed {seed}");
+    }
+    settle_all(&mut schedule, &mut model, &mut restoring, seed);
+}
+
+fn finish(
+    schedule: &mut Schedule<u64>,
+    model: &mut Model,
+    executor: usize,
+    faulted: bool,
+    restoring: &mut Vec<Writable>,
+    seed: u64,
+) {
+    let Some((_, lane)) = model.running.remove(&executor) else { return };
+    if let Some(writable) = lane {
+        let dirty = model.dirty[&writable.id] || faulted;
+        model.dirty.insert(writable.id, dirty);
+        let restore = schedule.settle(writable, faulted) == Settled::Restore;
+        let expected = dirty && model.running_of(writable.id) == 0;
+        assert_eq!(restore, expected, "seed {seed}: restore exactly when the last call of dirty data ends");
+        if restore {
+            restoring.push(writable);
+        }
+    }
+    schedule.free(executor);
+}
+
+/// Runs everything to its end: nothing may be stuck, and no lane be left.
+fn settle_all(schedule: &mut Schedule<u64>, model: &mut Model, restoring: &mut Vec<Writable>, seed: u64) {
+    while !(model.waiting.is_empty() && model.running.is_empty() && restoring.is_empty()) {
+        for executor in 0..EXECUTORS {
+            finish(schedule, model, executor, false, restoring, seed);
+        }
+        for writable in restoring.drain(..) {
+            model.dirty.insert(writable.id, false);
+            schedule.restored(writable);
+        }
+        if !model.waiting.is_empty() {
+            let got = schedule.take(0).unwrap_or_else(|| panic!("seed {seed}: stuck with {:?}", model.waiting));
+            model.begin(0, &got, seed);
+        }
+    }
+    assert_eq!((schedule.waiting(), schedule.ready(), schedule.lanes()), (0, 0, 0), "seed {seed}");
+}
+
+#[test]
+fn random_histories_keep_order_exclusion_and_restores_and_lose_no_call() {
+    (0..200).for_each(play);
+}
+
+#[test]
+fn clear_hands_out_every_waiting_call_and_leaves_the_running_ones_consistent() {
+    let mut schedule = Schedule::new(1, 9);
+    for (id, lane) in [(1, Some(SERIAL)), (2, Some(SERIAL)), (3, Some(REENTRANT)), (4, None)] {
+        assert!(schedule.submit(entry(id, lane)).is_ok());
+    }
+    assert_eq!(taken(&mut schedule, 0), Some(1));
+    let mut cleared: Vec<_> = schedule.clear().into_iter().map(|entry| entry.id).collect();
+    cleared.sort_unstable();
+    assert_eq!(cleared, [2, 3, 4]);
+    assert_eq!(schedule.settle(SERIAL, true), Settled::Restore);
+    schedule.restored(SERIAL);
+    assert_eq!((schedule.waiting(), schedule.ready(), schedule.lanes()), (0, 0, 0));
+}

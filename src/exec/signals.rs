@@ -1,0 +1,189 @@
+//! The handler of faults and of the watchdog's signal.
+//!
+//! It runs on the executor's alternate stack and finds the executor's frame by the address of that stack. What is not
+//! the fault of code goes on to the action that was there before. Nothing here locks, allocates, panics or touches
+//! thread-local storage before the thread pointer is known to be right.
+#![allow(unsafe_code)] // Signal actions, and what the kernel hands to a handler.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::ptr;
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use libc::{c_int, c_void, sigaction, siginfo_t};
+use nix::errno::Errno;
+
+use super::arch::{self, SignalContext};
+use super::frame::Frame;
+use super::stack::frame_at;
+use super::trap::RawTrap;
+
+/// By which the watchdog stops a call. Its default action is to be ignored, so one that comes late does no harm.
+pub(super) const STOP_SIGNAL: c_int = libc::SIGURG;
+/// What code can raise by an instruction.
+const FAULT_SIGNALS: [c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP];
+const SIGNALS: [c_int; 6] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, STOP_SIGNAL];
+/// The kernel disarms the alternate stack while a handler runs, so a stack pointer into it is as good as any other.
+/// The libc crate has no name for it (linux/signal.h).
+const SS_AUTODISARM: c_int = 1 << 31;
+/// Recoveries of one call after which the way back itself must be broken: then the process ends instead of looping.
+const RECOVERIES_MAX: u32 = 8;
+
+/// The actions that were there before, in the order of [`SIGNALS`].
+static PREVIOUS: OnceLock<[sigaction; SIGNALS.len()]> = OnceLock::new();
+
+/// Installs the handler for the process, once. It stays.
+pub(super) fn install() -> Result<(), Errno> {
+    static INSTALLED: Mutex<bool> = Mutex::new(false);
+    let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
+    if *installed {
+        return Ok(());
+    }
+    // All earlier actions are known before the first of ours can run.
+    let mut previous = [empty_action(); SIGNALS.len()];
+    for (signal, action) in SIGNALS.iter().zip(&mut previous) {
+        exchange_action(*signal, None, Some(action))?;
+    }
+    PREVIOUS.get_or_init(|| previous);
+    for signal in SIGNALS {
+        exchange_action(signal, Some(&our_action()), None)?;
+    }
+    *installed = true;
+    Ok(())
+}
+
+/// The signal set-up of an executor thread; undone when dropped, on the same thread.
+#[derive(Debug)]
+pub(super) struct ThreadSignals {
+    previous_stack: libc::stack_t,
+}
+
+impl ThreadSignals {
+    /// Replaces the calling thread's alternate stack, and blocks all signals that are not for executors: a handler
+    /// of somebody else must not run on a stack, or with a thread pointer, that code has made.
+    pub(super) fn enter(alt_stack: Range<usize>) -> Result<ThreadSignals, Errno> {
+        let ours =
+            libc::stack_t { ss_sp: alt_stack.start as *mut c_void, ss_flags: SS_AUTODISARM, ss_size: alt_stack.len() };
+        let mut previous_stack = libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
+        // SAFETY: both are valid; the stack belongs to the slot, which outlives this value.
+        Errno::result(unsafe { libc::sigaltstack(&raw const ours, &raw mut previous_stack) })?;
+        let entered = ThreadSignals { previous_stack };
+        let mut mask = nix::sys::signal::SigSet::all();
+        for signal in SIGNALS {
+            mask.remove(nix::sys::signal::Signal::try_from(signal)?);
+        }
+        mask.thread_set_mask()?;
+        Ok(entered)
+    }
+}
+
+impl Drop for ThreadSignals {
+    fn drop(&mut self) {
+        // SAFETY: it was this thread's before, and the C library frees it only at the thread's end.
+        unsafe { libc::sigaltstack(&raw const self.previous_stack, ptr::null_mut()) };
+    }
+}
+
+/// What [`arch::signal_entry`] goes on to.
+pub(super) extern "C" fn on_signal(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
+    let marker = 0_u8;
+    if let Some(frame) = frame_at(&raw const marker as usize) {
+        // SAFETY: this runs on the alternate stack of that frame's slot, so the slot is in use and mapped.
+        let frame = unsafe { frame.as_ref() };
+        // SAFETY: the kernel's siginfo, valid while the handler runs.
+        let info = unsafe { &*info };
+        // SAFETY: the kernel's context on this stack; nobody else has a reference.
+        let context = unsafe { &mut *context.cast::<SignalContext>() };
+        if is_ours(frame, signal, info) && end_call(frame, signal, info, context) {
+            return;
+        }
+    }
+    chain(signal, info, context);
+}
+
+/// Code runs, and either the kernel says that it faulted or the watchdog wants this very call to end.
+fn is_ours(frame: &Frame, signal: c_int, info: &siginfo_t) -> bool {
+    let seq = frame.context.seq.load(Ordering::Relaxed);
+    if seq.is_multiple_of(2) {
+        return false;
+    }
+    if signal == STOP_SIGNAL { frame.kill.load(Ordering::Acquire) == seq } else { info.si_code > 0 }
+}
+
+fn end_call(frame: &Frame, signal: c_int, info: &siginfo_t, context: &mut SignalContext) -> bool {
+    arch::restore_thread_pointer(&frame.context);
+    let address = if FAULT_SIGNALS.contains(&signal) {
+        // SAFETY: the kernel fills the address for the signals of faults.
+        unsafe { info.si_addr() as u64 }
+    } else {
+        0
+    };
+    let (pc, abort_return) = (context.pc(), context.abort_return());
+    let recoveries = frame.record_trap(&RawTrap { signal, code: info.si_code, pc, address, abort_return });
+    if recoveries > RECOVERIES_MAX {
+        return false;
+    }
+    context.recover(&frame.context);
+    true
+}
+
+/// Does what would have happened without us.
+fn chain(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
+    let position = SIGNALS.iter().position(|ours| *ours == signal);
+    let Some(previous) = position.and_then(|at| PREVIOUS.get().map(|actions| &actions[at])) else { return };
+    match previous.sa_sigaction {
+        libc::SIG_DFL | libc::SIG_IGN if signal == STOP_SIGNAL => {}
+        // Sent by somebody, and ignored before. A fault cannot be ignored.
+        libc::SIG_IGN if sent(info) => {}
+        libc::SIG_DFL | libc::SIG_IGN => end_process(signal, info),
+        handler if previous.sa_flags & libc::SA_SIGINFO != 0 => {
+            // SAFETY: SA_SIGINFO says that the address is a handler with three arguments.
+            let handler =
+                unsafe { std::mem::transmute::<usize, extern "C" fn(c_int, *mut siginfo_t, *mut c_void)>(handler) };
+            handler(signal, info, context);
+        }
+        handler => {
+            // SAFETY: without SA_SIGINFO the address is a handler with one argument.
+            let handler = unsafe { std::mem::transmute::<usize, extern "C" fn(c_int)>(handler) };
+            handler(signal);
+        }
+    }
+}
+
+/// Lets the default action happen: at the instruction that faulted again, or else by sending the signal again.
+fn end_process(signal: c_int, info: *mut siginfo_t) {
+    // Errors cannot be answered here.
+    let _ = exchange_action(signal, Some(&empty_action()), None);
+    if sent(info) || signal == libc::SIGTRAP {
+        // SAFETY: `raise` may be called from a handler; the signal is blocked until this handler returns.
+        unsafe { libc::raise(signal) };
+    }
+}
+
+fn sent(info: *mut siginfo_t) -> bool {
+    // SAFETY: the kernel's siginfo, valid while the handler runs.
+    unsafe { (*info).si_code <= 0 }
+}
+
+/// The default action.
+fn empty_action() -> sigaction {
+    // SAFETY: a plain C struct in which zero is SIG_DFL, no flags and an empty mask.
+    unsafe { MaybeUninit::zeroed().assume_init() }
+}
+
+fn our_action() -> sigaction {
+    let mut action = empty_action();
+    action.sa_sigaction = arch::signal_entry as *const () as usize;
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
+    // SAFETY: fills a set that this function owns.
+    unsafe { libc::sigfillset(&raw mut action.sa_mask) };
+    action
+}
+
+fn exchange_action(signal: c_int, new: Option<&sigaction>, old: Option<&mut sigaction>) -> Result<(), Errno> {
+    let new = new.map_or(ptr::null(), ptr::from_ref);
+    let old = old.map_or(ptr::null_mut(), ptr::from_mut);
+    // SAFETY: each pointer is null or from a reference; a new action is ours or the default.
+    Errno::result(unsafe { libc::sigaction(signal, new, old) }).map(drop)
+}

@@ -1,0 +1,171 @@
+//! Machine code for tests: assembled into the test program, copied to a page that can be run and not written.
+#![allow(unsafe_code)] // Assembly, and a mapping to run it from.
+
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::pin::pin;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+
+use super::call::{Arg, Call, Callee, Done, Outcome, ResultType, Scalar, Writable};
+use super::pool::{ExecConfig, Pool};
+use super::ticket::Ticket;
+
+const PAGE_BYTES: usize = 4096;
+
+/// `fn $name() -> &'static [u8]`: the bytes of position-independent assembly.
+macro_rules! assemble {
+    ($(#[$doc:meta])* $name:ident, $($line:literal),+ $(,)?) => {
+        $(#[$doc])*
+        fn $name() -> &'static [u8] {
+            let (start, end): (*const u8, *const u8);
+            // SAFETY: the bytes are put among the constants; only their addresses are taken here.
+            unsafe {
+                std::arch::asm!(
+                    "lea {start}, [rip + 77f]",
+                    "lea {end}, [rip + 78f]",
+                    ".pushsection .rodata",
+                    "77:",
+                    $($line,)+
+                    "78:",
+                    ".popsection",
+                    start = out(reg) start,
+                    end = out(reg) end,
+                    options(nomem, nostack, preserves_flags),
+                )
+            };
+            // SAFETY: the two addresses enclose the bytes that were assembled above.
+            unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) }
+        }
+    };
+}
+pub(super) use assemble;
+
+/// Code on a page of its own, with counted restores.
+#[derive(Debug)]
+pub(super) struct TestCode {
+    page: NonNull<libc::c_void>,
+    bytes: usize,
+    writable: Option<Writable>,
+    pub(super) restores: AtomicUsize,
+}
+
+// SAFETY: the page is read-only for everybody after `new`.
+unsafe impl Send for TestCode {}
+// SAFETY: as above.
+unsafe impl Sync for TestCode {}
+
+impl TestCode {
+    pub(super) fn new(code: &[u8], writable: Option<Writable>) -> Arc<TestCode> {
+        let bytes = code.len().next_multiple_of(PAGE_BYTES);
+        let length = NonZeroUsize::new(bytes).expect("code is not empty");
+        let rw = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping.
+        let page = unsafe { mmap_anonymous(None, length, rw, MapFlags::MAP_PRIVATE) }.unwrap();
+        // SAFETY: the mapping is at least as long as the code.
+        unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), page.as_ptr().cast::<u8>(), code.len()) };
+        // SAFETY: the mapping made above.
+        unsafe { mprotect(page, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_EXEC) }.unwrap();
+        Arc::new(TestCode { page, bytes, writable, restores: AtomicUsize::new(0) })
+    }
+
+    pub(super) fn entry(&self) -> u64 {
+        self.page.as_ptr() as u64
+    }
+}
+
+impl Drop for TestCode {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `new`; the pool has dropped what it held, so no thread runs in it.
+        unsafe { munmap(self.page, self.bytes) }.unwrap();
+    }
+}
+
+impl Callee for Arc<TestCode> {
+    fn code_range(&self) -> Range<u64> {
+        self.entry()..self.entry() + self.bytes as u64
+    }
+
+    fn writable(&self) -> Option<Writable> {
+        self.writable
+    }
+
+    fn restore(&self) {
+        self.restores.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+pub(super) type TestPool = Pool<Arc<TestCode>>;
+
+pub(super) const CALL_MEMORY_BYTES: usize = 4 << 20;
+
+pub(super) fn pool(executors: usize, queue_max: usize) -> TestPool {
+    let config = ExecConfig {
+        executors,
+        queue_max,
+        stack_bytes: 256 << 10,
+        stack_guard_bytes: 64 << 20,
+        call_memory_max_bytes: CALL_MEMORY_BYTES,
+        tick: Duration::from_millis(1),
+    };
+    Pool::start(config).unwrap()
+}
+
+/// A call with limits that no test that means well reaches.
+pub(super) fn call(code: &Arc<TestCode>, args: Vec<Arg>, result: ResultType) -> Call<Arc<TestCode>> {
+    let limit = Duration::from_secs(60);
+    let callee = Arc::clone(code);
+    Call { callee, entry: code.entry(), args, result, cpu_limit: limit, wall_cap: limit, deadline: None }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Waits for the end of a call.
+pub(super) fn wait(ticket: Ticket) -> Done {
+    let mut ticket = pin!(ticket);
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    loop {
+        match ticket.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(done) => return done,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+pub(super) fn run(pool: &TestPool, call: Call<Arc<TestCode>>) -> Outcome {
+    wait(pool.submit(call).unwrap()).outcome
+}
+
+/// What code without buffers returned as u64.
+pub(super) fn number(pool: &TestPool, code: &Arc<TestCode>, args: Vec<Arg>) -> u64 {
+    match run(pool, call(code, args, ResultType::U64)) {
+        Outcome::Returned { value: Some(Scalar::U64(value)), .. } => value,
+        other => panic!("expected a number, not {other:?}"),
+    }
+}
+
+/// Polls until `condition`, a minute at most.
+pub(super) fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < end, "never happened: {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+pub(super) fn import(name: &str) -> Arg {
+    let found = super::imports().into_iter().find(|(import, _)| *import == name);
+    Arg::U64(found.unwrap_or_else(|| panic!("{name} is offered")).1)
+}

@@ -1,0 +1,142 @@
+//! A trap: what ended a call that did not return.
+
+use std::ops::Range;
+
+use super::arch;
+
+/// `si_code` of a fault for which the kernel knows no address (a general protection fault) and of `int3`.
+const SI_KERNEL: i32 = 0x80;
+
+/// What kind of end it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TrapKind {
+    /// Access to memory that is not there or not allowed, or an instruction that needs more privilege.
+    Segv,
+    /// Misaligned access under alignment checks, a stack-segment fault, or memory that could not be brought in.
+    Bus,
+    /// An instruction that does not exist.
+    Ill,
+    /// An arithmetic fault: division by zero, or an unmasked floating-point exception.
+    Fpe,
+    /// A breakpoint instruction, or single stepping.
+    Breakpoint,
+    /// The stack was used up.
+    StackOverflow,
+    /// A limit of time was reached: CPU, wall or deadline.
+    Timeout,
+    /// The code called `abort`, a failed check of the C compiler did, or its heap was found corrupt.
+    Abort,
+}
+
+impl TrapKind {
+    /// Every kind, in the order of [`super::PoolStats::traps`].
+    pub const ALL: [TrapKind; 8] = [
+        TrapKind::Segv,
+        TrapKind::Bus,
+        TrapKind::Ill,
+        TrapKind::Fpe,
+        TrapKind::Breakpoint,
+        TrapKind::StackOverflow,
+        TrapKind::Timeout,
+        TrapKind::Abort,
+    ];
+}
+
+/// Where and by what a call was ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trap {
+    /// The kind.
+    pub kind: TrapKind,
+    /// Address of the instruction. For an abort it lies in the instruction that called; for single stepping and
+    /// `icebp` it may be the instruction after. It is outside the code's own range when the code jumped away or a host function faulted.
+    pub pc: u64,
+    /// The address that was accessed, where the processor told.
+    pub fault_address: Option<u64>,
+    /// The signal's number.
+    pub signal: i32,
+}
+
+/// What the handler saw, not yet interpreted: interpretation happens after recovery, in ordinary code.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RawTrap {
+    /// The signal's number.
+    pub(super) signal: i32,
+    /// `si_code`.
+    pub(super) code: i32,
+    /// Program counter of the context.
+    pub(super) pc: u64,
+    /// `si_addr`.
+    pub(super) address: u64,
+    /// The register in which an abort passes its caller's return address.
+    pub(super) abort_return: u64,
+}
+
+impl RawTrap {
+    /// Interprets; `guard` is the area below the call's stack.
+    pub(super) fn interpret(&self, guard: &Range<u64>) -> Trap {
+        let memory = matches!(self.signal, libc::SIGSEGV | libc::SIGBUS);
+        let fault_address = (memory && self.code != SI_KERNEL).then_some(self.address);
+        let kind = self.kind(fault_address.is_some_and(|address| guard.contains(&address)));
+        Trap { kind, pc: self.instruction(kind), fault_address, signal: self.signal }
+    }
+
+    fn kind(&self, in_guard: bool) -> TrapKind {
+        match self.signal {
+            libc::SIGSEGV if in_guard => TrapKind::StackOverflow,
+            libc::SIGSEGV => TrapKind::Segv,
+            libc::SIGBUS => TrapKind::Bus,
+            libc::SIGILL if self.pc == arch::abort_address() => TrapKind::Abort,
+            libc::SIGILL => TrapKind::Ill,
+            libc::SIGFPE => TrapKind::Fpe,
+            libc::SIGTRAP => TrapKind::Breakpoint,
+            _ => TrapKind::Timeout,
+        }
+    }
+
+    fn instruction(&self, kind: TrapKind) -> u64 {
+        match kind {
+            TrapKind::Abort => self.abort_return.wrapping_sub(1),
+            // `int3`. Other debug traps, by TF or `icebp`, are left as the processor tells them.
+            TrapKind::Breakpoint if self.code == SI_KERNEL => self.pc.wrapping_sub(1),
+            _ => self.pc,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(signal: i32, code: i32) -> RawTrap {
+        RawTrap { signal, code, pc: 0x1001, address: 0x5000, abort_return: 0x2005 }
+    }
+
+    #[test]
+    fn a_fault_in_the_guard_is_a_stack_overflow_and_elsewhere_a_segv() {
+        assert_eq!(raw(libc::SIGSEGV, 1).interpret(&(0x4000..0x6000)).kind, TrapKind::StackOverflow);
+        assert_eq!(raw(libc::SIGSEGV, 1).interpret(&(0x6000..0x7000)).kind, TrapKind::Segv);
+    }
+
+    #[test]
+    fn a_general_protection_fault_has_no_address() {
+        let trap = raw(libc::SIGSEGV, SI_KERNEL).interpret(&(0x4000..0x6000));
+        assert_eq!((trap.kind, trap.fault_address), (TrapKind::Segv, None));
+    }
+
+    #[test]
+    fn a_breakpoint_names_its_own_instruction() {
+        assert_eq!(raw(libc::SIGTRAP, SI_KERNEL).interpret(&(0..0)).pc, 0x1000);
+        assert_eq!(
+            raw(libc::SIGTRAP, 2).interpret(&(0..0)).pc,
+            0x1001,
+            "single stepping reports the instruction after"
+        );
+    }
+
+    #[test]
+    fn an_abort_names_the_instruction_that_called() {
+        let at_abort = RawTrap { pc: arch::abort_address(), ..raw(libc::SIGILL, 2) };
+        let trap = at_abort.interpret(&(0..0));
+        assert_eq!((trap.kind, trap.pc), (TrapKind::Abort, 0x2004));
+    }
+}

@@ -1,0 +1,119 @@
+//! The limits of time: one thread looks at every executor once a tick.
+//!
+//! A call pays nothing for this. The watchdog notes when it first sees a call (its odd `seq`) and how much CPU time
+//! its thread had used then; when a limit is passed it stores that `seq` as the one to kill and sends one signal,
+//! which it repeats ever more rarely. The handler ends the call only if that `seq` still runs: a late signal does
+//! nothing. CPU limits go by the executor's CPU clock, so a thread that was preempted is not blamed.
+#![allow(unsafe_code)] // Clocks of other threads, and signals to one thread.
+
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::frame::{Frame, Limits};
+use super::signals::STOP_SIGNAL;
+use super::stack::Slot;
+
+/// Between the first and the second signal for one call; then twice that, and so on.
+const RESEND_FIRST: Duration = Duration::from_millis(10);
+const RESEND_MAX: Duration = Duration::from_secs(1);
+
+/// How an executor's thread is reached.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Victim {
+    thread_id: libc::pid_t,
+    cpu_clock: libc::clockid_t,
+}
+
+impl Victim {
+    /// The calling thread.
+    pub(super) fn current() -> Result<Victim, Errno> {
+        let mut cpu_clock = 0;
+        // SAFETY: has no preconditions.
+        let thread = unsafe { libc::pthread_self() };
+        // SAFETY: the calling thread lives, and the clock id is written to a local.
+        let error = unsafe { libc::pthread_getcpuclockid(thread, &raw mut cpu_clock) };
+        if error != 0 {
+            return Err(Errno::from_raw(error));
+        }
+        // SAFETY: has no preconditions.
+        let thread_id = unsafe { libc::gettid() };
+        Ok(Victim { thread_id, cpu_clock })
+    }
+
+    /// CPU time that the thread has used; `None` when it has ended.
+    pub(super) fn cpu(&self) -> Option<Duration> {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: writes to a local; an id of a thread that ended is an error.
+        let result = unsafe { libc::clock_gettime(self.cpu_clock, &raw mut time) };
+        (result == 0).then(|| Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32))
+    }
+
+    fn stop(&self) {
+        let process = std::process::id();
+        // SAFETY: a signal whose default is to be ignored, to a thread of this process. A thread that ended is an error,
+        // which is as good.
+        unsafe { libc::syscall(libc::SYS_tgkill, process, self.thread_id, STOP_SIGNAL) };
+    }
+}
+
+/// What is known of the call that one executor was last seen with.
+#[derive(Debug, Default)]
+struct Watched {
+    seq: u64,
+    cpu_at_first_sight: Duration,
+    resend: Duration,
+    next_signal: Option<Instant>,
+}
+
+/// The watchdog's own state; the pool's thread calls [`Watchdog::scan`].
+#[derive(Debug)]
+pub(super) struct Watchdog {
+    epoch: Instant,
+    watched: Vec<Watched>,
+}
+
+impl Watchdog {
+    /// For `executors` of a pool whose limits count from `epoch`.
+    pub(super) fn new(epoch: Instant, executors: usize) -> Watchdog {
+        Watchdog { epoch, watched: (0..executors).map(|_| Watched::default()).collect() }
+    }
+
+    /// Looks at all executors once; `stop_all` ends whatever runs.
+    pub(super) fn scan(&mut self, slots: &[Slot], victims: &[OnceLock<Victim>], stop_all: bool) {
+        for ((slot, victim), watched) in slots.iter().zip(victims).zip(&mut self.watched) {
+            if let (Some(victim), Some((seq, limits))) = (victim.get(), slot.frame().running()) {
+                watched.look(self.epoch, slot.frame(), victim, seq, limits, stop_all);
+            }
+        }
+    }
+}
+
+impl Watched {
+    fn look(&mut self, epoch: Instant, frame: &Frame, victim: &Victim, seq: u64, limits: Limits, stop: bool) {
+        let now = Instant::now();
+        let Some(cpu) = victim.cpu() else { return };
+        if self.seq != seq {
+            *self = Watched { seq, cpu_at_first_sight: cpu, resend: RESEND_FIRST, next_signal: None };
+        }
+        let cpu_used = cpu.saturating_sub(self.cpu_at_first_sight);
+        let over = stop
+            || frame.is_cancelled(limits.job)
+            || nanos(now.duration_since(epoch)) >= limits.wall_end_ns
+            || nanos(cpu_used) >= limits.cpu_limit_ns;
+        if over && self.next_signal.is_none_or(|next| now >= next) {
+            // Before the signal: the handler compares.
+            frame.kill.store(seq, Ordering::Release);
+            victim.stop();
+            self.next_signal = Some(now + self.resend);
+            self.resend = (self.resend * 2).min(RESEND_MAX);
+        }
+    }
+}
+
+/// Nanoseconds, at most what fits: 584 years.
+pub(super) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,396 @@
+//! The trampoline of x86-64: into code, and out of it whatever it did.
+//!
+//! Contract of [`call`]: the caller has filled the [`Context`]; the code at `entry` gets the six integer and eight
+//! vector registers and a stack of its own. When [`call`] comes back, by return or by recovery, all registers and modes
+//! that Rust relies on are as before: the callee-saved ones, the stack pointer, DF, AC, NT, the x87 unit (empty, control
+//! word), MXCSR, the FS base and PKRU. They are restored by constants or from the context, never saved and compared.
+//!
+//! ```text
+//!  host stack                        call stack (of the slot)
+//!  ...caller of `call`...            slot end    | Context | <- found by (stack pointer | slot mask)
+//!  return address                    ...         call memory, alternate stack
+//!  rbp rbx r12 r13 r14 r15           stack end   | 16 spare bytes
+//!  ^ host_sp, also after recovery    code_sp ->  | (arguments on the stack would be here: none)
+//!                                                | return address into `enter`
+//!                                                v grows down to the guard
+//! ```
+//!
+//! `seq` is odd from before the code's first instruction until everything is restored. All that recovery needs is
+//! stored before it turns odd. The signal handler recovers by resuming at `resume` with rcx = context: nothing of
+//! the code's registers or stack is needed for that, and it may happen again at any instruction of `resume`.
+#![allow(unsafe_code)] // The trampoline and single instructions that Rust has no function for.
+
+use std::arch::{asm, naked_asm};
+use std::mem::offset_of;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::call::{FLOAT_ARGS_MAX, INT_ARGS_MAX};
+use super::stack::{FRAME_BYTES, SLOT_BYTES};
+
+/// Interrupts on, and the bit that is always one: what a C function may expect.
+const RFLAGS_CLEAN: u64 = 0x202;
+/// AC: alignment checks. NT: nested task, which makes a later `iret` fault.
+const RFLAGS_AC_NT: u64 = 0x4_4000;
+/// Every exception masked, round to nearest.
+static MXCSR_CLEAN: u32 = 0x1f80;
+/// Every exception masked, 64-bit mantissa, round to nearest.
+static X87_CONTROL_CLEAN: u16 = 0x37f;
+const ARCH_SET_FS: u64 = 0x1002;
+const SYS_ARCH_PRCTL: u64 = libc::SYS_arch_prctl as u64;
+
+/// What the assembly reads and writes. Must stand at the start of the last [`FRAME_BYTES`] of a slot.
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct Context {
+    /// Its own address, which tells whether a context found by a stack pointer is one.
+    this: AtomicU64,
+    /// Odd while code runs; two more with each call.
+    pub(super) seq: AtomicU64,
+    host_sp: AtomicU64,
+    code_sp: AtomicU64,
+    entry: AtomicU64,
+    ints: [AtomicU64; INT_ARGS_MAX],
+    vectors: [AtomicU64; FLOAT_ARGS_MAX],
+    int_result: AtomicU64,
+    vector_result: AtomicU64,
+    fs_base: AtomicU64,
+    /// Code and stack segment selectors of this process.
+    cs: AtomicU64,
+    ss: AtomicU64,
+    /// Not zero: the processor has AVX.
+    has_avx: AtomicU64,
+    /// Not zero: the processor has protection keys and the system uses them.
+    has_pkeys: AtomicU64,
+    pkru: AtomicU64,
+}
+
+/// Register contents for a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Registers {
+    /// rdi, rsi, rdx, rcx, r8, r9.
+    pub(super) ints: [u64; INT_ARGS_MAX],
+    /// Low halves of xmm0 to xmm7.
+    pub(super) vectors: [u64; FLOAT_ARGS_MAX],
+}
+
+impl Context {
+    /// Stores what stays the same for all calls of the calling thread, whose stack for code ends at `stack_end`.
+    pub(super) fn init(&self, stack_end: usize) {
+        self.this.store(self as *const Context as u64, Ordering::Relaxed);
+        self.code_sp.store(stack_end as u64 - 16, Ordering::Relaxed);
+        self.fs_base.store(fs_base(), Ordering::Relaxed);
+        let (cs, ss) = selectors();
+        self.cs.store(cs, Ordering::Relaxed);
+        self.ss.store(ss, Ordering::Relaxed);
+        self.has_avx.store(std::is_x86_feature_detected!("avx").into(), Ordering::Relaxed);
+        if has_pkeys() {
+            self.pkru.store(rdpkru(), Ordering::Relaxed);
+            self.has_pkeys.store(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Stores what the next call needs.
+    pub(super) fn prepare(&self, entry: u64, registers: &Registers) {
+        self.entry.store(entry, Ordering::Relaxed);
+        for (to, from) in self.ints.iter().zip(registers.ints) {
+            to.store(from, Ordering::Relaxed);
+        }
+        for (to, from) in self.vectors.iter().zip(registers.vectors) {
+            to.store(from, Ordering::Relaxed);
+        }
+    }
+
+    /// Runs the prepared call on the calling thread, which is the one that called [`Context::init`], and comes back
+    /// when the code returned or was ended by the signal handler.
+    pub(super) fn run(&self) {
+        // SAFETY: `init` and `prepare` filled the context; the executor's signal set-up makes faults come back here.
+        // What the code itself does is the caller's risk, as the module documentation of the room says.
+        unsafe { enter(self) }
+    }
+
+    /// The integer and the vector result register of the last call that returned.
+    pub(super) fn results(&self) -> (u64, u64) {
+        (self.int_result.load(Ordering::Relaxed), self.vector_result.load(Ordering::Relaxed))
+    }
+}
+
+/// Address of the instruction at which an abort traps; then rax has the return address of who called it.
+pub(super) fn abort_address() -> u64 {
+    abort_trap as *const () as u64
+}
+
+/// The kernel's `struct ucontext` with its `struct sigcontext` (asm/ucontext.h, asm/sigcontext.h), to what is used.
+#[repr(C)]
+pub(super) struct SignalContext {
+    flags: u64,
+    link: u64,
+    stack: [u64; 3],
+    r8_to_r11: [u64; 4],
+    r12_to_r15: [u64; 4],
+    rdi: u64,
+    rsi: u64,
+    rbp: u64,
+    rbx: u64,
+    rdx: u64,
+    rax: u64,
+    rcx: u64,
+    rsp: u64,
+    rip: u64,
+    eflags: u64,
+    cs: u16,
+    gs: u16,
+    fs: u16,
+    ss: u16,
+    error: u64,
+    trap_number: u64,
+    old_mask: u64,
+    cr2: u64,
+    fp_state: *mut FpState,
+}
+
+/// The start of the FXSAVE area that the kernel's `struct _fpstate` is.
+#[repr(C)]
+struct FpState {
+    control: u16,
+    status: u16,
+    tags: u16,
+    opcode: u16,
+    instruction: u64,
+    operand: u64,
+    mxcsr: u32,
+}
+
+impl SignalContext {
+    /// Address of the instruction that was interrupted.
+    pub(super) fn pc(&self) -> u64 {
+        self.rip
+    }
+
+    /// The register in which [`abort_trap`] has the return address of its caller.
+    pub(super) fn abort_return(&self) -> u64 {
+        self.rax
+    }
+
+    /// Makes the return from the signal handler go to [`resume`], with every mode as Rust expects it.
+    pub(super) fn recover(&mut self, context: &Context) {
+        let this = context as *const Context as u64;
+        self.rsp = context.host_sp.load(Ordering::Relaxed);
+        self.eflags = RFLAGS_CLEAN;
+        self.cs = context.cs.load(Ordering::Relaxed) as u16;
+        self.ss = context.ss.load(Ordering::Relaxed) as u16;
+        if context.has_pkeys.load(Ordering::Relaxed) == 0 {
+            self.rcx = this;
+            self.rip = resume as *const () as u64;
+        } else {
+            // Under the code's PKRU perhaps no memory can be read: registers carry all that `wrpkru` needs.
+            self.rax = context.pkru.load(Ordering::Relaxed);
+            self.rcx = 0;
+            self.rdx = 0;
+            self.r8_to_r11[0] = this;
+            self.rip = resume_after_wrpkru as *const () as u64;
+        }
+        self.clean_fp_state();
+    }
+
+    /// A pending unmasked x87 exception would fault again at the first x87 instruction of `resume`.
+    fn clean_fp_state(&mut self) {
+        // SAFETY: the kernel stored the pointer, to the state that it keeps on the alternate stack, or null.
+        let Some(state) = (unsafe { self.fp_state.as_mut() }) else { return };
+        state.control = X87_CONTROL_CLEAN;
+        state.status = 0;
+        state.tags = 0;
+        state.mxcsr = MXCSR_CLEAN;
+    }
+}
+
+/// Gives the thread back its FS base, which code may have changed. For the signal handler: nothing that touches
+/// thread-local storage may run before, not even the C library's `syscall`, which writes errno.
+pub(super) fn restore_thread_pointer(context: &Context) {
+    let base = context.fs_base.load(Ordering::Relaxed);
+    // SAFETY: ARCH_SET_FS with the base that this thread had when it called `init`; the call touches no memory.
+    unsafe {
+        asm!("syscall", inlateout("rax") SYS_ARCH_PRCTL => _, in("rdi") ARCH_SET_FS, in("rsi") base,
+             lateout("rcx") _, lateout("r11") _, options(nostack))
+    }
+}
+
+/// Calls `context.entry`. See the module documentation.
+#[unsafe(naked)]
+unsafe extern "C" fn enter(context: *const Context) {
+    naked_asm!(
+        "push rbp", // what the C ABI lets the caller expect unchanged
+        "push rbx",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "mov [rdi + {host_sp}], rsp", // the one thing that recovery needs from here
+        "mov r11, rdi",               // the context, out of the way of the arguments
+        "mov rsp, [r11 + {code_sp}]", // 16-byte aligned at the call, as the ABI asks
+        "movsd xmm0, [r11 + {vectors} + 0]",
+        "movsd xmm1, [r11 + {vectors} + 8]",
+        "movsd xmm2, [r11 + {vectors} + 16]",
+        "movsd xmm3, [r11 + {vectors} + 24]",
+        "movsd xmm4, [r11 + {vectors} + 32]",
+        "movsd xmm5, [r11 + {vectors} + 40]",
+        "movsd xmm6, [r11 + {vectors} + 48]",
+        "movsd xmm7, [r11 + {vectors} + 56]",
+        "mov rdi, [r11 + {ints} + 0]",
+        "mov rsi, [r11 + {ints} + 8]",
+        "mov rdx, [r11 + {ints} + 16]",
+        "mov rcx, [r11 + {ints} + 24]",
+        "mov r8, [r11 + {ints} + 32]",
+        "mov r9, [r11 + {ints} + 40]",
+        "xor ebp, ebp",                      // ends a chain of frame pointers
+        "mov eax, 8",                        // vector registers in use, for variadic functions
+        "inc qword ptr [r11 + {seq}]",       // odd: from here on a fault is the code's
+        "call [r11 + {entry}]",
+        "mov rcx, rsp",                      // perhaps not what it was (`ret 64`), but in the slot
+        "or rcx, {slot_mask}",               // last byte of the slot
+        "sub rcx, {frame_last}",             // the context
+        "cmp [rcx + {this}], rcx",           // faults, or differs, when the stack pointer is elsewhere
+        "jne 2f",
+        "mov [rcx + {int_result}], rax",
+        "movsd [rcx + {vector_result}], xmm0",
+        "jmp {resume}",
+        "2:",
+        "ud2", // the handler finds the context by its own stack
+        host_sp = const offset_of!(Context, host_sp),
+        code_sp = const offset_of!(Context, code_sp),
+        vectors = const offset_of!(Context, vectors),
+        ints = const offset_of!(Context, ints),
+        seq = const offset_of!(Context, seq),
+        entry = const offset_of!(Context, entry),
+        slot_mask = const SLOT_BYTES - 1,
+        frame_last = const FRAME_BYTES - 1,
+        this = const offset_of!(Context, this),
+        int_result = const offset_of!(Context, int_result),
+        vector_result = const offset_of!(Context, vector_result),
+        resume = sym resume,
+    )
+}
+
+/// The way back of [`enter`]; rcx = context, everything else unknown. Each step can be done twice.
+#[unsafe(naked)]
+unsafe extern "C" fn resume() {
+    naked_asm!(
+        "mov rsp, [rcx + {host_sp}]",
+        "cld",
+        "pushfq", // into the unused part of the host's stack
+        "pop rdx",
+        "test edx, {ac_nt}",
+        "jne 4f",
+        "3:",
+        "emms", // empties the x87 stack; an unmasked pending exception faults here and is recovered
+        "ldmxcsr [rip + {mxcsr}]",
+        "fldcw [rip + {x87_control}]",
+        "cmp qword ptr [rcx + {has_avx}], 0",
+        "je 5f",
+        "vzeroupper", // dirty upper halves would slow the host's SSE instructions
+        "5:",
+        "mov rax, fs:[0]", // the thread control block starts with its own address
+        "cmp rax, [rcx + {fs_base}]",
+        "jne 6f",
+        "7:",
+        "cmp qword ptr [rcx + {has_pkeys}], 0",
+        "jne 8f",
+        "9:",
+        "inc qword ptr [rcx + {seq}]", // even: the code is over, a fault is ours
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbx",
+        "pop rbp",
+        "ret",
+        "4:",
+        "push {clean}", // flags that `cld` does not reach
+        "popfq",
+        "jmp 3b",
+        "6:",
+        "mov r8, rcx", // a system call overwrites rcx and r11
+        "mov eax, {sys_arch_prctl}",
+        "mov edi, {set_fs}",
+        "mov rsi, [rcx + {fs_base}]",
+        "syscall",
+        "mov rcx, r8",
+        "jmp 7b",
+        "8:",
+        "mov r8, rcx",
+        "xor ecx, ecx", // rdpkru wants ecx = 0 and gives edx = 0
+        "rdpkru",
+        "mov rcx, r8",
+        "cmp eax, [rcx + {pkru}]",
+        "je 9b",
+        "mov eax, [rcx + {pkru}]",
+        "xor ecx, ecx", // wrpkru wants ecx = edx = 0
+        "wrpkru",
+        "mov rcx, r8",
+        "jmp 9b",
+        host_sp = const offset_of!(Context, host_sp),
+        ac_nt = const RFLAGS_AC_NT,
+        mxcsr = sym MXCSR_CLEAN,
+        x87_control = sym X87_CONTROL_CLEAN,
+        has_avx = const offset_of!(Context, has_avx),
+        fs_base = const offset_of!(Context, fs_base),
+        has_pkeys = const offset_of!(Context, has_pkeys),
+        seq = const offset_of!(Context, seq),
+        clean = const RFLAGS_CLEAN,
+        sys_arch_prctl = const SYS_ARCH_PRCTL,
+        set_fs = const ARCH_SET_FS,
+        pkru = const offset_of!(Context, pkru),
+    )
+}
+
+/// [`resume`] where code may have taken memory away by PKRU: eax = the host's PKRU, ecx = edx = 0, r8 = context.
+#[unsafe(naked)]
+unsafe extern "C" fn resume_after_wrpkru() {
+    naked_asm!("wrpkru", "mov rcx, r8", "jmp {resume}", resume = sym resume)
+}
+
+/// What the kernel calls for a signal: it has cleared DF and TF, but not AC.
+#[unsafe(naked)]
+pub(super) unsafe extern "C" fn signal_entry() {
+    naked_asm!(
+        "pushfq",
+        "and qword ptr [rsp], {no_ac_nt}", // the handler's own accesses need not be aligned
+        "popfq",
+        "jmp {handler}", // with the kernel's arguments and return address
+        no_ac_nt = const !(RFLAGS_AC_NT as i64),
+        handler = sym super::signals::on_signal,
+    )
+}
+
+/// Ends the call as an abort; rax = the address that the caller of the aborting function would return to.
+#[unsafe(naked)]
+pub(super) unsafe extern "C" fn abort_trap() -> ! {
+    naked_asm!("ud2")
+}
+
+/// Base of the thread's control block, from its own first word.
+fn fs_base() -> u64 {
+    let base: u64;
+    // SAFETY: the x86-64 ABI puts the block's own address at %fs:0 of every thread of a C library.
+    unsafe { asm!("mov {}, fs:[0]", out(reg) base, options(nostack, readonly, preserves_flags)) };
+    base
+}
+
+fn selectors() -> (u64, u64) {
+    let (cs, ss): (u64, u64);
+    // SAFETY: reads two registers.
+    unsafe { asm!("mov {0:e}, cs", "mov {1:e}, ss", out(reg) cs, out(reg) ss, options(nomem, nostack)) };
+    (cs & 0xffff, ss & 0xffff)
+}
+
+/// CPUID leaf 7: OSPKE, bit 4 of ecx.
+fn has_pkeys() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    __cpuid(0).eax >= 7 && __cpuid_count(7, 0).ecx & (1 << 4) != 0
+}
+
+fn rdpkru() -> u64 {
+    let pkru: u32;
+    // SAFETY: only called where `has_pkeys`; it reads a register.
+    unsafe { asm!("rdpkru", in("ecx") 0, out("eax") pkru, out("edx") _, options(nomem, nostack)) };
+    pkru.into()
+}

@@ -1,0 +1,128 @@
+//! Names, helps and buckets: what a scrape looks like, in one list.
+
+/// A histogram.
+pub(super) struct Histogram {
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    /// Upper bounds, ascending, in the unit of the name.
+    pub(super) buckets: &'static [f64],
+}
+
+/// Name and help of a counter or a gauge.
+pub(super) type Named = (&'static str, &'static str);
+
+pub(super) const GRPC_REQUESTS: Named = ("codecache_grpc_requests_total", "Requests answered, by rpc and status code.");
+pub(super) const LOOKUPS: Named = ("codecache_lookups_total", "Lookups, by result. Peeks are not counted.");
+pub(super) const INSTALLS: Named = ("codecache_installs_total", "Installs, by result.");
+pub(super) const INSTALL_REJECTIONS: Named =
+    ("codecache_install_rejections_total", "Installs that were refused, by the reason in the error.");
+pub(super) const EXECUTIONS: Named = ("codecache_executions_total", "Executions, by outcome.");
+pub(super) const TRAPS: Named =
+    ("codecache_traps_total", "Executions that did not return, by what ended them; timeouts are among them.");
+pub(super) const EVICTIONS: Named = ("codecache_evictions_total", "Entries that went, by reason.");
+pub(super) const EVICTED_BYTES: Named =
+    ("codecache_evicted_bytes_total", "Charged bytes of entries that went, by reason.");
+pub(super) const EVICTED_NEVER_USED: Named =
+    ("codecache_evicted_never_used_total", "Entries that went without a lookup or an execution since their install.");
+
+pub(super) const BUILD_INFO: Named = ("codecache_build_info", "Always 1; the labels say what runs.");
+pub(super) const GRPC_IN_FLIGHT: Named =
+    ("codecache_grpc_requests_in_flight", "Requests that are not answered yet, by rpc.");
+pub(super) const READY: Named = ("codecache_ready", "1 if requests are taken.");
+pub(super) const DRAINING: Named = ("codecache_draining", "1 if the daemon finishes what runs and takes nothing new.");
+pub(super) const ENTRIES: Named = ("codecache_entries", "Entries, by state.");
+pub(super) const ARENA_BYTES: Named = ("codecache_arena_bytes", "Arena memory in bytes, by kind and state.");
+pub(super) const ARENA_RESIDENT_BYTES: Named =
+    ("codecache_arena_resident_bytes", "Memory of the kernel behind the arenas in bytes.");
+pub(super) const ARENA_LARGEST_FREE_BYTES: Named =
+    ("codecache_arena_largest_free_bytes", "The longest part that could still be placed in every kind of memory.");
+pub(super) const BUDGET_BYTES: Named = ("codecache_budget_bytes", "Bytes charged against the budget, by component.");
+pub(super) const BUDGET_LIMIT_BYTES: Named =
+    ("codecache_budget_limit_bytes", "What the sum of codecache_budget_bytes never exceeds.");
+pub(super) const LRU_OLDEST_IDLE: Named =
+    ("codecache_lru_oldest_idle_seconds", "Time since the last use of the entry that goes next; 0 without entries.");
+pub(super) const EXECUTORS: Named = ("codecache_executors", "Threads that run code, by state.");
+pub(super) const EXECUTIONS_IN_FLIGHT: Named = ("codecache_executions_in_flight", "Executions that wait or run.");
+
+pub(super) const GRPC_DURATION: Histogram = Histogram {
+    name: "codecache_grpc_request_duration_seconds",
+    help: "Time from a request's headers to its answer, by rpc.",
+    buckets: &[
+        25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+        10.0, 60.0,
+    ],
+};
+pub(super) const INSTALL_DURATION: Histogram = Histogram {
+    name: "codecache_install_duration_seconds",
+    help: "Time of each stage of an install that made an entry.",
+    buckets: &[1e-6, 2.5e-6, 5e-6, 10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 0.1, 1.0],
+};
+pub(super) const INSTALLED_BLOB_BYTES: Histogram = Histogram {
+    name: "codecache_installed_blob_bytes",
+    help: "Size of blobs that made an entry, by format.",
+    buckets: &[64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0],
+};
+pub(super) const EXECUTION_DURATION: Histogram = Histogram {
+    name: "codecache_execution_duration_seconds",
+    help: "Wall time of executions that began.",
+    buckets: EXECUTION_SECONDS,
+};
+pub(super) const EXECUTION_QUEUE: Histogram = Histogram {
+    name: "codecache_execution_queue_seconds",
+    help: "Time that executions waited before they began.",
+    buckets: EXECUTION_SECONDS,
+};
+pub(super) const ENTRY_LIFETIME: Histogram = Histogram {
+    name: "codecache_entry_lifetime_seconds",
+    help: "Time from install to eviction.",
+    buckets: &[0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0, 86_400.0, 604_800.0],
+};
+pub(super) const RECLAIM_DELAY: Histogram = Histogram {
+    name: "codecache_reclaim_delay_seconds",
+    help: "Time from eviction to the return of the memory.",
+    buckets: &[1e-6, 10e-6, 100e-6, 1e-3, 10e-3, 0.1, 1.0, 10.0, 60.0],
+};
+
+/// 100 ns to 10 s: a call costs some nanoseconds, and the default CPU limit is a second.
+const EXECUTION_SECONDS: &[f64] = &[
+    100e-9, 250e-9, 500e-9, 1e-6, 2.5e-6, 5e-6, 10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3,
+    25e-3, 50e-3, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+pub(super) const COUNTERS: &[Named] = &[
+    GRPC_REQUESTS,
+    LOOKUPS,
+    INSTALLS,
+    INSTALL_REJECTIONS,
+    EXECUTIONS,
+    TRAPS,
+    EVICTIONS,
+    EVICTED_BYTES,
+    EVICTED_NEVER_USED,
+];
+
+pub(super) const GAUGES: &[Named] = &[
+    BUILD_INFO,
+    GRPC_IN_FLIGHT,
+    READY,
+    DRAINING,
+    ENTRIES,
+    ARENA_BYTES,
+    ARENA_RESIDENT_BYTES,
+    ARENA_LARGEST_FREE_BYTES,
+    BUDGET_BYTES,
+    BUDGET_LIMIT_BYTES,
+    LRU_OLDEST_IDLE,
+    EXECUTORS,
+    EXECUTIONS_IN_FLIGHT,
+];
+
+pub(super) const HISTOGRAMS: &[Histogram] = &[
+    GRPC_DURATION,
+    INSTALL_DURATION,
+    INSTALLED_BLOB_BYTES,
+    EXECUTION_DURATION,
+    EXECUTION_QUEUE,
+    ENTRY_LIFETIME,
+    RECLAIM_DELAY,
+];

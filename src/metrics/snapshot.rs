@@ -1,0 +1,178 @@
+//! Numbers that the layers count themselves, taken over when somebody asks.
+
+use std::time::Duration;
+
+use metrics::{Counter, Gauge};
+
+use super::{
+    catalog,
+    labels::{BudgetComponent, EntryState, EvictionReason, ExecutorState, MemoryKind, MemoryState},
+    registry::{By, Registry},
+};
+
+/// What the daemon holds at one moment, and what it has counted since its start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Takes requests.
+    pub ready: bool,
+    /// Finishes what runs and takes nothing new.
+    pub draining: bool,
+    /// Entries that lookups find.
+    pub entries_resident: u64,
+    /// Entries that are evicted and still run.
+    pub entries_lingering: u64,
+    /// Memory for machine code.
+    pub arena_code: ArenaBytes,
+    /// Memory for read-only data.
+    pub arena_rodata: ArenaBytes,
+    /// Memory for writable data.
+    pub arena_data: ArenaBytes,
+    /// Memory of the kernel behind the arenas, in bytes.
+    pub arena_resident_bytes: u64,
+    /// The longest part that could still be placed, the least over the kinds of memory, in bytes.
+    pub arena_largest_free_bytes: u64,
+    /// Charged for rounded spans, in bytes.
+    pub budget_spans_bytes: u64,
+    /// Charged for entries that are evicted and still run, in bytes.
+    pub budget_lingering_bytes: u64,
+    /// Charged for metadata and link state, in bytes.
+    pub budget_metadata_bytes: u64,
+    /// What the three together never exceed, in bytes.
+    pub budget_limit_bytes: u64,
+    /// Since the last use of the entry that goes next; zero without entries.
+    pub lru_oldest_idle: Duration,
+    /// Executors that wait.
+    pub executors_idle: u64,
+    /// Executors that run a call.
+    pub executors_running: u64,
+    /// Executions that wait or run.
+    pub executions_in_flight: u64,
+    /// Entries that went to make room, since the start.
+    pub evicted_capacity: Evicted,
+    /// Entries that went because a client asked, since the start.
+    pub evicted_requested: Evicted,
+    /// Entries that went because other bytes came under their key, since the start.
+    pub evicted_replaced: Evicted,
+    /// Entries that went without a use, since the start.
+    pub evicted_never_used: u64,
+}
+
+/// Memory of one kind, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ArenaBytes {
+    /// Owned by resident entries and by installs under way.
+    pub used_bytes: u64,
+    /// Owned by evicted entries that still run.
+    pub lingering_bytes: u64,
+    /// Committed, without owner.
+    pub free_bytes: u64,
+    /// Address space.
+    pub reserved_bytes: u64,
+}
+
+/// What went, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Evicted {
+    /// Entries.
+    pub entries: u64,
+    /// Their charged bytes.
+    pub bytes: u64,
+}
+
+/// Handles that a [`Snapshot`] is written to.
+pub(super) struct SnapshotHandles {
+    ready: Gauge,
+    draining: Gauge,
+    entries: By<EntryState, Gauge>,
+    arena_bytes: By<MemoryKind, By<MemoryState, Gauge>>,
+    arena_resident_bytes: Gauge,
+    arena_largest_free_bytes: Gauge,
+    budget_bytes: By<BudgetComponent, Gauge>,
+    budget_limit_bytes: Gauge,
+    lru_oldest_idle: Gauge,
+    executors: By<ExecutorState, Gauge>,
+    executions_in_flight: Gauge,
+    evictions: By<EvictionReason, Counter>,
+    evicted_bytes: By<EvictionReason, Counter>,
+    evicted_never_used: Counter,
+}
+
+impl SnapshotHandles {
+    pub(super) fn new(registry: &Registry) -> Self {
+        use super::labels::Label;
+        Self {
+            ready: registry.gauge(catalog::READY, &[]),
+            draining: registry.gauge(catalog::DRAINING, &[]),
+            entries: registry.gauges(catalog::ENTRIES, "state"),
+            arena_bytes: By::new(|kind: MemoryKind| {
+                By::new(|state: MemoryState| {
+                    registry.gauge(catalog::ARENA_BYTES, &[("kind", kind.label()), ("state", state.label())])
+                })
+            }),
+            arena_resident_bytes: registry.gauge(catalog::ARENA_RESIDENT_BYTES, &[]),
+            arena_largest_free_bytes: registry.gauge(catalog::ARENA_LARGEST_FREE_BYTES, &[]),
+            budget_bytes: registry.gauges(catalog::BUDGET_BYTES, "component"),
+            budget_limit_bytes: registry.gauge(catalog::BUDGET_LIMIT_BYTES, &[]),
+            lru_oldest_idle: registry.gauge(catalog::LRU_OLDEST_IDLE, &[]),
+            executors: registry.gauges(catalog::EXECUTORS, "state"),
+            executions_in_flight: registry.gauge(catalog::EXECUTIONS_IN_FLIGHT, &[]),
+            evictions: registry.counters(catalog::EVICTIONS, "reason"),
+            evicted_bytes: registry.counters(catalog::EVICTED_BYTES, "reason"),
+            evicted_never_used: registry.counter(catalog::EVICTED_NEVER_USED, &[]),
+        }
+    }
+
+    pub(super) fn set(&self, now: &Snapshot) {
+        self.set_state(now);
+        self.set_memory(now);
+        self.set_evictions(now);
+    }
+
+    fn set_state(&self, now: &Snapshot) {
+        self.ready.set(f64::from(u8::from(now.ready)));
+        self.draining.set(f64::from(u8::from(now.draining)));
+        set(self.entries.get(EntryState::Resident), now.entries_resident);
+        set(self.entries.get(EntryState::Lingering), now.entries_lingering);
+        set(self.executors.get(ExecutorState::Idle), now.executors_idle);
+        set(self.executors.get(ExecutorState::Running), now.executors_running);
+        set(&self.executions_in_flight, now.executions_in_flight);
+        self.lru_oldest_idle.set(now.lru_oldest_idle.as_secs_f64());
+    }
+
+    fn set_memory(&self, now: &Snapshot) {
+        for (kind, bytes) in [
+            (MemoryKind::Code, now.arena_code),
+            (MemoryKind::Rodata, now.arena_rodata),
+            (MemoryKind::Data, now.arena_data),
+        ] {
+            let states = self.arena_bytes.get(kind);
+            set(states.get(MemoryState::Used), bytes.used_bytes);
+            set(states.get(MemoryState::Lingering), bytes.lingering_bytes);
+            set(states.get(MemoryState::Free), bytes.free_bytes);
+            set(states.get(MemoryState::Reserved), bytes.reserved_bytes);
+        }
+        set(&self.arena_resident_bytes, now.arena_resident_bytes);
+        set(&self.arena_largest_free_bytes, now.arena_largest_free_bytes);
+        set(self.budget_bytes.get(BudgetComponent::Spans), now.budget_spans_bytes);
+        set(self.budget_bytes.get(BudgetComponent::Lingering), now.budget_lingering_bytes);
+        set(self.budget_bytes.get(BudgetComponent::Metadata), now.budget_metadata_bytes);
+        set(&self.budget_limit_bytes, now.budget_limit_bytes);
+    }
+
+    fn set_evictions(&self, now: &Snapshot) {
+        for (reason, evicted) in [
+            (EvictionReason::Capacity, now.evicted_capacity),
+            (EvictionReason::Requested, now.evicted_requested),
+            (EvictionReason::Replaced, now.evicted_replaced),
+        ] {
+            self.evictions.get(reason).absolute(evicted.entries);
+            self.evicted_bytes.get(reason).absolute(evicted.bytes);
+        }
+        self.evicted_never_used.absolute(now.evicted_never_used);
+    }
+}
+
+/// Prometheus knows floating-point numbers only: exact up to 2^53.
+fn set(gauge: &Gauge, value: u64) {
+    gauge.set(value as f64);
+}

@@ -1,0 +1,51 @@
+//! What this daemon runs on, takes and offers.
+
+use super::{Service, cache_service::PAGE_MAX};
+use crate::{
+    cache::KEY_MAX_BYTES,
+    code, exec,
+    proto::{self, BlobFormat},
+};
+
+pub(super) fn answer(service: &Service) -> proto::GetCapabilitiesResponse {
+    let limits = &service.limits;
+    let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+    proto::GetCapabilitiesResponse {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        architecture: std::env::consts::ARCH.to_owned(),
+        cpu_features: owned(cpu_features()),
+        formats: vec![BlobFormat::ElfObject.into(), BlobFormat::Flat.into()],
+        relocations: owned(code::RELOCATIONS.to_vec()),
+        imports: service.cache.imports().names().map(str::to_owned).collect(),
+        limits: Some(proto::Limits {
+            unary_max_bytes: limits.unary_max_bytes,
+            key_max_bytes: KEY_MAX_BYTES as u32,
+            budget_bytes: service.cache.stats().budget_bytes,
+            sections_max: limits.code.sections_max,
+            symbols_max: limits.code.symbols_max,
+            relocations_max: limits.code.relocations_max,
+            arguments_max: (exec::INT_ARGS_MAX + exec::FLOAT_ARGS_MAX) as u32,
+            call_memory_max_bytes: limits.call_memory_max_bytes as u64,
+            cpu_limit_default_ms: limits.cpu_limit_default.as_millis() as u64,
+            cpu_limit_max_ms: limits.cpu_limit_max.as_millis() as u64,
+            page_max: PAGE_MAX as u32,
+        }),
+        isolation: "thread".to_owned(),
+    }
+}
+
+/// Names of those features that compilers commonly ask about and this processor and its kernel have.
+fn cpu_features() -> Vec<&'static str> {
+    macro_rules! present {
+        ($($name:tt),* $(,)?) => {
+            [$(($name, std::arch::is_x86_feature_detected!($name))),*]
+        };
+    }
+    let known = present![
+        "adx", "aes", "avx", "avx2", "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vbmi", "avx512vl",
+        "avx512vnni", "avx512vpopcntdq", "bmi1", "bmi2", "cmpxchg16b", "f16c", "fma", "fxsr", "gfni", "lzcnt", "movbe",
+        "pclmulqdq", "popcnt", "rdrand", "rdseed", "sha", "sse", "sse2", "sse3", "sse4.1", "sse4.2", "sse4a", "ssse3",
+        "tbm", "vaes", "vpclmulqdq", "xsave", "xsavec", "xsaveopt", "xsaves",
+    ];
+    known.into_iter().filter_map(|(name, present)| present.then_some(name)).collect()
+}

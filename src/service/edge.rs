@@ -1,0 +1,224 @@
+//! What happens to every request before and after its method: bounds, deadlines, counts.
+
+use std::{
+    future::{Ready, ready},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use http::{HeaderMap, Request, Response};
+use tokio::sync::Semaphore;
+use tonic::{Code, Status, body::Body};
+use tower::{Layer, Service};
+
+use super::failure::{Failure, Reason};
+use crate::metrics::{Metrics, Rpc};
+
+/// A method gives up at most this long before its client stops waiting, so that the reason can still arrive: two ticks
+/// of the timer. The transport's own timer would answer CANCELLED.
+const ANSWER_MARGIN: Duration = Duration::from_millis(2);
+
+/// When a method must have answered, a little before its client stops waiting.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline(pub(super) Instant);
+
+/// Bounds of the edge.
+#[derive(Debug, Clone)]
+pub(super) struct Bounds {
+    /// Requests that may be under way, all connections together.
+    pub(super) in_flight_max: usize,
+    /// Time after which a request is given up whatever its client says.
+    pub(super) timeout_max: Duration,
+    /// Bytes of a message, for the text of the refusal.
+    pub(super) message_max_bytes: usize,
+}
+
+/// Wraps every service of the server.
+#[derive(Clone)]
+pub(super) struct Edge {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    bounds: Bounds,
+    in_flight: Arc<Semaphore>,
+    draining: Arc<AtomicBool>,
+    metrics: Arc<Metrics>,
+}
+
+impl Edge {
+    pub(super) fn new(bounds: Bounds, draining: Arc<AtomicBool>, metrics: Arc<Metrics>) -> Self {
+        let in_flight = Arc::new(Semaphore::new(bounds.in_flight_max));
+        Self { shared: Arc::new(Shared { bounds, in_flight, draining, metrics }) }
+    }
+}
+
+impl<S> Layer<S> for Edge {
+    type Service = EdgeService<S>;
+
+    fn layer(&self, inner: S) -> EdgeService<S> {
+        EdgeService { inner, shared: Arc::clone(&self.shared) }
+    }
+}
+
+/// A service behind the edge.
+#[derive(Clone)]
+pub(super) struct EdgeService<S> {
+    inner: S,
+    shared: Arc<Shared>,
+}
+
+impl<S> Service<Request<Body>> for EdgeService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Answer<S::Future, S::Error>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let started = Instant::now();
+        let rpc = Rpc::from_path(request.uri().path());
+        if !rpc.is_ours() {
+            // Health and reflection stream for as long as their clients like, and answer while draining.
+            return Answer::Through(Box::pin(self.inner.call(request)));
+        }
+        let shared = Arc::clone(&self.shared);
+        if shared.draining.load(Relaxed) && rpc != Rpc::GetStatus {
+            let message = "the daemon is shutting down; try another one";
+            return Answer::refuse(&shared, rpc, started, Failure::busy(Reason::ShuttingDown, message));
+        }
+        let Ok(permit) = Arc::clone(&shared.in_flight).try_acquire_owned() else {
+            let message = format!("{} requests are under way; try again soon", shared.bounds.in_flight_max);
+            return Answer::refuse(&shared, rpc, started, Failure::busy(Reason::ServerBusy, message));
+        };
+        let given_up = started + shared.bounds.timeout_max;
+        let mut until = given_up;
+        if let Some(timeout) = timeout(request.headers()) {
+            let margin = ANSWER_MARGIN.min(timeout / 4);
+            let deadline = started.checked_add(timeout - margin).unwrap_or(given_up);
+            request.extensions_mut().insert(Deadline(deadline));
+            // The method knows better what the time went by with: it has half of the margin to say so.
+            until = given_up.min(deadline + margin / 2);
+        }
+        let answer = self.inner.call(request);
+        Answer::Ours(Box::pin(async move {
+            let _permit = permit;
+            let _counted = shared.metrics.request_started(rpc);
+            let response = match tokio::time::timeout_at(until.into(), answer).await {
+                Ok(response) => response?,
+                Err(_) => gone_by(until == given_up).into_http(),
+            };
+            let response = shared.name_the_size(response);
+            shared.metrics.grpc(rpc, code(response.headers()), started.elapsed());
+            Ok(response)
+        }))
+    }
+}
+
+/// The answer to come.
+pub(super) enum Answer<F, E> {
+    Ours(Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>),
+    Through(Pin<Box<F>>),
+    Refused(Ready<Result<Response<Body>, E>>),
+}
+
+impl<F, E> Answer<F, E> {
+    fn refuse(shared: &Shared, rpc: Rpc, started: Instant, failure: Failure) -> Self {
+        shared.metrics.grpc(rpc, failure.reason.code() as i32, started.elapsed());
+        Self::Refused(ready(Ok(Status::from(failure).into_http())))
+    }
+}
+
+impl<F: Future<Output = Result<Response<Body>, E>>, E> Future for Answer<F, E> {
+    type Output = Result<Response<Body>, E>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::Ours(answer) => answer.as_mut().poll(context),
+            Self::Through(answer) => answer.as_mut().poll(context),
+            Self::Refused(answer) => Pin::new(answer).poll(context),
+        }
+    }
+}
+
+// All three hold what they hold behind a pointer, or by value without caring where.
+impl<F, E> Unpin for Answer<F, E> {}
+
+impl Shared {
+    /// The transport answers OUT_OF_RANGE for a message that is too large, before any method sees it, and nothing
+    /// else does: say it in the words of the API.
+    fn name_the_size(&self, response: Response<Body>) -> Response<Body> {
+        if code(response.headers()) != Code::OutOfRange as i32 {
+            return response;
+        }
+        let max = self.bounds.message_max_bytes;
+        let message = format!("message has more than {max} bytes; see Limits.unary_max_bytes in GetCapabilities");
+        Status::from(Failure::new(Reason::BlobTooLarge, message).with("limit_bytes", max)).into_http()
+    }
+}
+
+fn gone_by(by_server: bool) -> Status {
+    let message = if by_server { "the request took longer than the server allows" } else { "the deadline passed" };
+    Failure::new(Reason::DeadlineBeforeStart, message).into()
+}
+
+/// The gRPC code of an answer: methods that fail say so in the headers.
+fn code(headers: &HeaderMap) -> i32 {
+    headers.get("grpc-status").and_then(|code| code.to_str().ok()?.parse().ok()).unwrap_or(0)
+}
+
+/// `grpc-timeout`: up to 8 digits and a unit. <https://grpc.github.io/grpc/core/md_doc__p_r_o_t_o_c_o_l-_h_t_t_p2.html>
+fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let value: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    match unit {
+        "H" => Some(Duration::from_secs(value * 3600)),
+        "M" => Some(Duration::from_secs(value * 60)),
+        "S" => Some(Duration::from_secs(value)),
+        "m" => Some(Duration::from_millis(value)),
+        "u" => Some(Duration::from_micros(value)),
+        "n" => Some(Duration::from_nanos(value)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert("grpc-timeout", text.parse().unwrap());
+        timeout(&headers)
+    }
+
+    #[test]
+    fn timeouts_are_read_in_every_unit() {
+        assert_eq!(parsed("2H"), Some(Duration::from_secs(7200)));
+        assert_eq!(parsed("3M"), Some(Duration::from_secs(180)));
+        assert_eq!(parsed("4S"), Some(Duration::from_secs(4)));
+        assert_eq!(parsed("5m"), Some(Duration::from_millis(5)));
+        assert_eq!(parsed("6u"), Some(Duration::from_micros(6)));
+        assert_eq!(parsed("99999999n"), Some(Duration::from_nanos(99_999_999)));
+    }
+
+    #[test]
+    fn timeouts_that_are_none_are_ignored() {
+        for bad in ["", "5", "m", "-1m", "5x", "999999999S", "5 m"] {
+            assert_eq!(parsed(bad), None, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! The small HTTP server beside gRPC: `/metrics` for Prometheus, `/livez` and `/readyz` for whoever keeps the daemon up.
+//!
+//! Bounds: [`CONNECTIONS_MAX`] connections at a time, each at most [`CONNECTION_LIFETIME`] long and for one request
+//! (every answer closes it), so that a peer that sends its headers slowly, or never reads the answer, holds one place
+//! for that long. Bodies of requests are never read; hyper bounds headers (about 400 KiB, 100 of them).
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::State,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use http::{StatusCode, header};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Sleep, sleep},
+};
+
+/// Connections at a time: several scrapers and probes, far from the daemon's limit of descriptors.
+pub const CONNECTIONS_MAX: usize = 64;
+
+/// How long a connection may live. A scrape takes milliseconds; Prometheus itself gives up after 10 s.
+pub const CONNECTION_LIFETIME: Duration = Duration::from_secs(10);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// One scrape. Called on a thread of the runtime, so it must not block for long.
+pub type Scrape = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// Whether requests are taken, or why not. Called on a thread of the runtime, too.
+pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+#[derive(Clone)]
+struct Pages {
+    scrape: Scrape,
+    readiness: Readiness,
+}
+
+/// Serves until `shutdown`, and then for as long as a connection may still live.
+///
+/// # Errors
+/// Those of the transport. Errors of accept are logged and tried again instead.
+pub async fn serve(
+    listener: TcpListener,
+    scrape: Scrape,
+    readiness: Readiness,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let listener = Bounded::new(listener, CONNECTIONS_MAX, CONNECTION_LIFETIME);
+    serve_bounded(listener, Pages { scrape, readiness }, shutdown).await
+}
+
+async fn serve_bounded(
+    listener: Bounded,
+    pages: Pages,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get(async || answer(StatusCode::OK, TEXT, "ok\n")))
+        .route("/readyz", get(readiness))
+        .fallback(async || answer(StatusCode::NOT_FOUND, TEXT, "not found: /metrics, /livez and /readyz are here\n"))
+        .with_state(pages);
+    axum::serve(listener, router).with_graceful_shutdown(shutdown).await
+}
+
+async fn metrics(State(pages): State<Pages>) -> Response {
+    answer(StatusCode::OK, PROMETHEUS_TEXT, (pages.scrape)())
+}
+
+async fn readiness(State(pages): State<Pages>) -> Response {
+    match (pages.readiness)() {
+        Ok(()) => answer(StatusCode::OK, TEXT, "ready\n"),
+        Err(reason) => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready: {reason}\n")),
+    }
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: impl IntoResponse) -> Response {
+    (status, [(header::CONTENT_TYPE, content_type), (header::CONNECTION, "close")], body).into_response()
+}
+
+/// Accepts while there are places.
+struct Bounded {
+    listener: TcpListener,
+    places: Arc<Semaphore>,
+    lifetime: Duration,
+}
+
+impl Bounded {
+    fn new(listener: TcpListener, connections_max: usize, lifetime: Duration) -> Self {
+        Self { listener, places: Arc::new(Semaphore::new(connections_max)), lifetime }
+    }
+}
+
+impl axum::serve::Listener for Bounded {
+    type Io = Mortal;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Mortal, SocketAddr) {
+        let place = self.places.clone().acquire_owned().await.expect("invariant: the semaphore is never closed");
+        let (stream, address) = axum::serve::Listener::accept(&mut self.listener).await;
+        (Mortal { stream, death: Box::pin(sleep(self.lifetime)), _place: place }, address)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection that fails at the end of its lifetime.
+struct Mortal {
+    stream: TcpStream,
+    death: Pin<Box<Sleep>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Mortal {
+    /// An operation of the stream, or the error of a connection that is past its lifetime. Reads and writes are polled
+    /// by one task, so one timer wakes for both.
+    fn alive<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        operation: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if self.death.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let done = ready!(operation(Pin::new(&mut self.stream), cx));
+        Poll::Ready(done)
+    }
+}
+
+impl AsyncRead for Mortal {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.alive(cx, |stream, cx| stream.poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Mortal {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.alive(cx, |stream, cx| stream.poll_write(cx, buf))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.alive(cx, |stream, cx| stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.alive(cx, |stream, cx| stream.poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpStream as Client,
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    use tokio::{runtime::Runtime, sync::oneshot, task::JoinHandle};
+
+    use super::*;
+
+    /// Only a test that fails waits so long.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    struct Served {
+        runtime: Runtime,
+        address: SocketAddr,
+        ready: Arc<AtomicBool>,
+        stop: oneshot::Sender<()>,
+        server: JoinHandle<io::Result<()>>,
+    }
+
+    fn served(connections_max: usize, lifetime: Duration) -> Served {
+        let runtime = Runtime::new().unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let ready = Arc::new(AtomicBool::new(false));
+        let asked = ready.clone();
+        let pages = Pages {
+            scrape: Arc::new(|| "up 1\n".to_owned()),
+            readiness: Arc::new(move || {
+                asked.load(Ordering::SeqCst).then_some(()).ok_or_else(|| "draining".to_owned())
+            }),
+        };
+        let (stop, stopped) = oneshot::channel();
+        let shutdown = async { stopped.await.unwrap_or(()) };
+        let server = runtime.spawn(serve_bounded(Bounded::new(listener, connections_max, lifetime), pages, shutdown));
+        Served { runtime, address, ready, stop, server }
+    }
+
+    fn connect(address: SocketAddr) -> Client {
+        let client = Client::connect(address).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client
+    }
+
+    /// The whole answer: the server closes the connection behind it.
+    fn request(address: SocketAddr, method: &str, path: &str) -> String {
+        let mut client = connect(address);
+        write!(client, "{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        answer.to_lowercase()
+    }
+
+    #[test]
+    fn metrics_are_served_as_text_of_version_0_0_4_and_the_connection_is_closed() {
+        let served = served(4, PATIENCE);
+        let answer = request(served.address, "GET", "/metrics");
+        assert!(answer.starts_with("http/1.1 200 "), "{answer}");
+        assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
+        assert!(answer.ends_with("\r\n\r\nup 1\n"), "{answer}");
+    }
+
+    #[test]
+    fn liveness_is_always_ok_and_readiness_follows_the_daemon() {
+        let served = served(4, PATIENCE);
+        assert!(request(served.address, "GET", "/livez").starts_with("http/1.1 200 "));
+        let answer = request(served.address, "GET", "/readyz");
+        assert!(answer.starts_with("http/1.1 503 ") && answer.ends_with("not ready: draining\n"), "{answer}");
+        served.ready.store(true, Ordering::SeqCst);
+        assert!(request(served.address, "GET", "/readyz").starts_with("http/1.1 200 "));
+    }
+
+    #[test]
+    fn anything_else_is_not_found_or_not_allowed() {
+        let served = served(4, PATIENCE);
+        for path in ["/", "/metrics/", "/metrics2", "/../metrics"] {
+            assert!(request(served.address, "GET", path).starts_with("http/1.1 404 "), "{path}");
+        }
+        let mut client = connect(served.address);
+        write!(client, "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
+    }
+
+    #[test]
+    fn a_silent_connection_ends_and_its_place_is_given_to_the_next() {
+        let served = served(1, Duration::from_millis(100));
+        let mut silent = connect(served.address);
+        let mut slow = connect(served.address);
+        slow.write_all(b"GET /livez HTTP/1.1\r\nHost:").unwrap();
+        let end = |client: &mut Client| matches!(client.read(&mut [0; 1]), Ok(0) | Err(_));
+        assert!(end(&mut silent) && end(&mut slow));
+        assert!(request(served.address, "GET", "/livez").starts_with("http/1.1 200 "));
+    }
+
+    #[test]
+    fn shutdown_ends_the_server_although_a_connection_is_open() {
+        let served = served(4, Duration::from_millis(100));
+        let _open = connect(served.address);
+        served.stop.send(()).unwrap();
+        served
+            .runtime
+            .block_on(async { tokio::time::timeout(PATIENCE, served.server).await })
+            .unwrap()
+            .unwrap()
+            .unwrap();
+    }
+}

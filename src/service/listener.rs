@@ -1,0 +1,197 @@
+//! The sockets that clients connect to.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+};
+use tonic::transport::server::Connected;
+
+/// Pause before accepting again when the process is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Where to listen.
+#[derive(Debug, Clone)]
+pub enum Endpoint {
+    /// A unix socket.
+    Unix(PathBuf),
+    /// A TCP address; port 0 takes any.
+    Tcp(SocketAddr),
+}
+
+/// A socket that listens.
+pub enum Listener {
+    /// A unix socket, unlinked by whoever drains.
+    Unix(UnixListener, PathBuf),
+    /// A TCP socket.
+    Tcp(TcpListener),
+}
+
+impl Listener {
+    /// Binds. A unix socket gets mode 0660, in a directory that is made with 0750 if it is missing; the file of a
+    /// daemon that is gone is replaced, that of a live one is not.
+    ///
+    /// # Errors
+    /// Those of the system, `AddrInUse` for a live socket or a file that is none.
+    pub async fn bind(endpoint: &Endpoint) -> io::Result<Self> {
+        match endpoint {
+            Endpoint::Tcp(address) => Ok(Self::Tcp(TcpListener::bind(address).await?)),
+            Endpoint::Unix(path) => {
+                make_directory(path)?;
+                remove_stale(path).await?;
+                let listener = UnixListener::bind(path)?;
+                fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+                Ok(Self::Unix(listener, path.clone()))
+            }
+        }
+    }
+
+    /// What a client connects to: `unix:PATH` or `http://ADDRESS:PORT`.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn target(&self) -> io::Result<String> {
+        match self {
+            Self::Unix(_, path) => Ok(format!("unix:{}", path.display())),
+            Self::Tcp(listener) => Ok(format!("http://{}", listener.local_addr()?)),
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Unix(listener, _) => Ok(Stream::Unix(listener.accept().await?.0)),
+            Self::Tcp(listener) => {
+                let stream = listener.accept().await?.0;
+                stream.set_nodelay(true)?;
+                Ok(Stream::Tcp(stream))
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Self::Unix(_, path) = self {
+            // Gone already is as good.
+            drop(fs::remove_file(path));
+        }
+    }
+}
+
+/// Accepts until told to stop. Beyond the bound of connections, clients wait in the kernel's queue.
+pub(super) async fn accept(
+    listener: Listener,
+    connections: Arc<Semaphore>,
+    accepted: mpsc::Sender<io::Result<Connection>>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let forever = async {
+        while let Ok(permit) = Arc::clone(&connections).acquire_owned().await {
+            match listener.accept().await {
+                Ok(stream) => {
+                    if accepted.send(Ok(Connection { stream, _permit: permit })).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = forever => {}
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+}
+
+fn make_directory(socket: &Path) -> io::Result<()> {
+    let Some(directory) = socket.parent().filter(|it| !it.as_os_str().is_empty() && !it.exists()) else {
+        return Ok(());
+    };
+    fs::create_dir_all(directory)?;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o750))
+}
+
+async fn remove_stale(path: &Path) -> io::Result<()> {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
+    let in_use = |what: &str| io::Error::new(io::ErrorKind::AddrInUse, format!("{} {what}", path.display()));
+    if !metadata.file_type().is_socket() {
+        return Err(in_use("is there and is no socket"));
+    }
+    match UnixStream::connect(path).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        _ => Err(in_use("is served by another process")),
+    }
+}
+
+enum Stream {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+/// A connection, counted for as long as it is open.
+pub(super) struct Connection {
+    stream: Stream,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+/// Hands an operation to whichever stream it is.
+macro_rules! with_stream {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match &mut $self.get_mut().stream {
+            Stream::Unix($stream) => $call,
+            Stream::Tcp($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        with_stream!(self, stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        with_stream!(self, stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        with_stream!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        with_stream!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        with_stream!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}

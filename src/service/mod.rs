@@ -1,0 +1,102 @@
+//! The gRPC edge: convert, authorise, answer.
+//!
+//! Knows the messages, the cache and the pool of executors; brings values from one to the other. Absent here: how memory
+//! is mapped, how signals are handled, where the configuration comes from. Authorisation is who may open the socket.
+
+mod admin_service;
+mod asked;
+mod cache_service;
+mod capabilities;
+mod convert;
+mod edge;
+mod execution_service;
+mod failure;
+pub mod http;
+mod install;
+mod listener;
+mod observe;
+pub mod server;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+pub use self::{
+    failure::{DOMAIN, Reason},
+    listener::{Endpoint, Listener},
+};
+use crate::{
+    arena::Arenas,
+    cache::{Cache, Pinned},
+    code,
+    exec::Pool,
+    metrics::Metrics,
+};
+
+/// Bounds that requests are held to.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes of a blob in Install.
+    pub unary_max_bytes: u64,
+    /// Bounds of an object.
+    pub code: code::Limits,
+    /// Bytes of arguments, buffers and per-call allocations of one call.
+    pub call_memory_max_bytes: usize,
+    /// CPU time of a call that does not ask for less.
+    pub cpu_limit_default: Duration,
+    /// CPU time that a call may ask for.
+    pub cpu_limit_max: Duration,
+    /// Requests that may be under way, all connections together.
+    pub in_flight_max: usize,
+    /// Time after which a request is given up whatever its client says.
+    pub timeout_max: Duration,
+}
+
+/// What answers requests. Cheap to clone: all clones are one service.
+#[derive(Clone)]
+pub struct Service {
+    arenas: Arc<Arenas>,
+    cache: Arc<Cache>,
+    pool: Arc<Pool<Pinned>>,
+    metrics: Arc<Metrics>,
+    limits: Arc<Limits>,
+    draining: Arc<AtomicBool>,
+    started: Instant,
+}
+
+impl Service {
+    /// Joins the parts.
+    pub fn new(arenas: Arc<Arenas>, cache: Cache, pool: Pool<Pinned>, metrics: Arc<Metrics>, limits: Limits) -> Self {
+        Self {
+            arenas,
+            cache: Arc::new(cache),
+            pool: Arc::new(pool),
+            metrics,
+            limits: Arc::new(limits),
+            draining: Arc::new(AtomicBool::new(false)),
+            started: Instant::now(),
+        }
+    }
+
+    /// Whether requests are taken; if not, why.
+    ///
+    /// # Errors
+    /// The reason, for a person.
+    pub fn ready(&self) -> Result<(), String> {
+        if self.draining.load(Relaxed) { Err("draining".to_owned()) } else { Ok(()) }
+    }
+
+    /// Refuses new work from now on.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
+    /// Waits until no call runs or waits, up to `until`. False if some still do. Blocks.
+    pub fn drain_calls(&self, until: Instant) -> bool {
+        self.pool.drain(until)
+    }
+}

@@ -1,0 +1,105 @@
+//! Counts of all parts, for GetStatus and for a scrape.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::Service;
+use crate::{
+    arena::{ArenaStats, KindStats},
+    cache::EvictionCount,
+    metrics::{ArenaBytes, Evicted, Snapshot},
+    proto::{ArenaStatus, BudgetStatus, CounterStatus, EntryStatus, ExecutorStatus, GetStatusResponse},
+};
+
+impl Service {
+    /// Executable memory at one moment.
+    pub fn arena_stats(&self) -> ArenaStats {
+        self.arenas.stats()
+    }
+
+    /// The counts in a status; who and how it is stays for the caller to fill in.
+    pub(super) fn counts(&self) -> GetStatusResponse {
+        let (cache, arena, pool) = (self.cache.stats(), self.arenas.stats(), self.pool.stats());
+        let (charged, memory) = (cache.charged, arena.total());
+        GetStatusResponse {
+            budget: Some(BudgetStatus {
+                limit_bytes: cache.budget_bytes,
+                charged_bytes: charged.total_bytes(),
+                spans_bytes: charged.live.spans_bytes,
+                lingering_bytes: charged.lingering.total_bytes(),
+                metadata_bytes: charged.live.metadata_bytes,
+            }),
+            entries: Some(EntryStatus { resident: cache.resident_entries, lingering: charged.lingering_entries }),
+            arena: Some(ArenaStatus {
+                strategy: arena.strategy.to_owned(),
+                strategy_reason: arena.reason.to_string(),
+                reserved_bytes: memory.reserved_bytes,
+                committed_bytes: memory.committed_bytes,
+                used_bytes: memory.used_bytes,
+                free_bytes: memory.free_bytes,
+                spans: memory.spans,
+            }),
+            executors: Some(ExecutorStatus {
+                threads: pool.executors as u32,
+                running: pool.running as u32,
+                queued: pool.queued as u32,
+                queue_max: pool.queue_max as u32,
+            }),
+            counters: Some(CounterStatus {
+                lookup_hits: cache.lookups.hits,
+                lookup_misses: cache.lookups.misses,
+                installs: cache.installs,
+                capacity_evictions: cache.evictions.capacity.entries,
+                requested_evictions: cache.evictions.requested.entries,
+                replaced_evictions: cache.evictions.replaced.entries,
+                calls: pool.calls,
+                traps: pool.traps.iter().sum(),
+            }),
+            ..GetStatusResponse::default()
+        }
+    }
+
+    /// One scrape of the metrics.
+    pub fn render_metrics(&self) -> String {
+        for delay in self.cache.take_reclaim_delays() {
+            self.metrics.reclaim_delay(delay);
+        }
+        self.metrics.render(&self.snapshot())
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let (cache, arena, pool) = (self.cache.stats(), self.arenas.stats(), self.pool.stats());
+        let draining = self.draining.load(Relaxed);
+        let largest = [arena.code, arena.rodata, arena.data].map(|kind| kind.largest_free_bytes);
+        Snapshot {
+            ready: !draining,
+            draining,
+            entries_resident: cache.resident_entries,
+            entries_lingering: cache.charged.lingering_entries,
+            arena_code: arena_bytes(&arena.code),
+            arena_rodata: arena_bytes(&arena.rodata),
+            arena_data: arena_bytes(&arena.data),
+            arena_resident_bytes: arena.committed_bytes(),
+            arena_largest_free_bytes: largest.into_iter().min().unwrap_or_default(),
+            budget_spans_bytes: cache.charged.live.spans_bytes,
+            budget_lingering_bytes: cache.charged.lingering.total_bytes(),
+            budget_metadata_bytes: cache.charged.live.metadata_bytes,
+            budget_limit_bytes: cache.budget_bytes,
+            lru_oldest_idle: cache.oldest_idle.unwrap_or_default(),
+            executors_idle: (pool.executors - pool.running) as u64,
+            executors_running: pool.running as u64,
+            executions_in_flight: (pool.running + pool.queued) as u64,
+            evicted_capacity: evicted(cache.evictions.capacity),
+            evicted_requested: evicted(cache.evictions.requested),
+            evicted_replaced: evicted(cache.evictions.replaced),
+            evicted_never_used: cache.evictions.never_used,
+        }
+    }
+}
+
+fn arena_bytes(kind: &KindStats) -> ArenaBytes {
+    ArenaBytes { used_bytes: kind.used_bytes, free_bytes: kind.free_bytes, reserved_bytes: kind.reserved_bytes, ..Default::default() }
+}
+
+fn evicted(count: EvictionCount) -> Evicted {
+    Evicted { entries: count.entries, bytes: count.bytes }
+}

@@ -1,0 +1,288 @@
+//! The budget is exact while everything happens at once, and the order of eviction is exact when nothing else does.
+
+mod support;
+
+use std::{
+    collections::VecDeque,
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use codecached::{
+    arena::{ArenaConfig, Arenas},
+    cache::{Cache, CacheConfig, Install, InstallError, Name, Namespace, Pinned, Target},
+    code::{self, FlatEntry, Image, ImportTable},
+    exec::{self, Call, ExecConfig, Outcome, Pool, ResultType, Scalar},
+};
+use support::Random;
+
+const BUDGET_BYTES: u64 = 32 << 20;
+const INSTALLS: u32 = 100_000;
+const KEYS: u64 = 3000;
+/// Installs between two looks at what the kernel counts.
+const LOOK_EVERY: u32 = 500;
+
+fn parts(eviction_window: usize) -> (Arc<Arenas>, Cache) {
+    let commit_limit_bytes = BUDGET_BYTES + BUDGET_BYTES / 20;
+    let arenas = Arenas::map(&ArenaConfig { reserve_max_bytes: 256 << 20, commit_limit_bytes }).unwrap();
+    let config =
+        CacheConfig { budget_bytes: BUDGET_BYTES, eviction_window, generation_seed: 99, clock: Instant::now };
+    let cache = Cache::new(&config, Arc::clone(&arenas), ImportTable::new(exec::imports()));
+    (arenas, cache)
+}
+
+fn name(key: u64) -> Name {
+    Name::new(Namespace::new("").unwrap(), &key.to_le_bytes()).unwrap()
+}
+
+/// `mov eax, number; ret`, and then as many bytes as asked for.
+fn image(number: u32, size_bytes: usize) -> Image {
+    let mut blob = vec![0x90; size_bytes.max(6)];
+    blob[0] = 0xb8;
+    blob[1..5].copy_from_slice(&number.to_le_bytes());
+    blob[5] = 0xc3;
+    let entries = vec![FlatEntry { name: "f".to_owned(), offset_bytes: 0 }];
+    Image::parse_flat(&blob, entries, &code::Limits::default()).unwrap()
+}
+
+fn install(name: Name, identity: u64) -> Install {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&identity.to_le_bytes());
+    Install { name, digest: bytes, identity: bytes, replace: true, reentrant: false }
+}
+
+/// Sum of Pss over all mappings of the arenas' memory, in bytes.
+fn arenas_pss_bytes() -> u64 {
+    let mut ours = false;
+    let mut sum = 0;
+    for line in fs::read_to_string("/proc/self/smaps").unwrap().lines() {
+        if let Some(kib) = line.strip_prefix("Pss:") {
+            let kib: u64 = kib.trim().trim_end_matches(" kB").parse().unwrap();
+            sum += if ours { kib * 1024 } else { 0 };
+        } else if line.split(' ').next().is_some_and(|range| range.contains('-')) {
+            ours = line.contains("codecached (deleted)");
+        }
+    }
+    sum
+}
+
+fn assert_nothing_is_writable_and_executable() {
+    for line in fs::read_to_string("/proc/self/maps").unwrap().lines() {
+        let permissions = line.split(' ').nth(1).unwrap();
+        assert!(!(permissions.contains('w') && permissions.contains('x')), "{line}");
+    }
+}
+
+struct Scene {
+    arenas: Arc<Arenas>,
+    cache: Cache,
+    pool: Pool<Pinned>,
+    stop: AtomicBool,
+    calls: AtomicU64,
+    lookups: AtomicU64,
+}
+
+impl Scene {
+    fn key_of(number: u32) -> u64 {
+        u64::from(number) % KEYS
+    }
+
+    /// Installs one after another; after each, the budget holds.
+    fn install_all(&self, seed: u64) {
+        let mut random = Random(seed);
+        for step in 0..INSTALLS {
+            let number = random.next() as u32;
+            let size_bytes = 64 + random.below((64 << 10) - 64 + 1) as usize;
+            let request = install(name(Self::key_of(number)), u64::from(number));
+            match self.cache.install(&request, image(number, size_bytes)) {
+                Ok(_) | Err(InstallError::AllPinned { .. } | InstallError::Fragmented(_)) => {}
+                Err(error) => panic!("seed {seed}, step {step}: {error}"),
+            }
+            let charged_bytes = self.cache.stats().charged.total_bytes();
+            assert!(charged_bytes <= BUDGET_BYTES, "seed {seed}, step {step}: {charged_bytes} bytes are charged");
+            if step % LOOK_EVERY == 0 {
+                self.look(step);
+            }
+        }
+    }
+
+    /// What the kernel counts is what the arenas count.
+    fn look(&self, step: u32) {
+        let (before, resident_bytes, after) =
+            (self.arenas.stats().committed_bytes(), arenas_pss_bytes(), self.arenas.stats().committed_bytes());
+        let (low, high) = (before.min(after), before.max(after));
+        let limit_bytes = BUDGET_BYTES + BUDGET_BYTES / 20;
+        assert!(high <= limit_bytes, "step {step}: {high} bytes are committed");
+        let slack = high / 20;
+        assert!(
+            resident_bytes >= low.saturating_sub(slack) && resident_bytes <= high + slack,
+            "step {step}: {resident_bytes} bytes are resident, {low} to {high} are committed"
+        );
+    }
+
+    fn call_all(&self, seed: u64) {
+        let mut random = Random(seed);
+        while !self.stop.load(Relaxed) {
+            let Some(pinned) = self.cache.pin(Target::Name(&name(random.below(KEYS)))) else { continue };
+            let identity = u32::from_le_bytes(pinned.meta().digest[..4].try_into().unwrap());
+            let call = Call {
+                entry: pinned.function("f").unwrap(),
+                callee: pinned,
+                args: Vec::new(),
+                result: ResultType::U32,
+                cpu_limit: Duration::from_secs(10),
+                wall_cap: Duration::from_secs(60),
+                deadline: None,
+            };
+            let Ok(ticket) = self.pool.submit(call) else { continue };
+            let done = block_on(ticket);
+            match done.outcome {
+                Outcome::Returned { value: Some(Scalar::U32(number)), .. } => assert_eq!(number, identity, "seed {seed}"),
+                other => panic!("seed {seed}: {other:?}"),
+            }
+            self.calls.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn look_up_all(&self, seed: u64) {
+        let mut random = Random(seed);
+        while !self.stop.load(Relaxed) {
+            let key = random.below(KEYS);
+            if let Some(view) = self.cache.lookup(Target::Name(&name(key)), false) {
+                let number = u32::from_le_bytes(view.meta.digest[..4].try_into().unwrap());
+                assert_eq!(Self::key_of(number), key, "seed {seed}: an entry of another key");
+                self.lookups.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    fn watch_mappings(&self) {
+        while !self.stop.load(Relaxed) {
+            assert_nothing_is_writable_and_executable();
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
+
+#[test]
+fn a_hundred_thousand_installs_never_pass_the_budget_and_nothing_is_writable_and_executable() {
+    let (arenas, cache) = parts(16);
+    let pool = Pool::start(executors()).unwrap();
+    let (stop, calls, lookups) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let scene = Scene { arenas, cache, pool, stop, calls, lookups };
+    thread::scope(|scope| {
+        let helpers = [
+            scope.spawn(|| scene.call_all(11)),
+            scope.spawn(|| scene.call_all(12)),
+            scope.spawn(|| scene.look_up_all(13)),
+            scope.spawn(|| scene.watch_mappings()),
+        ];
+        let installer = scope.spawn(|| scene.install_all(14));
+        let installed = installer.join();
+        scene.stop.store(true, Relaxed);
+        for helper in helpers {
+            helper.join().unwrap();
+        }
+        installed.unwrap();
+    });
+    assert!(scene.calls.load(Relaxed) > 1000 && scene.lookups.load(Relaxed) > 1000, "little happened meanwhile");
+    assert!(scene.cache.stats().evictions.capacity.entries > 10_000, "little was evicted");
+    drop((scene.pool, scene.cache));
+    assert_eq!(scene.arenas.stats().total().used_bytes, 0, "spans were left behind");
+}
+
+#[test]
+fn a_sequential_run_evicts_in_exact_order_of_use() {
+    for seed in 1..=4 {
+        let (_arenas, cache) = parts(0);
+        let mut random = Random(seed);
+        let mut model: VecDeque<u64> = VecDeque::new();
+        for step in 0..8000_u64 {
+            let key = random.below(4000);
+            if random.below(2) == 0 && !model.is_empty() {
+                let used = model[random.below(model.len() as u64) as usize];
+                cache.lookup(Target::Name(&name(used)), false).unwrap_or_else(|| panic!("seed {seed}, step {step}"));
+                model.retain(|&it| it != used);
+                model.push_back(used);
+                continue;
+            }
+            let size_bytes = 64 + random.below((64 << 10) - 64 + 1) as usize;
+            let done = cache.install(&install(name(key), step), image(step as u32, size_bytes)).unwrap();
+            for _ in &done.victims {
+                let oldest = model.pop_front().unwrap();
+                assert!(
+                    cache.lookup(Target::Name(&name(oldest)), true).is_none_or(|_| oldest == key),
+                    "seed {seed}, step {step}: {oldest} should have gone"
+                );
+            }
+            model.retain(|&it| it != key);
+            model.push_back(key);
+            assert_eq!(cache.stats().resident_entries, model.len() as u64, "seed {seed}, step {step}");
+        }
+        for key in &model {
+            assert!(cache.lookup(Target::Name(&name(*key)), true).is_some(), "seed {seed}: {key} went too early");
+        }
+    }
+}
+
+#[test]
+fn when_everything_is_pinned_an_install_is_refused_at_once_and_the_rest_goes_on() {
+    let (_arenas, cache) = parts(16);
+    let big = 4 << 20;
+    let mut pins = Vec::new();
+    for key in 0..7 {
+        cache.install(&install(name(key), key), image(key as u32, big)).unwrap();
+        pins.push(cache.pin(Target::Name(&name(key))).unwrap());
+    }
+    let refused = cache.install(&install(name(100), 100), image(100, big + (1 << 20)));
+    assert!(matches!(refused, Err(InstallError::AllPinned { .. })), "{refused:?}");
+    assert_eq!(cache.stats().resident_entries, 7, "a refused install must not evict");
+    cache.install(&install(name(101), 101), image(101, 1000)).unwrap();
+    assert!(cache.lookup(Target::Name(&name(3)), false).is_some());
+    drop(pins);
+    cache.install(&install(name(100), 100), image(100, big + (1 << 20))).unwrap();
+    let too_large = cache.install(&install(name(102), 102), image(102, 15 << 20));
+    assert!(too_large.is_ok(), "{too_large:?}");
+    let entries = cache.stats().resident_entries;
+    assert!(entries < 9, "room was made for it");
+}
+
+#[test]
+fn an_evicted_entry_that_runs_lingers_until_its_last_pin_goes() {
+    let (arenas, cache) = parts(16);
+    cache.install(&install(name(1), 1), image(1, 100_000)).unwrap();
+    let before = cache.stats().charged.total_bytes();
+    let pinned = cache.pin(Target::Name(&name(1))).unwrap();
+    let freed = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&freed);
+    let evicted = cache.evict(Target::Name(&name(1)), Some(Box::new(move || told.store(true, Relaxed)))).unwrap();
+    assert_eq!(evicted.gone, codecached::cache::Gone::Lingering);
+    let stats = cache.stats();
+    assert_eq!((stats.resident_entries, stats.charged.lingering_entries), (0, 1));
+    assert_eq!(stats.charged.lingering.total_bytes(), before, "lingering bytes stay charged");
+    assert!(cache.pin(Target::Handle(Namespace::new("").unwrap(), pinned.handle())).is_none());
+    assert!(!freed.load(Relaxed) && arenas.stats().total().used_bytes > 0);
+    drop(pinned);
+    assert!(freed.load(Relaxed));
+    assert_eq!((cache.stats().charged.total_bytes(), arenas.stats().total().used_bytes), (0, 0));
+}
+
+fn executors() -> ExecConfig {
+    ExecConfig {
+        executors: 2,
+        queue_max: 64,
+        stack_bytes: 256 << 10,
+        stack_guard_bytes: 64 << 20,
+        call_memory_max_bytes: 1 << 20,
+        tick: Duration::from_millis(1),
+    }
+}
