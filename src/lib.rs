@@ -17,6 +17,8 @@
 //! an entry of the [`cache::Cache`], [`cache::Pinned`], [`exec::Call`], [`exec::Outcome`]. The only thing that
 //! flows the other way is `Drop`: the last owner of an entry gives its memory back.
 
+#![warn(missing_docs, unreachable_pub)]
+
 pub mod arena;
 pub mod cache;
 pub mod client;

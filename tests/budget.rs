@@ -6,7 +6,7 @@ use std::{
     collections::VecDeque,
     fs,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
@@ -20,6 +20,13 @@ use codecached::{
     exec::{self, Call, ExecConfig, Outcome, Pool, ResultType, Scalar},
 };
 use support::Random;
+
+/// Held by each test: what the kernel counts is counted for the whole process.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 const BUDGET_BYTES: u64 = 32 << 20;
 const INSTALLS: u32 = 100_000;
@@ -175,6 +182,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 #[test]
 fn a_hundred_thousand_installs_never_pass_the_budget_and_nothing_is_writable_and_executable() {
+    let _alone = alone();
     let (arenas, cache) = parts(16);
     let pool = Pool::start(executors()).unwrap();
     let (stop, calls, lookups) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
@@ -202,6 +210,7 @@ fn a_hundred_thousand_installs_never_pass_the_budget_and_nothing_is_writable_and
 
 #[test]
 fn a_sequential_run_evicts_in_exact_order_of_use() {
+    let _alone = alone();
     for seed in 1..=4 {
         let (_arenas, cache) = parts(0);
         let mut random = Random(seed);
@@ -236,6 +245,7 @@ fn a_sequential_run_evicts_in_exact_order_of_use() {
 
 #[test]
 fn when_everything_is_pinned_an_install_is_refused_at_once_and_the_rest_goes_on() {
+    let _alone = alone();
     let (_arenas, cache) = parts(16);
     let big = 4 << 20;
     let mut pins = Vec::new();
@@ -258,6 +268,7 @@ fn when_everything_is_pinned_an_install_is_refused_at_once_and_the_rest_goes_on(
 
 #[test]
 fn an_evicted_entry_that_runs_lingers_until_its_last_pin_goes() {
+    let _alone = alone();
     let (arenas, cache) = parts(16);
     cache.install(&install(name(1), 1), image(1, 100_000)).unwrap();
     let before = cache.stats().charged.total_bytes();

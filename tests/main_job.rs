@@ -245,7 +245,7 @@ async fn lists_come_in_pages_by_key_and_as_tops() {
 
 #[tokio::test]
 async fn bad_requests_are_refused_with_their_reason_and_leave_nothing() {
-    let daemon = Daemon::start_with(&["--set", "server.unary_max_bytes=\"64 KiB\""]);
+    let daemon = Daemon::start_with(&["--set", "server.unary_max_bytes=64 KiB"]);
     let client = daemon.client().await;
     let invalid = |request| (request, Code::InvalidArgument, "INVALID_FIELD");
     let sha = |value: Vec<u8>| Some(Digest { algorithm: DigestAlgorithm::Sha256.into(), value: value.into() });

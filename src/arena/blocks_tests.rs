@@ -199,16 +199,14 @@ fn a_span_of_a_block_that_never_was_is_refused() {
 
 #[test]
 fn classes_grow_with_length_and_each_holds_what_it_promises() {
-    let mut lengths: Vec<u32> = (1..5000).collect();
-    lengths.extend((5000..=1 << 22).step_by(997));
+    let mut lengths: Vec<u32> = (1..1000).collect();
+    lengths.extend((1000..=1 << 22).step_by(997));
     for pair in lengths.windows(2) {
         assert!(class_of(pair[0]) <= class_of(pair[1]), "{pair:?}");
     }
     for &length in &lengths {
         let class = class_holding(length);
         assert!(class < CLASSES && class_of(length) <= class && class <= class_of(length) + 1, "{length}");
-        assert!(class == class_of(length) || class_of(length - 1) < class, "{length}");
-        let shorter = lengths.iter().rev().find(|&&it| it < length);
-        assert!(shorter.is_none_or(|&it| class_of(it) < class), "a shorter block is in the class that holds {length}");
+        assert!(length == 1 || class_of(length - 1) < class, "a shorter block is in the class that holds {length}");
     }
 }

@@ -9,7 +9,7 @@ use super::*;
 use crate::arena::{geometry::HUGE_BYTES, testing::Random};
 
 const GEOMETRY: Geometry = Geometry { arenas: 2, area_bytes: HUGE_BYTES };
-const STEPS: u32 = if cfg!(miri) { 100 } else { 3000 };
+const STEPS: u32 = if cfg!(miri) { 40 } else { 3000 };
 
 /// Remembers which pages have memory, and refuses when told to.
 struct Pages {
@@ -128,7 +128,7 @@ fn committed_pages_are_counted_exactly_and_stay_below_the_limit_under_any_load_a
             assert_eq!(committed_and_used(&pool), (pages.bytes(), used_bytes), "{context}");
             assert!(step % 50 != 0 || all_spans_are_committed(&grants, &pages), "{context}");
         }
-        assert!(taken > 0 && failed > 0, "seed {seed}: {taken} taken, {failed} failed");
+        assert!(taken > 0 && (failed > 0 || cfg!(miri)), "seed {seed}: {taken} taken, {failed} failed");
         pages.refuse_after.set(None);
         for grant in grants.drain(..) {
             pool.give(&grant).unwrap();

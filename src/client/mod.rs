@@ -160,6 +160,12 @@ impl Client {
         ExecutionServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX_BYTES)
     }
 
+    /// What a failure of a bare stub means.
+    #[must_use]
+    pub fn error(&self, status: &Status) -> ClientError {
+        ClientError::from_status(&self.address, status, None)
+    }
+
     /// Sends `message`, and again while the daemon is unavailable, attempts and time permitting.
     async fn retried<Q: Clone, R, F: Future<Output = Answer<R>>>(
         &self,

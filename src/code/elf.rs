@@ -159,7 +159,7 @@ impl<'a> Object<'a> {
         match tail.iter().position(|&byte| byte == 0) {
             Some(end) => Ok(&tail[..end]),
             None if tail.len() <= max => Err(CodeError::malformed("a name does not end")),
-            None => Limits::hold("bytes of a name", tail.len() as u64, max as u64).map(|()| tail),
+            None => Err(CodeError::TooLarge { what: "bytes of a name", value: tail.len() as u64, max: max as u64 }),
         }
     }
 }

@@ -55,7 +55,7 @@ pub enum CodeError {
         at: Location,
     },
     /// Symbols that the object uses, but neither defines nor finds among the imports.
-    #[error("unresolved symbols: {}{} ({total} in all)", names.join(", "), if names.len() as u64 == *total { "" } else { ", ..." })]
+    #[error("unresolved symbols: {}{} ({total} in all)", names.join(", "), rest(names, *total))]
     UnresolvedSymbols {
         /// The first [`UNRESOLVED_SHOWN_MAX`](Self::UNRESOLVED_SHOWN_MAX) of them, in the order of their first use.
         names: Vec<String>,
@@ -220,6 +220,11 @@ impl fmt::Display for RelocationName {
             None => write!(f, "type {}", self.0),
         }
     }
+}
+
+/// What stands for the names that are not shown.
+fn rest(names: &[String], total: u64) -> &'static str {
+    if (names.len() as u64) < total { ", ..." } else { "" }
 }
 
 /// A name from a blob as text that fits a line of a log: escaped, and cut with "..." where it is long.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     cache::Pinned,
-    exec::{self, Call, Done, Outcome, Ticket},
+    exec::{self, Call, Done, Outcome, Ticket, TrapKind},
     metrics::ExecutionOutcome,
     proto::{self, execute_response, execution_service_server::ExecutionService},
 };
@@ -61,7 +61,7 @@ async fn execute(
         }
         Outcome::Trap(trap) => {
             let outcome = match trap.kind {
-                exec::TrapKind::Timeout => ExecutionOutcome::Timeout,
+                TrapKind::Timeout => ExecutionOutcome::Timeout,
                 _ => ExecutionOutcome::Trapped,
             };
             service.metrics.execution(outcome, done.queued, done.wall);
@@ -80,9 +80,13 @@ async fn execute(
 }
 
 /// Waits for the call. When the deadline passes first, the ticket is dropped, and that stops the call.
+///
+/// The pool knows the deadline too, and either may notice first.
 async fn finished(mut ticket: Ticket, deadline: Option<Instant>) -> Result<Done, Failure> {
     let Some(deadline) = deadline else { return Ok(ticket.await) };
-    tokio::time::timeout_at(deadline.into(), &mut ticket).await.map_err(|_| late(ticket.started()))
+    let done = tokio::time::timeout_at(deadline.into(), &mut ticket).await.map_err(|_| late(ticket.started()))?;
+    let timed_out = matches!(done.outcome, Outcome::Trap(trap) if trap.kind == TrapKind::Timeout);
+    if timed_out && Instant::now() >= deadline { Err(late(true)) } else { Ok(done) }
 }
 
 fn late(started: bool) -> Failure {

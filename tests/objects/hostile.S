@@ -231,12 +231,18 @@ function leave_stack_popped             /* ret 64 */
     ret $64
 done leave_stack_popped
 
-function leave_wrong_fs
+function leave_other_fs                 /* thread-local storage where there is none */
+    wrfsbase %rsp
+    mov $42, %eax
+    ret
+done leave_other_fs
+
+function leave_unmapped_fs              /* found out on return: a trap outside of the entry */
     xor %eax, %eax
     wrfsbase %rax
     mov $42, %eax
     ret
-done leave_wrong_fs
+done leave_unmapped_fs
 
 function leave_x87_precision            /* single precision, unmasked */
     sub $8, %rsp

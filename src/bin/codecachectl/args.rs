@@ -172,7 +172,7 @@ pub(crate) struct Bench {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) threads: u16,
     /// Bytes of each blob
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(32..=1_048_576))]
     pub(crate) blob_bytes: u32,
     /// What lookups send: a 32-byte key or a handle
     #[arg(long, value_enum, default_value = "key")]

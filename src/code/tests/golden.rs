@@ -27,7 +27,8 @@ fn object() -> Vec<u8> {
     object.relocation(1, 1, R_X86_64_PLT32, host, -4);
     object.relocation(1, 6, R_X86_64_PC32, host, -4);
     object.relocation(1, 0xd, R_X86_64_REX_GOTPCRELX, variable, -4);
-    object.relocation(1, 0x15, R_X86_64_PC32, constants, 4 - 4);
+    // The second constant: 4, less the 4 bytes to the end of the instruction.
+    object.relocation(1, 0x15, R_X86_64_PC32, constants, 0);
     object.relocation(pointers, 0, R_X86_64_64, tail, 0);
     object.build()
 }

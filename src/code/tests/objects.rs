@@ -70,7 +70,8 @@ fn a_call_of_an_import_reaches_it_through_stub_and_slot() {
 #[test]
 fn an_absent_weak_function_has_the_address_0() {
     let (_, linked) = sample();
-    let slot = destination(&linked.code, 0x90) + 1 - AT.rodata; // `cmpq $0, absent@GOTPCREL(%rip)`: an immediate follows
+    // `cmpq $0, absent@GOTPCREL(%rip)`: an immediate of one byte follows the displacement.
+    let slot = destination(&linked.code, 0x90) + 1 - AT.rodata;
     assert_eq!(u64_at(&linked.rodata, slot), 0);
 }
 

@@ -4,6 +4,9 @@ use super::super::Reason;
 use super::builder::{Builder, DATA, TEXT};
 use super::*;
 
+/// Adds to an object what a test is about.
+type Add<'a> = &'a dyn Fn(&mut Builder);
+
 fn names(image: &Image) -> Vec<&str> {
     image.symbols().iter().map(|symbol| &*symbol.name).collect()
 }
@@ -129,7 +132,7 @@ fn symbols_that_need_what_is_not_done_here_are_refused() {
         let symbol = object.symbol("frames", STB_LOCAL, STT_OBJECT, SymbolSection(section), 0, 0);
         object.relocation(1, 0, R_X86_64_PC32, symbol, 0);
     };
-    let cases: [(&dyn Fn(&mut Builder), &str, &str); 3] = [
+    let cases: [(Add, &str, &str); 3] = [
         (&ifunc, "chosen", "ifunc"),
         (&thread_local, "errno", "thread-local"),
         (&unloaded, "frames", "a section that is not loaded"),
@@ -155,7 +158,7 @@ fn malformed_symbols_are_named() {
         object.symbol("odd", SymbolBind(13), STT_FUNC, SymbolSection(1), 0, 0);
     };
     let twice = |object: &mut Builder| (0..2).for_each(|_| _ = object.function("twice", 0, 0));
-    let cases: [(&dyn Fn(&mut Builder), &str); 9] = [
+    let cases: [(Add, &str); 9] = [
         (&global("far", 1, 17, 0), "outside of its section in section .text at offset 0x11 for symbol far"),
         (&global("long", 1, 8, 9), "outside of its section in section .text at offset 0x8 for symbol long"),
         (&global("wrap", 1, u64::MAX, 9), "outside of its section"),
