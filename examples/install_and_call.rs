@@ -11,8 +11,8 @@ use std::{env, error::Error, fs, path::Path, process::Command};
 use codecached::{
     client::{Client, DEFAULT_ADDRESS},
     proto::{
-        BlobFormat, ExecuteRequest, InstallRequest, ResultType, Value, execute_request::Target, execute_response::Outcome,
-        value::Kind,
+        BlobFormat, ExecuteRequest, InstallRequest, ResultType, Value, execute_request::Target,
+        execute_response::Outcome, value::Kind,
     },
 };
 

@@ -2,7 +2,6 @@
 
 use std::{
     collections::hash_map::RandomState,
-    future::Future,
     hash::BuildHasher,
     io,
     num::NonZero,
@@ -86,7 +85,10 @@ pub fn check(config: &Config) -> Result<Vec<(String, String)>, DaemonError> {
     Ok([
         ("architecture", std::env::consts::ARCH.to_owned()),
         ("memory strategy", format!("{}: {}", arena.strategy, arena.reason)),
-        ("arena reservation", format!("{} bytes for each of code, read-only data and data", config.arena.reserve_max_bytes)),
+        (
+            "arena reservation",
+            format!("{} bytes for each of code, read-only data and data", config.arena.reserve_max_bytes),
+        ),
         ("executors", format!("{} threads, a fault in one was recovered", executors(config))),
         ("system calls from code", "not contained in this version".to_owned()),
     ]
@@ -112,9 +114,9 @@ fn build(config: &Config) -> Result<(Service, Arc<Metrics>), DaemonError> {
     let pool = Pool::start(ExecConfig {
         executors: executors(config),
         queue_max: config.exec.queue_max,
-        stack_bytes: config.exec.stack_bytes as usize,
-        stack_guard_bytes: config.exec.stack_guard_bytes as usize,
-        call_memory_max_bytes: config.exec.call_memory_max_bytes as usize,
+        stack_bytes: config.exec.stack_bytes,
+        stack_guard_bytes: config.exec.stack_guard_bytes,
+        call_memory_max_bytes: config.exec.call_memory_max_bytes,
         tick: Duration::from_micros(config.exec.watchdog_tick_us),
     })?;
     let metrics = Arc::new(Metrics::new(&BuildInfo {
@@ -196,12 +198,8 @@ async fn serve_metrics(
     let bound = listener.local_addr().map_err(error)?;
     let (rendering, asked) = (service.clone(), service.clone());
     let stopped = async move { drop(stopping.wait_for(|stop| *stop).await) };
-    let serving = http::serve(
-        listener,
-        Arc::new(move || rendering.render_metrics()),
-        Arc::new(move || asked.ready()),
-        stopped,
-    );
+    let serving =
+        http::serve(listener, Arc::new(move || rendering.render_metrics()), Arc::new(move || asked.ready()), stopped);
     tokio::spawn(async move {
         if let Err(error) = serving.await {
             tracing::error!(%error, "the metrics server ended");
@@ -221,7 +219,7 @@ fn limits(config: &Config) -> Limits {
             relocations_max: config.code.relocations_max,
             ..code::Limits::default()
         },
-        call_memory_max_bytes: config.exec.call_memory_max_bytes as usize,
+        call_memory_max_bytes: config.exec.call_memory_max_bytes,
         cpu_limit_default: Duration::from_millis(config.exec.cpu_limit_default_ms),
         cpu_limit_max: Duration::from_millis(config.exec.cpu_limit_max_ms),
         in_flight_max: config.server.requests_in_flight_max,
@@ -267,12 +265,10 @@ impl StopSignals {
         Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
     }
 
-    fn next(&mut self) -> impl Future<Output = &'static str> {
-        async {
-            tokio::select! {
-                _ = self.term.recv() => "SIGTERM",
-                _ = self.int.recv() => "SIGINT",
-            }
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
         }
     }
 }

@@ -17,7 +17,7 @@
 //! an entry of the [`cache::Cache`], [`cache::Pinned`], [`exec::Call`], [`exec::Outcome`]. The only thing that
 //! flows the other way is `Drop`: the last owner of an entry gives its memory back.
 
-#![warn(missing_docs, unreachable_pub)]
+#![warn(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 pub mod arena;
 pub mod cache;

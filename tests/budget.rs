@@ -37,8 +37,7 @@ const LOOK_EVERY: u32 = 500;
 fn parts(eviction_window: usize) -> (Arc<Arenas>, Cache) {
     let commit_limit_bytes = BUDGET_BYTES + BUDGET_BYTES / 20;
     let arenas = Arenas::map(&ArenaConfig { reserve_max_bytes: 256 << 20, commit_limit_bytes }).unwrap();
-    let config =
-        CacheConfig { budget_bytes: BUDGET_BYTES, eviction_window, generation_seed: 99, clock: Instant::now };
+    let config = CacheConfig { budget_bytes: BUDGET_BYTES, eviction_window, generation_seed: 99, clock: Instant::now };
     let cache = Cache::new(&config, Arc::clone(&arenas), ImportTable::new(exec::imports()));
     (arenas, cache)
 }
@@ -149,7 +148,9 @@ impl Scene {
             let Ok(ticket) = self.pool.submit(call) else { continue };
             let done = block_on(ticket);
             match done.outcome {
-                Outcome::Returned { value: Some(Scalar::U32(number)), .. } => assert_eq!(number, identity, "seed {seed}"),
+                Outcome::Returned { value: Some(Scalar::U32(number)), .. } => {
+                    assert_eq!(number, identity, "seed {seed}")
+                }
                 other => panic!("seed {seed}: {other:?}"),
             }
             self.calls.fetch_add(1, Relaxed);

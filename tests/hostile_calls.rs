@@ -11,8 +11,8 @@ use codecached::{
     client::Client,
     proto::{
         ResultType,
-        execute_response::Outcome,
         TrapKind::{self, Abort, Breakpoint, Bus, Fpe, Ill, Segv, StackOverflow, Timeout},
+        execute_response::Outcome,
         value::Kind,
     },
 };
@@ -121,7 +121,8 @@ async fn every_hostile_kind_traps_a_thousand_times_in_a_row_while_good_calls_sta
             }
             let trap = trapped(scene.client.execute(request).await.unwrap());
             assert!(kinds.contains(&trap.kind()), "{symbol}, round {round}: {trap:?}");
-            let outside = ["jump_to_zero", "jump_to_stack", "unbalanced", "to_32_bit", "leave_unmapped_fs"].contains(symbol);
+            let outside =
+                ["jump_to_zero", "jump_to_stack", "unbalanced", "to_32_bit", "leave_unmapped_fs"].contains(symbol);
             assert!(outside || (trap.symbol == *symbol && !trap.outside), "{symbol}, round {round}: {trap:?}");
         }
     }

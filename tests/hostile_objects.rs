@@ -81,12 +81,8 @@ fn a_hundred_thousand_random_and_mutated_objects_are_refused_or_installed() {
     .collect();
     let arenas =
         Arenas::map(&ArenaConfig { reserve_max_bytes: 64 << 20, commit_limit_bytes: BUDGET_BYTES * 21 / 20 }).unwrap();
-    let config = CacheConfig {
-        budget_bytes: BUDGET_BYTES,
-        eviction_window: 16,
-        generation_seed: 1,
-        clock: Instant::now,
-    };
+    let config =
+        CacheConfig { budget_bytes: BUDGET_BYTES, eviction_window: 16, generation_seed: 1, clock: Instant::now };
     let cache = Cache::new(&config, Arc::clone(&arenas), ImportTable::new(exec::imports()));
     let limits = Limits { image_max_bytes: IMAGE_MAX_BYTES, ..Limits::default() };
     let before_bytes = peak_bytes();
@@ -123,7 +119,10 @@ fn a_hundred_thousand_random_and_mutated_objects_are_refused_or_installed() {
         }
         assert!(cache.stats().charged.total_bytes() <= BUDGET_BYTES, "seed {seed}");
     }
-    assert!(installed > INPUTS / 100 && refused > INPUTS / 100, "{installed} installed, {refused} refused: too one-sided");
+    assert!(
+        installed > INPUTS / 100 && refused > INPUTS / 100,
+        "{installed} installed, {refused} refused: too one-sided"
+    );
     let grown_bytes = peak_bytes() - before_bytes;
     assert!(grown_bytes <= GROWTH_MAX_BYTES, "memory grew by {grown_bytes} bytes");
     drop(cache);

@@ -212,12 +212,8 @@ async fn lists_come_in_pages_by_key_and_as_tops() {
     client.install(flat("other", ADD)).await.unwrap();
     let (mut listed, mut token) = (Vec::new(), bytes::Bytes::new());
     loop {
-        let request = ListRequest {
-            key_prefix: b"key-"[..].into(),
-            page_size: 7,
-            page_token: token,
-            ..ListRequest::default()
-        };
+        let request =
+            ListRequest { key_prefix: b"key-"[..].into(), page_size: 7, page_token: token, ..ListRequest::default() };
         let page = client.list(request).await.unwrap();
         assert!(page.entries.len() <= 7);
         listed.extend(page.entries.into_iter().map(|it| String::from_utf8(it.key.to_vec()).unwrap()));
@@ -238,7 +234,8 @@ async fn lists_come_in_pages_by_key_and_as_tops() {
     let sizes: Vec<_> = (0..25).map(|at| (at * 7 % 25, at)).collect();
     let largest = sizes.iter().max().unwrap().1;
     assert_eq!(top(ListOrder::Size).await[0], keys[largest]);
-    let called = handle(&client.install(flat("key-11", &[ADD, &[0x90; 200]].concat())).await.unwrap_or_else(|_| panic!()));
+    let called =
+        handle(&client.install(flat("key-11", &[ADD, &[0x90; 200]].concat())).await.unwrap_or_else(|_| panic!()));
     client.execute(call(called, "f", Vec::new(), ResultType::Void)).await.unwrap();
     assert_eq!(top(ListOrder::Calls).await[0], "key-11");
 }
@@ -297,10 +294,8 @@ async fn bad_calls_are_refused_with_their_reason() {
     let unknown = ExecuteRequest { symbol: "g".to_owned(), ..request(Vec::new()) };
     let message = assert_refused(client.execute(unknown).await, Code::NotFound, "SYMBOL_NOT_FOUND");
     assert!(message.contains('f'), "{message}");
-    let long = ExecuteRequest {
-        cpu_limit: Some(prost_types::Duration { seconds: 86_400, nanos: 0 }),
-        ..request(Vec::new())
-    };
+    let long =
+        ExecuteRequest { cpu_limit: Some(prost_types::Duration { seconds: 86_400, nanos: 0 }), ..request(Vec::new()) };
     assert_refused(client.execute(long).await, Code::InvalidArgument, "INVALID_FIELD");
     let nothing = ExecuteRequest { target: None, ..request(Vec::new()) };
     assert_refused(client.execute(nothing).await, Code::InvalidArgument, "INVALID_FIELD");

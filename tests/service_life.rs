@@ -40,10 +40,8 @@ async fn a_deadline_stops_a_call_and_says_whether_it_ran() {
         let client = client.clone();
         async move { client.with_timeout(Duration::from_secs(2)).execute(spin(entry, 30)).await }
     });
-    until("the call to run", async || {
-        (client.status().await.unwrap().executors.unwrap().running == 1).then_some(())
-    })
-    .await;
+    until("the call to run", async || (client.status().await.unwrap().executors.unwrap().running == 1).then_some(()))
+        .await;
     let waiting = hasty.execute(spin(entry, 30)).await.unwrap_err();
     assert_eq!(waiting.code(), Some(Code::DeadlineExceeded), "{waiting}");
     assert_eq!(running.await.unwrap().unwrap_err().code(), Some(Code::DeadlineExceeded));
@@ -89,10 +87,8 @@ async fn a_client_that_leaves_during_a_call_or_an_upload_leaves_nothing_behind()
     for _ in 0..20 {
         let leaving = daemon.client().await;
         let call = tokio::spawn(async move { leaving.execute(spin(entry, 50)).await });
-        until("a call to run", async || {
-            (client.status().await.unwrap().executors.unwrap().running > 0).then_some(())
-        })
-        .await;
+        until("a call to run", async || (client.status().await.unwrap().executors.unwrap().running > 0).then_some(()))
+            .await;
         call.abort();
         assert!(call.await.unwrap_err().is_cancelled());
     }
@@ -187,10 +183,8 @@ async fn an_evicted_entry_that_runs_lingers_and_evict_can_wait_for_it() {
         let client = client.clone();
         async move { client.execute(spin(entry, 1)).await }
     });
-    until("the call to run", async || {
-        (client.status().await.unwrap().executors.unwrap().running == 1).then_some(())
-    })
-    .await;
+    until("the call to run", async || (client.status().await.unwrap().executors.unwrap().running == 1).then_some(()))
+        .await;
     let evict = |wait| codecached::proto::EvictRequest {
         target: Some(codecached::proto::evict_request::Target::Key(b"spin"[..].into())),
         wait,
@@ -208,10 +202,8 @@ async fn an_evicted_entry_that_runs_lingers_and_evict_can_wait_for_it() {
         let client = client.clone();
         async move { client.execute(spin(entry, 1)).await }
     });
-    until("the call to run", async || {
-        (client.status().await.unwrap().executors.unwrap().running == 1).then_some(())
-    })
-    .await;
+    until("the call to run", async || (client.status().await.unwrap().executors.unwrap().running == 1).then_some(()))
+        .await;
     let gone = client.evict(evict(true)).await.unwrap();
     assert_eq!(gone.state(), codecached::proto::EvictState::Freed);
     assert_eq!(client.status().await.unwrap().budget.unwrap().charged_bytes, 0);
@@ -252,10 +244,8 @@ async fn sigterm_refuses_new_work_finishes_what_runs_and_exits_0() {
         let client = client.clone();
         async move { client.execute(spin(entry, 1)).await }
     });
-    until("the call to run", async || {
-        (client.status().await.unwrap().executors.unwrap().running == 1).then_some(())
-    })
-    .await;
+    until("the call to run", async || (client.status().await.unwrap().executors.unwrap().running == 1).then_some(()))
+        .await;
     daemon.terminate();
     until("health to flip", async || {
         let answer = health.check(HealthCheckRequest { service: String::new() }).await.unwrap();
@@ -279,10 +269,8 @@ async fn a_call_that_does_not_end_is_given_up_after_the_grace() {
     let entry = handle(&client.install(flat("spin", SPIN)).await.unwrap());
     let _running = tokio::spawn(async move { client.execute(spin(entry, 50)).await });
     let client = daemon.client().await;
-    until("the call to run", async || {
-        (client.status().await.unwrap().executors.unwrap().running == 1).then_some(())
-    })
-    .await;
+    until("the call to run", async || (client.status().await.unwrap().executors.unwrap().running == 1).then_some(()))
+        .await;
     daemon.terminate();
     assert_eq!(daemon.wait(), Some(0));
 }
@@ -337,7 +325,10 @@ async fn metrics_and_probes_answer_and_count() {
     let get = async |path: &str| {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::TcpStream::connect(&daemon.metrics).await.unwrap();
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: d\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
+        stream
+            .write_all(format!("GET {path} HTTP/1.1\r\nhost: d\r\nconnection: close\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
         let mut text = String::new();
         tokio::time::timeout(PATIENCE, stream.read_to_string(&mut text)).await.unwrap().unwrap();
         text

@@ -94,7 +94,9 @@ pub enum InstallError {
         budget_bytes: u64,
     },
     /// What runs or waits holds too much.
-    #[error("{missing_bytes} bytes are missing and no entry may go: what is left is running, waiting or being installed")]
+    #[error(
+        "{missing_bytes} bytes are missing and no entry may go: what is left is running, waiting or being installed"
+    )]
     AllPinned {
         /// What a retry needs.
         missing_bytes: u64,
@@ -138,13 +140,16 @@ impl Cache {
     pub fn install(&self, install: &Install, image: Image) -> Result<Installed, InstallError> {
         let started = (self.clock)();
         if let Some(view) = self.existing(install)? {
-            return Ok(Installed { view, outcome: Outcome::Existed, victims: Vec::new(), times: InstallTimes::default() });
+            return Ok(Installed {
+                view,
+                outcome: Outcome::Existed,
+                victims: Vec::new(),
+                times: InstallTimes::default(),
+            });
         }
         let layout = layout(&image);
-        let amount = Amount {
-            spans_bytes: layout.charge_bytes(),
-            metadata_bytes: Meta::charge_bytes(&install.name, &image),
-        };
+        let amount =
+            Amount { spans_bytes: layout.charge_bytes(), metadata_bytes: Meta::charge_bytes(&install.name, &image) };
         let mut victims = Vec::new();
         let charge = self.charge(amount, &mut victims)?;
         let draft = self.reserve(&layout, &mut victims)?;

@@ -123,7 +123,7 @@ impl<T> Lru<T> {
     }
 
     /// Handles and values, the oldest first.
-    pub(super) fn from_oldest(&self) -> impl Iterator<Item = (Handle, &T)> {
+    pub(super) fn oldest_first(&self) -> impl Iterator<Item = (Handle, &T)> {
         let mut next = self.oldest;
         std::iter::from_fn(move || {
             let slot = self.slots.get(next as usize)?;
@@ -236,7 +236,7 @@ mod tests {
                     }
                     _ => {}
                 }
-                let order: Vec<_> = lru.from_oldest().map(|(handle, value)| (handle, *value)).collect();
+                let order: Vec<_> = lru.oldest_first().map(|(handle, value)| (handle, *value)).collect();
                 prop_assert_eq!(&order, &model);
                 prop_assert_eq!(lru.len(), model.len());
             }

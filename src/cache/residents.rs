@@ -1,11 +1,6 @@
 //! What the cache lock guards: the index, the order of use and the counts of evictions.
 
-use std::{
-    collections::BTreeMap,
-    ops::Bound,
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Instant};
 
 use super::{
     Name, Namespace, Target,
@@ -98,7 +93,7 @@ impl Residents {
     }
 
     pub(super) fn oldest_use(&self) -> Option<Instant> {
-        self.order.from_oldest().next().map(|(_, resident)| resident.last_used)
+        self.order.oldest_first().next().map(|(_, resident)| resident.last_used)
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -157,7 +152,7 @@ impl Residents {
     pub(super) fn victims(&self, bytes: u64) -> Option<Vec<Handle>> {
         let mut found_bytes = 0;
         let mut victims = Vec::new();
-        for (handle, resident) in self.order.from_oldest() {
+        for (handle, resident) in self.order.oldest_first() {
             if found_bytes >= bytes {
                 break;
             }
@@ -172,15 +167,22 @@ impl Residents {
     /// The idle entry to evict where contiguous room is missing: the oldest of the `window` oldest for which `fits`
     /// says that its span alone would do; else the oldest.
     pub(super) fn evict_for_room(&mut self, window: usize, fits: impl Fn(&Entry) -> bool) -> Option<Resident> {
-        let idle = || self.order.from_oldest().filter(|(_, resident)| resident.is_idle());
+        let idle = || self.order.oldest_first().filter(|(_, resident)| resident.is_idle());
         let oldest = idle().next()?.0;
-        let victim = idle().take(window).find(|(_, resident)| fits(&resident.entry)).map_or(oldest, |(handle, _)| handle);
+        let victim =
+            idle().take(window).find(|(_, resident)| fits(&resident.entry)).map_or(oldest, |(handle, _)| handle);
         self.evictions.out_of_order += u64::from(victim != oldest);
         self.evict(victim, Reason::Capacity)
     }
 
     /// Views in key order of at most `limit` entries under the prefix, from the name after `after` on.
-    pub(super) fn views(&self, namespace: Namespace<'_>, prefix: &[u8], after: Option<&Name>, limit: usize) -> Vec<View> {
+    pub(super) fn views(
+        &self,
+        namespace: Namespace<'_>,
+        prefix: &[u8],
+        after: Option<&Name>,
+        limit: usize,
+    ) -> Vec<View> {
         let prefix = namespace.name_prefix(prefix);
         let from = match after {
             Some(name) if name.as_bytes()[..] >= prefix[..] => Bound::Excluded(&name.as_bytes()[..]),

@@ -99,7 +99,9 @@ impl CodeCacheService for Service {
         }
         let views = match rank {
             Some(rank) => self.cache.top(namespace, &request.key_prefix, rank, limit),
-            None => self.cache.page(namespace, &request.key_prefix, after(namespace, &request.page_token)?.as_ref(), limit),
+            None => {
+                self.cache.page(namespace, &request.key_prefix, after(namespace, &request.page_token)?.as_ref(), limit)
+            }
         };
         let next_page_token = match views.last() {
             Some(last) if rank.is_none() && views.len() == limit => Bytes::copy_from_slice(last.meta.name.key()),

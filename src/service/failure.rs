@@ -205,7 +205,11 @@ impl From<CodeError> for Failure {
         };
         let mut failure = Self::new(reason, error.to_string());
         if let Some(at) = error.location() {
-            let facts = [("section", &at.section), ("symbol", &at.symbol), ("offset_bytes", &at.offset_bytes.map(|it| it.to_string()))];
+            let facts = [
+                ("section", &at.section),
+                ("symbol", &at.symbol),
+                ("offset_bytes", &at.offset_bytes.map(|it| it.to_string())),
+            ];
             for (key, value) in facts {
                 if let Some(value) = value {
                     failure = failure.with(key, value);

@@ -97,7 +97,12 @@ impl Service {
 }
 
 fn arena_bytes(kind: &KindStats) -> ArenaBytes {
-    ArenaBytes { used_bytes: kind.used_bytes, free_bytes: kind.free_bytes, reserved_bytes: kind.reserved_bytes, ..Default::default() }
+    ArenaBytes {
+        used_bytes: kind.used_bytes,
+        free_bytes: kind.free_bytes,
+        reserved_bytes: kind.reserved_bytes,
+        ..Default::default()
+    }
 }
 
 fn evicted(count: EvictionCount) -> Evicted {

@@ -12,7 +12,10 @@ use std::{
 
 use codecached::{
     client::Client,
-    proto::{self, BlobFormat, ExecuteResponse, InstallRequest, InstallResponse, Value, execute_response::Outcome, value::Kind},
+    proto::{
+        self, BlobFormat, ExecuteResponse, InstallRequest, InstallResponse, Value, execute_response::Outcome,
+        value::Kind,
+    },
 };
 use tempfile::TempDir;
 
@@ -224,6 +227,6 @@ impl Random {
     }
 
     pub fn below(&mut self, bound: u64) -> u64 {
-        (u128::from(self.next()) * u128::from(bound) >> 64) as u64
+        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 }

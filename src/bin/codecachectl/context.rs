@@ -36,7 +36,11 @@ impl Context {
         let connecting = tokio::time::timeout(common.timeout, Client::connect(&address));
         let connected = connecting.await.unwrap_or_else(|_| {
             let cause = format!("no connection within {:?}", common.timeout);
-            Err(ClientError::Transport { address: address.clone(), cause, advice: "is the daemon stopped or overloaded?" })
+            Err(ClientError::Transport {
+                address: address.clone(),
+                cause,
+                advice: "is the daemon stopped or overloaded?",
+            })
         });
         let client = connected.map_err(|error| Failure::client("connect", error))?.with_timeout(common.timeout);
         Ok(Self { client, namespace: common.namespace, timeout: common.timeout, json: common.json })

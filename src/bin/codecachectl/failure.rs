@@ -71,11 +71,15 @@ fn exit(error: &ClientError) -> Exit {
 /// What helps against a reason of the daemon.
 fn hint(reason: &str) -> Option<&'static str> {
     Some(match reason {
-        "NO_CONNECTION" => "--server unix:PATH|http://HOST:PORT says where the daemon is; `codecached serve` starts one",
+        "NO_CONNECTION" => {
+            "--server unix:PATH|http://HOST:PORT says where the daemon is; `codecached serve` starts one"
+        }
         "KEY_OCCUPIED" => "--replace lets these bytes take the place of the others",
         "ENTRY_NOT_FOUND" => "`codecachectl list` shows what is there; an entry may have been evicted to make room",
         "SYMBOL_NOT_FOUND" => "`codecachectl lookup KEY --symbols` shows the functions of the entry",
-        "BLOB_TOO_LARGE" => "`codecachectl capabilities` shows the limits; server.unary_max_bytes of the daemon sets this one",
+        "BLOB_TOO_LARGE" => {
+            "`codecachectl capabilities` shows the limits; server.unary_max_bytes of the daemon sets this one"
+        }
         "MALFORMED_OBJECT" => "give what `cc -c` or `ld -r` makes: an ELF64 relocatable object of this architecture",
         "UNSUPPORTED_RELOCATION" => "compile with `cc -O2 -fPIC -c`",
         "UNRESOLVED_SYMBOL" => {
@@ -83,7 +87,12 @@ fn hint(reason: &str) -> Option<&'static str> {
         }
         "BUDGET_EXHAUSTED" => "the entry alone is larger than the budget: cache.budget_bytes of the daemon",
         "ALL_ENTRIES_PINNED" => "everything in the cache is running now: try again, or give the daemon more budget",
-        "EXECUTORS_SATURATED" => "try again later; exec.executors and exec.queue_max of the daemon bound what runs at once",
+        "SERVER_BUSY" => "try again later; server.requests_in_flight_max of the daemon bounds what it takes at once",
+        "ARENA_FRAGMENTED" => "free memory is in pieces that are too small: evict, or give the daemon more budget",
+        "TARGET_MISMATCH" => "`codecachectl capabilities` shows the architecture of the daemon",
+        "EXECUTORS_SATURATED" => {
+            "try again later; exec.executors and exec.queue_max of the daemon bound what runs at once"
+        }
         "DEADLINE_EXCEEDED" | "DEADLINE_BEFORE_START" | "DEADLINE_DURING_CALL" => "--timeout gives it longer",
         _ => return None,
     })

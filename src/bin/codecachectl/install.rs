@@ -29,7 +29,8 @@ pub(crate) async fn run(context: &Context, asked: Install) -> Result<Report, Fai
     let mut installed = Vec::with_capacity(keys.len());
     for (key, path) in keys.into_iter().zip(&asked.files) {
         let blob = read_file(path, bytes_max, "unary_max_bytes")?;
-        let format = format_of(&blob, &asked.flat).map_err(|why| Failure::misuse(format!("{}: {why}", path.display())))?;
+        let format =
+            format_of(&blob, &asked.flat).map_err(|why| Failure::misuse(format!("{}: {why}", path.display())))?;
         let request = InstallRequest {
             namespace: context.namespace.clone(),
             key: context::key(&key)?,
@@ -43,13 +44,17 @@ pub(crate) async fn run(context: &Context, asked: Install) -> Result<Report, Fai
         let answer = context.client.install(request).await;
         installed.push(answer.map_err(|error| Failure::client(&format!("install {key:?}"), error))?);
     }
-    Ok(context.report(|| human(&installed), || json!({ "installed": installed.iter().map(to_json).collect::<Vec<_>>() })))
+    Ok(context
+        .report(|| human(&installed), || json!({ "installed": installed.iter().map(to_json).collect::<Vec<_>>() })))
 }
 
 /// The key of each file.
 fn keys(template: &str, files: &[PathBuf]) -> Result<Vec<String>, Failure> {
     if files.len() > 1 && !template.contains("{}") {
-        let text = format!("{} files need {{}} in the key, to be replaced by the stem of each name, as in 'zlib/{{}}'", files.len());
+        let text = format!(
+            "{} files need {{}} in the key, to be replaced by the stem of each name, as in 'zlib/{{}}'",
+            files.len()
+        );
         return Err(Failure::misuse(text));
     }
     let keys: Vec<String> = files.iter().map(|path| template.replace("{}", &stem(path))).collect();

@@ -27,7 +27,8 @@ pub(crate) async fn run(context: &Context, asked: List) -> Result<Report, Failur
     let mut entries: Vec<Entry> = Vec::new();
     let more = loop {
         request.page_size = PAGE_MAX.min((limit - entries.len()) as u32);
-        let page = context.client.list(request.clone()).await.map_err(|error| Failure::client("list entries", error))?;
+        let page =
+            context.client.list(request.clone()).await.map_err(|error| Failure::client("list entries", error))?;
         let came = page.entries.len();
         entries.extend(page.entries);
         let more = !page.next_page_token.is_empty();

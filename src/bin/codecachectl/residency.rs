@@ -128,7 +128,8 @@ mod tests {
 
     #[test]
     fn symbols_appear_only_if_asked_for() {
-        let symbol = Symbol { name: "crc32".into(), kind: SymbolKind::Function.into(), offset_bytes: 16, size_bytes: 9 };
+        let symbol =
+            Symbol { name: "crc32".into(), kind: SymbolKind::Function.into(), offset_bytes: 16, size_bytes: 9 };
         let entry = Entry { key: "k".into(), handle: 0xab, symbols: vec![symbol], ..Entry::default() };
         assert_eq!(to_json(&entry, true)["symbols"][0]["kind"], "function");
         assert!(to_json(&entry, false).get("symbols").is_none());

@@ -51,12 +51,23 @@ fn stats_human(status: &GetStatusResponse) -> String {
             ),
         ),
         ("entries", format!("{} resident, {} lingering", entries.resident, entries.lingering)),
-        ("arena", format!("{} used, {} free, {} committed", b(arena.used_bytes), b(arena.free_bytes), b(arena.committed_bytes))),
+        (
+            "arena",
+            format!(
+                "{} used, {} free, {} committed",
+                b(arena.used_bytes),
+                b(arena.free_bytes),
+                b(arena.committed_bytes)
+            ),
+        ),
         ("", format!("{} reserved, {} spans", b(arena.reserved_bytes), arena.spans)),
         ("strategy", format!("{}: {}", arena.strategy, arena.strategy_reason)),
         (
             "executors",
-            format!("{} of {} run, {} of {} wait", executors.running, executors.threads, executors.queued, executors.queue_max),
+            format!(
+                "{} of {} run, {} of {} wait",
+                executors.running, executors.threads, executors.queued, executors.queue_max
+            ),
         ),
         ("lookups", format!("{} hits, {} misses{}", counters.lookup_hits, counters.lookup_misses, hit_ratio(status))),
         ("installs", counters.installs.to_string()),
@@ -157,7 +168,10 @@ fn capabilities_human(answer: &GetCapabilitiesResponse) -> String {
             ),
         ),
         ("call", format!("up to {} arguments, {} of memory", limits.arguments_max, b(limits.call_memory_max_bytes))),
-        ("cpu limit", format!("{} ms, or up to {} ms if asked for", limits.cpu_limit_default_ms, limits.cpu_limit_max_ms)),
+        (
+            "cpu limit",
+            format!("{} ms, or up to {} ms if asked for", limits.cpu_limit_default_ms, limits.cpu_limit_max_ms),
+        ),
         ("page of list", format!("up to {} entries", limits.page_max)),
     ])
 }

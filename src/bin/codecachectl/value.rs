@@ -157,7 +157,9 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        for text in ["7", "u8:7", "u32:-1", "u32:4294967296", "i32:x", "f64:", "out:-1", "bytes:abc", "bytes:@", "bytes:hex:0"] {
+        for text in
+            ["7", "u8:7", "u32:-1", "u32:4294967296", "i32:x", "f64:", "out:-1", "bytes:abc", "bytes:@", "bytes:hex:0"]
+        {
             assert!(text.parse::<Argument>().is_err(), "{text:?} was taken");
         }
     }

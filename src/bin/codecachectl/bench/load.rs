@@ -80,6 +80,11 @@ impl Tally {
         self.latency.len()
     }
 
+    /// One call that went well.
+    pub(super) fn record(&mut self, took: Duration) {
+        self.latency.record(took.as_nanos() as u64).expect("a histogram that grows takes every number");
+    }
+
     fn count(&mut self, reason: String, times: u64) {
         *self.errors.entry(reason).or_default() += times;
     }
@@ -118,7 +123,7 @@ async fn drive(mut worker: Worker, phase: Arc<AtomicU8>) -> (Worker, Tally) {
         match worker.step().await {
             // A call counts if it ends while calls are counted.
             Ok(()) if phase.load(Relaxed) == MEASURING => {
-                tally.latency.saturating_record(start.elapsed().as_nanos() as u64);
+                tally.record(start.elapsed());
             }
             Ok(()) => {}
             Err(fault) => {

@@ -108,7 +108,7 @@ mod tests {
         };
         let mut tally = Tally::new();
         tally.elapsed = Duration::from_secs(2);
-        (1..=1000).for_each(|microseconds| tally.latency.saturating_record(microseconds * 1000));
+        (1..=1000).for_each(|count| tally.record(Duration::from_micros(count)));
         tally.errors.insert("STALE_HANDLE".into(), 3);
         (asked, tally)
     }
@@ -119,7 +119,10 @@ mod tests {
         let text = plain(&asked, "uds", &tally);
         assert!(text.starts_with("codecached.uds.execute_64inflight_1conn.throughput 500 ops/s\n"), "{text}");
         assert!(text.contains("\ncodecached.uds.execute_64inflight_1conn.p50 500.2 us\n"), "{text}");
-        assert!(text.ends_with(".errors 3 count\ncodecached.uds.execute_64inflight_1conn.errors.STALE_HANDLE 3 count\n"), "{text}");
+        assert!(
+            text.ends_with(".errors 3 count\ncodecached.uds.execute_64inflight_1conn.errors.STALE_HANDLE 3 count\n"),
+            "{text}"
+        );
         assert!(text.lines().all(|line| line.split(' ').count() == 3), "{text}");
     }
 

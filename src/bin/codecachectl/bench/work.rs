@@ -9,9 +9,9 @@ use bytes::Bytes;
 use codecached::{
     client::{Client, ClientError},
     proto::{
-        BlobFormat, EntryView, EvictRequest, ExecuteRequest, FlatEntry, InstallRequest, LookupRequest, ResultType, Value,
-        code_cache_service_client::CodeCacheServiceClient, evict_request, execute_request, execute_response::Outcome,
-        execution_service_client::ExecutionServiceClient, lookup_request, value::Kind,
+        BlobFormat, EntryView, EvictRequest, ExecuteRequest, FlatEntry, InstallRequest, LookupRequest, ResultType,
+        Value, code_cache_service_client::CodeCacheServiceClient, evict_request, execute_request,
+        execute_response::Outcome, execution_service_client::ExecutionServiceClient, lookup_request, value::Kind,
     },
 };
 use tokio::task::JoinSet;
@@ -87,7 +87,8 @@ impl Plan {
         let mut tasks = JoinSet::new();
         for slot in 0..plan.slots {
             let client = clients[slot % clients.len()].clone();
-            let requests: Vec<_> = (slot as u64..count).step_by(plan.slots).map(|number| plan.request(number)).collect();
+            let requests: Vec<_> =
+                (slot as u64..count).step_by(plan.slots).map(|number| plan.request(number)).collect();
             tasks.spawn(async move { install_all(&client, requests).await });
         }
         while let Some(done) = tasks.join_next().await {
@@ -201,7 +202,8 @@ impl Worker {
 
     /// Takes out what this slot installed, and its part of what was there before, as far as time allows.
     pub(super) async fn clean_up(self, deadline: Instant) {
-        let known = self.plan.known.iter().skip(self.slot as usize).step_by(self.plan.slots).map(|known| known.key.clone());
+        let known =
+            self.plan.known.iter().skip(self.slot as usize).step_by(self.plan.slots).map(|known| known.key.clone());
         // The newest first: the cache drops the oldest by itself.
         let installed = (0..self.installed).rev().map(|count| self.plan.key(self.install_number(count)));
         let mut gone = 0;
