@@ -24,6 +24,9 @@ use crate::{
 /// Bytes of a buffer that are shown where nobody asked for a file.
 const SHOWN_BYTES: usize = 32;
 
+/// Names and values.
+type Lines = Vec<(String, String)>;
+
 /// Times of repeated calls, in nanoseconds.
 struct Times {
     calls: u32,
@@ -47,11 +50,12 @@ pub(crate) async fn run(context: &Context, asked: Call) -> Result<Report, Failur
     match &answer.outcome {
         Some(Outcome::Returned(returned)) => {
             write_buffers(returned, &asked.output)?;
-            let human = || returned_human(returned, &asked.output) + &times_human(&answer, &times);
+            let human =
+                || table::pairs([returned_human(returned, &asked.output), times_human(&answer, &times)].concat());
             Ok(context.report(human, || returned_json(returned, &answer, &times)))
         }
         Some(Outcome::Trap(trap)) => {
-            let human = || trap_human(trap) + &times_human(&answer, &times);
+            let human = || table::pairs([trap_human(trap), times_human(&answer, &times)].concat());
             let report = context.report(human, || trap_json(trap, &answer, &times));
             Ok(Report { exit: Exit::Trapped, ..report })
         }
@@ -118,7 +122,7 @@ impl Times {
     }
 }
 
-fn returned_human(returned: &Returned, output: &[(usize, PathBuf)]) -> String {
+fn returned_human(returned: &Returned, output: &[(usize, PathBuf)]) -> Lines {
     let result = match returned.value.as_ref().and_then(|value| value.kind.as_ref()) {
         None => "void".to_owned(),
         Some(Kind::I32(number)) => format!("i32 {number}"),
@@ -129,13 +133,13 @@ fn returned_human(returned: &Returned, output: &[(usize, PathBuf)]) -> String {
         Some(Kind::F64(number)) => format!("f64 {number:?}"),
         Some(Kind::Bytes(_) | Kind::OutBytes(_) | Kind::Inout(_)) => "of an unknown type".to_owned(),
     };
-    let mut text = table::pairs([("result", result)]);
+    let mut lines = vec![("result".to_owned(), result)];
     for (index, buffer) in returned.buffers.iter().enumerate() {
         let file = output.iter().find(|(wanted, _)| *wanted == index).map(|(_, path)| path);
         let content = file.map_or_else(|| preview(buffer), |path| format!("written to {}", path.display()));
-        text.push_str(&format!("buffer {index}: {} bytes, {content}\n", buffer.len()));
+        lines.push((format!("buffer {index}"), format!("{} bytes, {content}", buffer.len())));
     }
-    text
+    lines
 }
 
 fn preview(buffer: &[u8]) -> String {
@@ -144,16 +148,17 @@ fn preview(buffer: &[u8]) -> String {
     format!("hex {}{rest}", units::hex(shown))
 }
 
-fn trap_human(trap: &Trap) -> String {
+fn trap_human(trap: &Trap) -> Lines {
     let (name, words) = kind(trap.kind());
-    let mut pairs = vec![("trap", format!("{name}: {words}")), ("where", place(trap))];
+    let mut lines = vec![("trap".to_owned(), format!("{name}: {words}")), ("where".to_owned(), place(trap))];
     if let Some(address) = trap.fault_address {
-        pairs.push(("fault address", format!("{address:#018x}")));
+        lines.push(("fault address".to_owned(), format!("{address:#018x}")));
     }
     if trap.signal != 0 {
-        pairs.push(("signal", format!("{} ({})", trap.signal, signal_name(trap.signal).unwrap_or("unknown"))));
+        let name = signal_name(trap.signal).unwrap_or("unknown");
+        lines.push(("signal".to_owned(), format!("{} ({name})", trap.signal)));
     }
-    table::pairs(pairs)
+    lines
 }
 
 fn place(trap: &Trap) -> String {
@@ -182,21 +187,18 @@ fn kind(kind: TrapKind) -> (&'static str, &'static str) {
     }
 }
 
-fn times_human(answer: &ExecuteResponse, times: &Times) -> String {
+fn times_human(answer: &ExecuteResponse, times: &Times) -> Lines {
     let [wall, cpu, queued] = [answer.wall_ns, answer.cpu_ns, answer.queued_ns].map(units::nanoseconds);
-    let mut text = format!("time    wall {wall}, cpu {cpu}, queued {queued}\n");
+    let mut lines = vec![("time".to_owned(), format!("wall {wall}, cpu {cpu}, queued {queued}"))];
     if times.calls > 1 {
-        let line = |histogram| {
+        let all = |histogram| {
             Times::quantiles(histogram).map(|(name, ns)| format!("{name} {}", units::nanoseconds(ns))).join(", ")
         };
-        text.push_str(&format!(
-            "{} calls: wall {}; round trip {}\n",
-            times.calls,
-            line(&times.wall),
-            line(&times.round_trip)
-        ));
+        lines.push(("calls".to_owned(), times.calls.to_string()));
+        lines.push(("wall".to_owned(), all(&times.wall)));
+        lines.push(("round trip".to_owned(), all(&times.round_trip)));
     }
-    text
+    lines
 }
 
 fn returned_json(returned: &Returned, answer: &ExecuteResponse, times: &Times) -> Value {
@@ -260,7 +262,7 @@ mod tests {
         let kind = TrapKind::Segv.into();
         let trap =
             Trap { kind, symbol: "peek".into(), offset_bytes: 2, outside: false, fault_address: Some(0), signal: 11 };
-        let text = trap_human(&trap);
+        let text = table::pairs(trap_human(&trap));
         for part in ["SEGV", "peek+0x2", "0x0000000000000000", "11 (SIGSEGV)"] {
             assert!(text.contains(part), "no {part:?} in {text}");
         }
@@ -276,8 +278,8 @@ mod tests {
         let json = |kind| returned_json(&with(kind), &ExecuteResponse::default(), &Times::new())["result"].clone();
         assert_eq!(json(Kind::U64(u64::MAX)), json!({ "type": "u64", "value": u64::MAX }));
         assert_eq!(json(Kind::F64(f64::INFINITY)), json!({ "type": "f64", "value": "inf" }));
-        assert!(returned_human(&with(Kind::U32(255)), &[]).contains("u32 255 (0xff)"));
-        assert!(returned_human(&Returned::default(), &[]).contains("void"));
+        assert_eq!(returned_human(&with(Kind::U32(255)), &[])[0].1, "u32 255 (0xff)");
+        assert_eq!(returned_human(&Returned::default(), &[])[0].1, "void");
     }
 
     #[test]

@@ -42,7 +42,11 @@ pub(crate) async fn run(context: &Context, asked: Install) -> Result<Report, Fai
             reentrant: asked.reentrant,
         };
         let answer = context.client.install(request).await;
-        installed.push(answer.map_err(|error| Failure::client(&format!("install {key:?}"), error))?);
+        let before = match installed.len() {
+            0 => String::new(),
+            count => format!(" (after {count} of {} files)", asked.files.len()),
+        };
+        installed.push(answer.map_err(|error| Failure::client(&format!("install {key:?}{before}"), error))?);
     }
     Ok(context
         .report(|| human(&installed), || json!({ "installed": installed.iter().map(to_json).collect::<Vec<_>>() })))

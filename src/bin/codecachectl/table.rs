@@ -33,10 +33,10 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
 }
 
 /// Names and values, one pair a line, the values below each other.
-pub(crate) fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, String)>) -> String {
+pub(crate) fn pairs<N: AsRef<str>>(pairs: impl IntoIterator<Item = (N, String)>) -> String {
     let pairs: Vec<_> = pairs.into_iter().collect();
-    let width = pairs.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-    pairs.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
+    let width = pairs.iter().map(|(name, _)| name.as_ref().chars().count()).max().unwrap_or(0);
+    pairs.iter().map(|(name, value)| format!("{:width$}  {value}\n", name.as_ref())).collect()
 }
 
 fn line(cells: &[String], widths: &[usize], columns: &[Align]) -> String {

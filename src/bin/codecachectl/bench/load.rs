@@ -12,10 +12,13 @@ use std::{
 use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 
-use super::work::{CLEAN_UP_MAX, Worker};
+use super::work::Worker;
 
 /// How long calls under way may take to end after the time is over.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// How long taking the entries out again may take.
+const CLEAN_UP_MAX: Duration = Duration::from_secs(10);
 
 /// Pause of a slot after an error, so that a daemon that is gone does not become a busy loop.
 const ERROR_PAUSE: Duration = Duration::from_millis(1);

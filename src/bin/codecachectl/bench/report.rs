@@ -15,7 +15,7 @@ const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.99
 /// A table for people.
 pub(super) fn human(asked: &Bench, transport: &str, tally: &Tally) -> String {
     let load = format!(
-        "{} over {transport}: {} in flight, {} connections, {} threads, {:.1} s",
+        "{} over {transport}, in flight {}, connections {}, threads {}, {:.1} s",
         name(asked),
         asked.in_flight,
         asked.connections,

@@ -1,9 +1,6 @@
 //! What one slot of the load generator does, over and over.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use codecached::{
@@ -238,9 +235,9 @@ fn right(answer: bool) -> Result<(), Fault> {
 
 impl Fault {
     /// The reason that the daemon gave, or what went wrong here.
-    pub(super) fn reason(&self, client: &Worker) -> String {
+    pub(super) fn reason(&self, worker: &Worker) -> String {
         match self {
-            Self::Refused(status) => client.client.error(status).reason().to_owned(),
+            Self::Refused(status) => worker.client.error(status).reason().to_owned(),
             Self::WrongAnswer => "WRONG_ANSWER".to_owned(),
         }
     }
@@ -251,9 +248,6 @@ impl From<Status> for Fault {
         Self::Refused(Box::new(status))
     }
 }
-
-/// Bound of the whole cleaning.
-pub(super) const CLEAN_UP_MAX: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
