@@ -108,7 +108,7 @@ fn committed_pages_are_counted_exactly_and_stay_below_the_limit_under_any_load_a
                     Ok(grant) => {
                         assert_eq!(
                             granules(&grant),
-                            wants.iter().flatten().map(|it| u64::from(it.granules)).sum(),
+                            wants.iter().flatten().map(|it| u64::from(it.granules)).sum::<u64>(),
                             "{context}"
                         );
                         grants.push(grant);
