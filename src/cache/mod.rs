@@ -7,7 +7,7 @@
 //! Absent here: how memory is mapped (`arena`), what an object looks like (`code`), how code is called (`exec`), who asks
 //! (`service`).
 //!
-//! Locks: one around [`residents::Residents`], and the ledger's, which may be taken inside it and holds nothing else.
+//! Locks: one around `Residents`, and the ledger's, which may be taken inside it and holds nothing else.
 //! The arena's lock is never taken under either. A pin is an `Arc` that only the cache lock hands out,
 //! so an entry with one owner, seen under that lock, is one that nobody holds.
 

@@ -49,6 +49,9 @@ pub(crate) struct Common {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Install compiled code under a key
+    ///
+    /// Each FILE is an entry of its own. For several, KEY must hold `{}`, which becomes the name of the file without
+    /// directory and extension: `install 'zlib/{}' crc32.o adler32.o` installs zlib/crc32 and zlib/adler32.
     Install(Install),
     /// Show the entry under a key
     Lookup(Lookup),
@@ -66,8 +69,6 @@ pub(crate) enum Command {
     Bench(Bench),
 }
 
-/// Each FILE is an entry of its own. For several, KEY must hold `{}`, which becomes the name of the file without
-/// directory and extension: `install 'zlib/{}' crc32.o adler32.o` installs zlib/crc32 and zlib/adler32.
 #[derive(Debug, Args)]
 pub(crate) struct Install {
     /// Key; `{}` in it stands for the stem of the file's name

@@ -33,12 +33,18 @@ const GONE_MAX: u32 = 1000;
 pub(super) struct Plan {
     workload: Workload,
     by: By,
-    namespace: String,
-    run: u64,
-    blob_bytes: usize,
+    recipe: Recipe,
     slots: usize,
     /// Installed before the load begins.
     known: Vec<Known>,
+}
+
+/// How blobs and keys are made of a number.
+#[derive(Clone, Debug)]
+struct Recipe {
+    namespace: String,
+    run: u64,
+    blob_bytes: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -74,19 +80,16 @@ impl Plan {
         let mut plan = Self {
             workload: asked.workload,
             by: asked.by,
-            namespace: namespace.to_owned(),
-            run,
-            blob_bytes: asked.blob_bytes as usize,
+            recipe: Recipe { namespace: namespace.to_owned(), run, blob_bytes: asked.blob_bytes as usize },
             slots: asked.in_flight.into(),
             known: vec![],
         };
         let count = if asked.workload == Workload::Install { 0 } else { u64::from(asked.keys) };
         let mut tasks = JoinSet::new();
         for slot in 0..plan.slots {
-            let client = clients[slot % clients.len()].clone();
-            let requests: Vec<_> =
-                (slot as u64..count).step_by(plan.slots).map(|number| plan.request(number)).collect();
-            tasks.spawn(async move { install_all(&client, requests).await });
+            let (client, recipe) = (clients[slot % clients.len()].clone(), plan.recipe.clone());
+            let numbers = (slot as u64..count).step_by(plan.slots);
+            tasks.spawn(async move { install_all(&client, &recipe, numbers).await });
         }
         while let Some(done) = tasks.join_next().await {
             let known = done.map_err(|error| Failure::local(format!("a task ended early: {error}")))?;
@@ -94,7 +97,9 @@ impl Plan {
         }
         Ok(plan)
     }
+}
 
+impl Recipe {
     /// An install of bytes that no other number has.
     fn request(&self, number: u64) -> InstallRequest {
         let mut blob = vec![FILLING; self.blob_bytes];
@@ -118,9 +123,14 @@ impl Plan {
     }
 }
 
-async fn install_all(client: &Client, requests: Vec<InstallRequest>) -> Result<Vec<Known>, ClientError> {
-    let mut known = Vec::with_capacity(requests.len());
-    for request in requests {
+async fn install_all(
+    client: &Client,
+    recipe: &Recipe,
+    numbers: impl Iterator<Item = u64>,
+) -> Result<Vec<Known>, ClientError> {
+    let mut known = Vec::new();
+    for number in numbers {
+        let request = recipe.request(number);
         let key = request.key.clone();
         let handle = client.install(request).await?.entry.unwrap_or_default().handle;
         known.push(Known { key, handle });
@@ -165,7 +175,7 @@ impl Worker {
         };
         let expected = known.handle;
         let request = LookupRequest {
-            namespace: self.plan.namespace.clone(),
+            namespace: self.plan.recipe.namespace.clone(),
             target: Some(target),
             peek: false,
             view: EntryView::Basic.into(),
@@ -178,7 +188,7 @@ impl Worker {
         let (left, right_hand) = (self.steps as i32, self.slot as i32);
         let value = |number| Value { kind: Some(Kind::I32(number)) };
         let request = ExecuteRequest {
-            namespace: self.plan.namespace.clone(),
+            namespace: self.plan.recipe.namespace.clone(),
             target: Some(execute_request::Target::Handle(self.known().handle)),
             symbol: "add".into(),
             arguments: vec![value(left), value(right_hand)],
@@ -191,7 +201,7 @@ impl Worker {
     }
 
     async fn install(&mut self) -> Result<(), Fault> {
-        let request = self.plan.request(self.install_number(self.installed));
+        let request = self.plan.recipe.request(self.install_number(self.installed));
         self.installed += 1;
         let answer = self.cache.install(request).await?.into_inner();
         right(answer.created)
@@ -202,13 +212,13 @@ impl Worker {
         let known =
             self.plan.known.iter().skip(self.slot as usize).step_by(self.plan.slots).map(|known| known.key.clone());
         // The newest first: the cache drops the oldest by itself.
-        let installed = (0..self.installed).rev().map(|count| self.plan.key(self.install_number(count)));
+        let installed = (0..self.installed).rev().map(|count| self.plan.recipe.key(self.install_number(count)));
         let mut gone = 0;
         for key in known.chain(installed) {
             if gone == GONE_MAX || Instant::now() >= deadline {
                 return;
             }
-            let (namespace, target) = (self.plan.namespace.clone(), Some(evict_request::Target::Key(key)));
+            let (namespace, target) = (self.plan.recipe.namespace.clone(), Some(evict_request::Target::Key(key)));
             match self.client.evict(EvictRequest { namespace, target, wait: false }).await {
                 Ok(_) => gone = 0,
                 Err(error) if error.is_not_found() => gone += 1,
@@ -255,16 +265,8 @@ mod tests {
 
     #[test]
     fn blobs_and_keys_differ_and_have_their_sizes() {
-        let plan = Plan {
-            workload: Workload::Install,
-            by: By::Key,
-            namespace: String::new(),
-            run: 0xff_ffff_ffff,
-            blob_bytes: 256,
-            slots: 1,
-            known: vec![],
-        };
-        let [first, second] = [0, u64::from(u16::MAX) << 40].map(|number| plan.request(number));
+        let recipe = Recipe { namespace: String::new(), run: 0xff_ffff_ffff, blob_bytes: 256 };
+        let [first, second] = [0, u64::from(u16::MAX) << 40].map(|number| recipe.request(number));
         assert_eq!((first.key.len(), second.key.len()), (32, 32));
         assert_ne!(first.key, second.key);
         assert_eq!((first.blob.len(), &first.blob[..4]), (256, &ADD[..]));
