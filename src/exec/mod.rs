@@ -12,7 +12,7 @@
 //! Files, from the bottom: `stack` maps an executor's memory, `frame` is what trampoline, handler, watchdog and
 //! executor share, `x86_64` is the trampoline, `signals` the handler, `memory` and `heap` what code may use
 //! while it runs, `host` the functions it may call, `watchdog` the limits, `schedule` who runs next,
-//! [`queue`] that behind a lock, `executor` one thread, `pool` and `ticket` the face.
+//! `queue` that behind a lock, `executor` one thread, `pool` and `ticket` the face.
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("exec has a trampoline for x86-64 Linux only; another architecture needs a file beside exec/x86_64.rs");
