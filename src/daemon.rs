@@ -34,7 +34,7 @@ use crate::{
 const COMMIT_PER_BUDGET: f64 = 1.05;
 /// How often recorded times are folded into histograms.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(2);
-/// Share of the grace that is left for answers after the last call ended.
+/// Time for the last answers to reach their clients.
 const ANSWER_GRACE: Duration = Duration::from_millis(500);
 
 /// Why the daemon could not start or stop in order.
@@ -69,6 +69,8 @@ pub enum DaemonError {
 pub fn serve(config: Config) -> Result<(), DaemonError> {
     let (service, metrics) = build(&config)?;
     let runtime = runtime(&config).map_err(DaemonError::Runtime)?;
+    // Code that cannot be stopped would be waited for without end by the drop of what it runs in: that is left alone.
+    std::mem::forget(service.clone());
     let result = runtime.block_on(run(&config, service, metrics));
     // What has not ended within the grace will not be waited for.
     runtime.shutdown_background();
@@ -164,14 +166,13 @@ async fn run(config: &Config, service: Service, metrics: Arc<Metrics>) -> Result
         service.start_draining();
         drain_calls(&service, until - ANSWER_GRACE.min(Duration::from_millis(config.server.grace_ms / 2))).await;
         stop.send_replace(true);
-        tokio::time::sleep_until(until.into()).await;
+        // Answers still to be sent are waited for; connections that stay open without a request are not.
+        service.until_idle(until).await;
+        tokio::time::sleep_until(until.min(Instant::now() + ANSWER_GRACE).into()).await;
     };
     let result = tokio::select! {
         result = serving => result.map_err(DaemonError::Serve),
-        () = drained => {
-            tracing::warn!("the grace is over; what was left is given up");
-            Ok(())
-        }
+        () = drained => Ok(()),
     };
     upkeep.abort();
     tracing::info!("stopped");
@@ -222,6 +223,7 @@ fn limits(config: &Config) -> Limits {
         call_memory_max_bytes: config.exec.call_memory_max_bytes,
         cpu_limit_default: Duration::from_millis(config.exec.cpu_limit_default_ms),
         cpu_limit_max: Duration::from_millis(config.exec.cpu_limit_max_ms),
+        linking_max: cores(),
         in_flight_max: config.server.requests_in_flight_max,
         timeout_max: Duration::from_millis(config.server.request_timeout_max_ms),
     }
@@ -237,7 +239,7 @@ fn endpoint(listen: &Listen) -> Endpoint {
 /// At least two, so that one slow call does not hold up all others.
 fn executors(config: &Config) -> usize {
     match config.exec.executors {
-        0 => cores().max(2),
+        0 => cores().clamp(2, exec::EXECUTORS_MAX),
         executors => executors,
     }
 }

@@ -195,6 +195,7 @@ async fn other_bytes_under_a_live_key_need_replace() {
     assert_refused(client.install(options).await, Code::AlreadyExists, "KEY_OCCUPIED");
     let replaced = client.install(InstallRequest { replace: true, ..flat("k", &other) }).await.unwrap();
     assert!(replaced.created && replaced.replaced);
+    assert_eq!(client.status().await.unwrap().counters.unwrap().replaced_evictions, 1);
     let stale = call(first, "f", Vec::new(), ResultType::Void);
     assert_refused(client.execute(stale).await, Code::NotFound, "STALE_HANDLE");
 }
@@ -289,6 +290,8 @@ async fn bad_calls_are_refused_with_their_reason() {
     assert_refused(client.execute(request(seven)).await, Code::InvalidArgument, "INVALID_FIELD");
     let huge = vec![Kind::OutBytes(1 << 40)];
     assert_refused(client.execute(request(huge)).await, Code::InvalidArgument, "INVALID_FIELD");
+    let answer = vec![Kind::OutBytes(3 << 20), Kind::OutBytes(3 << 20)];
+    assert_refused(client.execute(request(answer)).await, Code::InvalidArgument, "INVALID_FIELD");
     let unset = ExecuteRequest { arguments: vec![Default::default()], ..request(Vec::new()) };
     assert_refused(client.execute(unset).await, Code::InvalidArgument, "INVALID_FIELD");
     let unknown = ExecuteRequest { symbol: "g".to_owned(), ..request(Vec::new()) };

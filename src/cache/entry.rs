@@ -36,9 +36,15 @@ pub struct Meta {
     pub reentrant: bool,
     /// When it became resident.
     pub installed_at: Instant,
+    pub(super) calls: AtomicU64,
 }
 
 impl Meta {
+    /// Counts a call that was taken.
+    pub fn count_call(&self) {
+        self.calls.fetch_add(1, Relaxed);
+    }
+
     /// Bytes of heap that an entry with this takes, beside its spans: what is charged as metadata.
     pub(super) fn charge_bytes(name: &Name, image: &Image) -> u64 {
         /// Two reference counts in front of each shared value, and the allocator's rounding of five blocks.
@@ -80,7 +86,6 @@ pub(super) struct Entry {
     /// Writable data as it was after linking, without the zeroes at the end.
     pub(super) data_initial: Box<[u8]>,
     pub(super) meta: Arc<Meta>,
-    pub(super) calls: AtomicU64,
     pub(super) charge: Charge,
     pub(super) freed: AtDrop,
 }
@@ -109,7 +114,7 @@ impl Resident {
             handle,
             meta: Arc::clone(&self.entry.meta),
             charged_bytes: self.entry.charge.amount().total_bytes(),
-            calls: self.entry.calls.load(Relaxed),
+            calls: self.entry.meta.calls.load(Relaxed),
             pins: Arc::strong_count(&self.entry) - 1,
             last_used: self.last_used,
         }
@@ -121,7 +126,7 @@ impl Resident {
 pub struct View {
     /// Names this residency.
     pub handle: Handle,
-    /// What does not change.
+    /// What is known of it.
     pub meta: Arc<Meta>,
     /// Bytes that count against the budget.
     pub charged_bytes: u64,
@@ -140,7 +145,7 @@ pub struct Pinned {
 }
 
 impl Pinned {
-    /// What does not change of the entry.
+    /// What is known of the entry.
     pub fn meta(&self) -> &Arc<Meta> {
         &self.entry.meta
     }
@@ -164,11 +169,6 @@ impl Pinned {
     /// Whether calls share writable data.
     pub fn has_data(&self) -> bool {
         self.entry.meta.sizes.data.size_bytes > 0
-    }
-
-    /// Counts a call.
-    pub fn count_call(&self) {
-        self.entry.calls.fetch_add(1, Relaxed);
     }
 
     /// Puts the writable data back to what it was after linking. No call of the entry may be running.

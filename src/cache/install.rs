@@ -79,6 +79,20 @@ pub struct Installed {
     pub times: InstallTimes,
 }
 
+impl Installed {
+    fn existing(view: View) -> Self {
+        Self { view, outcome: Outcome::Existed, victims: Vec::new(), times: InstallTimes::default() }
+    }
+}
+
+/// What came of the wish for room.
+enum Room {
+    /// There is room. `replaces`: the name was live with another identity.
+    Charged { charge: Charge, replaces: bool },
+    /// None is needed.
+    Existing(View),
+}
+
 /// Why an image did not become resident. Nothing of it is left behind.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
@@ -124,34 +138,31 @@ impl Cache {
         let now = (self.clock)();
         let mut residents = self.residents();
         let Some(handle) = residents.find(Target::Name(&install.name)) else { return Ok(None) };
-        let same = residents.get(handle).is_some_and(|it| it.entry.meta.identity == install.identity);
-        match (same, install.replace) {
-            (true, _) => Ok(residents.touch(handle, now).map(|it| it.view(handle))),
-            (false, true) => Ok(None),
-            (false, false) => Err(InstallError::KeyOccupied),
+        match residents.touch_same(handle, &install.identity, now) {
+            Some(view) => Ok(Some(view)),
+            None if install.replace => Ok(None),
+            None => Err(InstallError::KeyOccupied),
         }
     }
 
     /// Makes an image resident, evicting what must go.
     ///
     /// # Errors
-    /// [`InstallError`]; then what was resident still is, but for entries that were evicted before memory turned
-    /// out to be too fragmented.
+    /// [`InstallError`]; then what was resident still is, but for entries that were evicted before it turned out that
+    /// memory is too fragmented, that the system gives none, or that another client's bytes came first.
     pub fn install(&self, install: &Install, image: Image) -> Result<Installed, InstallError> {
         let started = (self.clock)();
         if let Some(view) = self.existing(install)? {
-            return Ok(Installed {
-                view,
-                outcome: Outcome::Existed,
-                victims: Vec::new(),
-                times: InstallTimes::default(),
-            });
+            return Ok(Installed::existing(view));
         }
         let layout = layout(&image);
         let amount =
             Amount { spans_bytes: layout.charge_bytes(), metadata_bytes: Meta::charge_bytes(&install.name, &image) };
         let mut victims = Vec::new();
-        let charge = self.charge(amount, &mut victims)?;
+        let (charge, replaces) = match self.charge(install, amount, &mut victims)? {
+            Room::Charged { charge, replaces } => (charge, replaces),
+            Room::Existing(view) => return Ok(Installed::existing(view)),
+        };
         let draft = self.reserve(&layout, &mut victims)?;
         let reserved = (self.clock)();
         let (published, data_initial, linked) = self.link(&image, draft)?;
@@ -164,30 +175,33 @@ impl Cache {
             exports: Exports::new(image.into_exports_and_functions()),
             reentrant: install.reentrant,
             installed_at: (self.clock)(),
-        };
-        let entry = Entry {
-            published,
-            data_initial,
-            meta: Arc::new(meta),
             calls: AtomicU64::new(0),
-            charge,
-            freed: AtDrop::default(),
         };
-        let (view, outcome) = self.insert(Arc::new(entry), install.replace)?;
+        let entry = Entry { published, data_initial, meta: Arc::new(meta), charge, freed: AtDrop::default() };
+        let (view, outcome) = self.insert(Arc::new(entry), install.replace, replaces)?;
         let times =
             InstallTimes { reserve: reserved - started, link: linked - reserved, publish: (self.clock)() - linked };
         Ok(Installed { view, outcome, victims, times })
     }
 
     /// Charges `amount`, evicting the least recently used entries until it fits. If it cannot, nothing is evicted.
-    fn charge(&self, amount: Amount, victims: &mut Vec<Victim>) -> Result<Charge, InstallError> {
+    fn charge(&self, install: &Install, amount: Amount, victims: &mut Vec<Victim>) -> Result<Room, InstallError> {
         let (needed_bytes, budget_bytes) = (amount.total_bytes(), self.ledger.limit_bytes());
         if needed_bytes > budget_bytes {
             return Err(InstallError::LargerThanBudget { needed_bytes, budget_bytes });
         }
+        let now = (self.clock)();
         let mut evicted: Vec<Resident> = Vec::new();
+        let replaces;
         let mut charge = {
             let mut residents = self.residents();
+            let live = residents.find(Target::Name(&install.name));
+            // Somebody else may have installed the same meanwhile: then nobody has to go for it.
+            if let Some(view) = live.and_then(|handle| residents.touch_same(handle, &install.identity, now)) {
+                return Ok(Room::Existing(view));
+            }
+            replaces = live.is_some();
+            let reason = |victim| if live == Some(victim) { Reason::Replaced } else { Reason::Capacity };
             if !residents.has_room() {
                 return Err(InstallError::TooManyEntries);
             }
@@ -195,7 +209,7 @@ impl Cache {
                 Ok(charge) => charge,
                 Err(missing_bytes) => {
                     let chosen = residents.victims(missing_bytes).ok_or(InstallError::AllPinned { missing_bytes })?;
-                    evicted.extend(chosen.into_iter().filter_map(|it| residents.evict(it, Reason::Capacity)));
+                    evicted.extend(chosen.into_iter().filter_map(|it| residents.evict(it, reason(it))));
                     let givers: Vec<&Charge> = evicted.iter().map(|it| &it.entry.charge).collect();
                     // Bytes are only added under the cache lock, so at least what was missing is there now.
                     self.ledger
@@ -208,7 +222,7 @@ impl Cache {
         // The victims' memory is free before their bytes are: the charge holds both until then.
         drop(evicted);
         charge.settle(amount);
-        Ok(charge)
+        Ok(Room::Charged { charge, replaces })
     }
 
     /// Reserves spans, evicting further entries where only contiguity lacks.
@@ -248,23 +262,24 @@ impl Cache {
         Ok((draft.publish(), data_initial, linked))
     }
 
-    /// Inserts an entry, unless somebody else was faster. The loser of such a race is dropped by the caller's return.
-    fn insert(&self, entry: Arc<Entry>, replace: bool) -> Result<(View, Outcome), InstallError> {
+    /// Inserts an entry, unless somebody else was faster. `replaces`: the name was live when room was made, and its
+    /// entry may be among those that went. Where this refuses, `entry` is dropped after the lock.
+    fn insert(&self, entry: Arc<Entry>, replace: bool, replaces: bool) -> Result<(View, Outcome), InstallError> {
         let now = (self.clock)();
         let mut residents = self.residents();
-        let mut outcome = Outcome::Created;
+        let mut outcome = if replaces { Outcome::Replaced } else { Outcome::Created };
         let mut replaced = None;
         if let Some(handle) = residents.find(Target::Name(&entry.meta.name)) {
-            let there = residents.get(handle);
-            if there.is_some_and(|it| it.entry.meta.identity == entry.meta.identity) {
-                let view = residents.touch(handle, now).map(|it| it.view(handle));
-                return view.map(|view| (view, Outcome::Existed)).ok_or(InstallError::TooManyEntries);
+            if let Some(view) = residents.touch_same(handle, &entry.meta.identity, now) {
+                return Ok((view, Outcome::Existed));
             }
             if !replace {
                 return Err(InstallError::KeyOccupied);
             }
             replaced = residents.evict(handle, Reason::Replaced);
             outcome = Outcome::Replaced;
+        } else if !residents.has_room() {
+            return Err(InstallError::TooManyEntries);
         }
         let handle = residents.insert(entry);
         let view = handle.and_then(|handle| Some(residents.get(handle)?.view(handle)));

@@ -122,6 +122,12 @@ impl Residents {
         Some(resident)
     }
 
+    /// The same for an entry that is what an install would make; `None` for another one.
+    pub(super) fn touch_same(&mut self, handle: Handle, identity: &[u8; 32], now: Instant) -> Option<View> {
+        self.get(handle).filter(|it| it.entry.meta.identity == *identity)?;
+        self.touch(handle, now).map(|it| it.view(handle))
+    }
+
     /// Puts an entry in whose name is not live. `None` without a free slot.
     pub(super) fn insert(&mut self, entry: Arc<Entry>) -> Option<Handle> {
         let name = Arc::clone(entry.meta.name.as_bytes());

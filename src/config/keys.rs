@@ -79,7 +79,7 @@ pub const KEYS: &[Key] = &[
     count("code.sections_max", 1, 65_536),
     count("code.symbols_max", 1, 16_777_216),
     count("code.relocations_max", 1, 16_777_216),
-    count("exec.executors", 0, 1024),
+    count("exec.executors", 0, 256),
     count("exec.queue_max", 1, 65_536),
     bytes("exec.stack_bytes", 64 * KIB, GIB),
     bytes("exec.stack_guard_bytes", 64 * KIB, GIB),

@@ -163,6 +163,8 @@ impl<J> Queue<J> {
         let released = match state.schedule.settle(lane, faulted) {
             Settled::Released(released) => released,
             Settled::Restore => {
+                // What waits behind the restore is not ready: nobody should look for it.
+                self.publish(&state);
                 drop(state);
                 restore();
                 state = self.lock();

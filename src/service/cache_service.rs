@@ -1,6 +1,6 @@
 //! CodeCacheService: install, find, list and evict.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -43,9 +43,14 @@ impl CodeCacheService for Service {
         if request.blob.len() <= INLINE_BLOB_MAX_BYTES {
             return Ok(Response::new(install::answer(self, &request)?));
         }
-        // Runs to its end even if the client leaves: what it had sent is complete.
+        // Waits here, where a client that leaves takes its blob with it; what has begun runs to its end.
+        let permit = Arc::clone(&self.linking).acquire_owned().await;
         let service = self.clone();
-        let answer = tokio::task::spawn_blocking(move || install::answer(&service, &request)).await;
+        let answer = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            install::answer(&service, &request)
+        })
+        .await;
         let answer = answer.map_err(|error| Failure::new(Reason::Internal, format!("install broke off: {error}")))?;
         Ok(Response::new(answer?))
     }

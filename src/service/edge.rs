@@ -23,7 +23,8 @@ use crate::metrics::{Metrics, Rpc};
 /// of the timer. The transport's own timer would answer CANCELLED.
 const ANSWER_MARGIN: Duration = Duration::from_millis(2);
 
-/// When a method must have answered, a little before its client stops waiting.
+/// When a method must have answered: a little before its client stops waiting, or when the server's own bound is over.
+/// Every request has one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadline(pub(super) Instant);
 
@@ -52,8 +53,12 @@ struct Shared {
 }
 
 impl Edge {
-    pub(super) fn new(bounds: Bounds, draining: Arc<AtomicBool>, metrics: Arc<Metrics>) -> Self {
-        let in_flight = Arc::new(Semaphore::new(bounds.in_flight_max));
+    pub(super) fn new(
+        bounds: Bounds,
+        in_flight: Arc<Semaphore>,
+        draining: Arc<AtomicBool>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self { shared: Arc::new(Shared { bounds, in_flight, draining, metrics }) }
     }
 }
@@ -104,21 +109,21 @@ where
             return Answer::refuse(&shared, rpc, started, Failure::busy(Reason::ServerBusy, message));
         };
         let given_up = started + shared.bounds.timeout_max;
-        let mut until = given_up;
+        let (mut deadline, mut margin) = (given_up, ANSWER_MARGIN);
         if let Some(timeout) = timeout(request.headers()) {
-            let margin = ANSWER_MARGIN.min(timeout / 4);
-            let deadline = started.checked_add(timeout - margin).unwrap_or(given_up);
-            request.extensions_mut().insert(Deadline(deadline));
-            // The method knows better what the time went by with: it has half of the margin to say so.
-            until = given_up.min(deadline + margin / 2);
+            margin = margin.min(timeout / 4);
+            deadline = started.checked_add(timeout - margin).map_or(given_up, |it| it.min(given_up));
         }
+        request.extensions_mut().insert(Deadline(deadline));
+        // The method knows better what the time went by with: it has half of the margin to say so.
+        let until = deadline + margin / 2;
         let answer = self.inner.call(request);
         Answer::Ours(Box::pin(async move {
             let _permit = permit;
             let _counted = shared.metrics.request_started(rpc);
             let response = match tokio::time::timeout_at(until.into(), answer).await {
                 Ok(response) => response?,
-                Err(_) => gone_by(until == given_up).into_http(),
+                Err(_) => too_late().into_http(),
             };
             let response = shared.name_the_size(response);
             shared.metrics.grpc(rpc, code(response.headers()), started.elapsed());
@@ -169,9 +174,10 @@ impl Shared {
     }
 }
 
-fn gone_by(by_server: bool) -> Status {
-    let message = if by_server { "the request took longer than the server allows" } else { "the deadline passed" };
-    Failure::new(Reason::DeadlineBeforeStart, message).into()
+/// For methods that do not say it themselves. Claims nothing about what was done.
+fn too_late() -> Status {
+    let message = "the time for this request was over before its answer; what it asked for may have been done";
+    Failure::new(Reason::DeadlineDuringCall, message).into()
 }
 
 /// The gRPC code of an answer: methods that fail say so in the headers.

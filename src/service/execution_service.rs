@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     cache::Pinned,
-    exec::{self, Call, Done, Outcome, Ticket, TrapKind},
+    exec::{self, Arg, Call, Done, Outcome, Ticket, TrapKind},
     metrics::ExecutionOutcome,
     proto::{self, execute_response, execution_service_server::ExecutionService},
 };
@@ -47,13 +47,15 @@ async fn execute(
     let result = convert::result_type(request.result)?;
     let args = convert::arguments(request.arguments)?;
     exec::check_args(&args, service.limits.call_memory_max_bytes)?;
+    check_answer(&args, service.limits.unary_max_bytes)?;
     let asked = Asked::new(&request.namespace, request.target)?;
     let callee = service.cache.pin(asked.target()).ok_or_else(|| asked.absent())?;
     let entry = callee.function(&request.symbol).ok_or_else(|| no_function(&callee, &request.symbol))?;
-    callee.count_call();
     let (meta, code) = (Arc::clone(callee.meta()), callee.code_range());
     let ticket = service.pool.submit(Call { callee, entry, args, result, cpu_limit, wall_cap, deadline });
-    let done = finished(ticket.map_err(|rejected| rejected.refusal)?, deadline).await?;
+    let ticket = ticket.map_err(|rejected| rejected.refusal)?;
+    meta.count_call();
+    let done = finished(ticket, deadline).await?;
     let outcome = match done.outcome {
         Outcome::Returned { value, buffers } => {
             service.metrics.execution(ExecutionOutcome::Returned, done.queued, done.wall);
@@ -94,6 +96,20 @@ fn late(started: bool) -> Failure {
         return Failure::new(Reason::DeadlineDuringCall, "the deadline passed while the call ran; it was stopped");
     }
     Failure::new(Reason::DeadlineBeforeStart, "the deadline passed before the call could start; it did not run")
+}
+
+/// A request of a few bytes must not ask for an answer that is larger than any request may be.
+fn check_answer(args: &[Arg], max_bytes: u64) -> Result<(), Failure> {
+    let bytes = args.iter().fold(0_u64, |sum, arg| match arg {
+        Arg::Out(bytes) => sum.saturating_add(*bytes),
+        Arg::InOut(content) => sum.saturating_add(content.len() as u64),
+        _ => sum,
+    });
+    if bytes <= max_bytes {
+        return Ok(());
+    }
+    let message = format!("buffers to send back have {bytes} bytes, at most {max_bytes} fit into an answer");
+    Err(Failure::field("arguments", message))
 }
 
 fn limits(service: &Service, request: &proto::ExecuteRequest) -> Result<(Duration, Duration), Failure> {

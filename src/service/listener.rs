@@ -15,11 +15,17 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    time::Sleep,
 };
 use tonic::transport::server::Connected;
 
 /// Pause before accepting again when the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a new connection may take to say that it speaks HTTP/2. A silent one holds a place.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of the connection preface and the head of the SETTINGS frame that follows it.
+/// <https://www.rfc-editor.org/rfc/rfc9113#name-http-2-connection-preface>
+const GREETING_BYTES: usize = 24 + 9;
 
 /// Where to listen.
 #[derive(Debug, Clone)]
@@ -97,17 +103,19 @@ pub(super) async fn accept(
     mut stop: watch::Receiver<bool>,
 ) {
     let forever = async {
-        while let Ok(permit) = Arc::clone(&connections).acquire_owned().await {
-            match listener.accept().await {
-                Ok(stream) => {
-                    if accepted.send(Ok(Connection { stream, _permit: permit })).await.is_err() {
-                        return;
-                    }
-                }
+        loop {
+            let stream = match listener.accept().await {
+                Ok(stream) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
                 }
+            };
+            // One connection of this listener waits here; the others stay in the kernel's queue.
+            let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
+            if accepted.send(Ok(Connection::new(stream, permit))).await.is_err() {
+                return;
             }
         }
     };
@@ -145,7 +153,33 @@ enum Stream {
 /// A connection, counted for as long as it is open.
 pub(super) struct Connection {
     stream: Stream,
+    greeting: Option<Greeting>,
     _permit: OwnedSemaphorePermit,
+}
+
+/// What a client must send before the transport's own keepalive watches over it.
+struct Greeting {
+    missing_bytes: usize,
+    until: Pin<Box<Sleep>>,
+}
+
+impl Connection {
+    fn new(stream: Stream, permit: OwnedSemaphorePermit) -> Self {
+        let until = Box::pin(tokio::time::sleep(GREETING_TIMEOUT));
+        Self { stream, greeting: Some(Greeting { missing_bytes: GREETING_BYTES, until }), _permit: permit }
+    }
+
+    /// Counts what was read towards the greeting, or fails when its time is over.
+    fn greet(&mut self, read_bytes: usize, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(greeting) = &mut self.greeting else { return Ok(()) };
+        greeting.missing_bytes = greeting.missing_bytes.saturating_sub(read_bytes);
+        if greeting.missing_bytes == 0 {
+            self.greeting = None;
+        } else if greeting.until.as_mut().poll(cx).is_ready() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(())
+    }
 }
 
 impl Connected for Connection {
@@ -166,7 +200,14 @@ macro_rules! with_stream {
 
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        with_stream!(self, stream => Pin::new(stream).poll_read(cx, buf))
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let polled = match &mut this.stream {
+            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+        };
+        this.greet(buf.filled().len() - before, cx)?;
+        polled
     }
 }
 

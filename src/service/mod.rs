@@ -29,6 +29,8 @@ pub use self::{
     failure::{DOMAIN, Reason},
     listener::{Endpoint, Listener},
 };
+use tokio::sync::Semaphore;
+
 use crate::{
     arena::Arenas,
     cache::{Cache, Pinned},
@@ -52,6 +54,8 @@ pub struct Limits {
     pub cpu_limit_max: Duration,
     /// Requests that may be under way, all connections together.
     pub in_flight_max: usize,
+    /// Large installs that may be worked on at once; further ones wait with their requests.
+    pub linking_max: usize,
     /// Time after which a request is given up whatever its client says.
     pub timeout_max: Duration,
 }
@@ -65,6 +69,10 @@ pub struct Service {
     metrics: Arc<Metrics>,
     limits: Arc<Limits>,
     draining: Arc<AtomicBool>,
+    /// Requests that may still come under way.
+    in_flight: Arc<Semaphore>,
+    /// Installs that may still be taken beside the runtime's threads.
+    linking: Arc<Semaphore>,
     started: Instant,
 }
 
@@ -76,6 +84,8 @@ impl Service {
             cache: Arc::new(cache),
             pool: Arc::new(pool),
             metrics,
+            in_flight: Arc::new(Semaphore::new(limits.in_flight_max)),
+            linking: Arc::new(Semaphore::new(limits.linking_max)),
             limits: Arc::new(limits),
             draining: Arc::new(AtomicBool::new(false)),
             started: Instant::now(),
@@ -93,6 +103,13 @@ impl Service {
     /// Refuses new work from now on.
     pub fn start_draining(&self) {
         self.draining.store(true, Relaxed);
+    }
+
+    /// Waits until no request is under way, up to `until`.
+    pub async fn until_idle(&self, until: Instant) {
+        let all = u32::try_from(self.limits.in_flight_max).unwrap_or(u32::MAX);
+        // Resolves with an error at the end of the time: then there is nothing left to wait for either.
+        drop(tokio::time::timeout_at(until.into(), self.in_flight.acquire_many(all)).await);
     }
 
     /// Waits until no call runs or waits, up to `until`. False if some still do. Blocks.

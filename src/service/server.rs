@@ -104,7 +104,8 @@ fn router(
         timeout_max: service.limits.timeout_max,
         message_max_bytes,
     };
-    let edge = Edge::new(bounds, Arc::clone(&service.draining), Arc::clone(&service.metrics));
+    let edge =
+        Edge::new(bounds, Arc::clone(&service.in_flight), Arc::clone(&service.draining), Arc::clone(&service.metrics));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
