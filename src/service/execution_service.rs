@@ -34,7 +34,10 @@ impl ExecutionService for Service {
         let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
         let request = request.into_inner();
         let answer = execute(self, request, deadline).await;
-        Ok(Response::new(answer.inspect_err(|_| self.metrics.execution_rejected())?))
+        Ok(Response::new(answer.inspect_err(|failure| match failure.reason {
+            Reason::DeadlineDuringCall => self.metrics.execution_cancelled(),
+            _ => self.metrics.execution_rejected(),
+        })?))
     }
 }
 
