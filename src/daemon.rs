@@ -101,7 +101,7 @@ pub fn check(config: &Config) -> Result<Vec<(String, String)>, DaemonError> {
 fn build(config: &Config) -> Result<(Service, Arc<Metrics>), DaemonError> {
     let budget_bytes = config.cache.budget_bytes;
     let commit_limit_bytes = (budget_bytes as f64 * COMMIT_PER_BUDGET) as u64;
-    let arenas = Arenas::map(&ArenaConfig { reserve_max_bytes: config.arena.reserve_max_bytes, commit_limit_bytes })?;
+    let arenas = Arenas::map(&ArenaConfig::new(config.arena.reserve_max_bytes, commit_limit_bytes))?;
     let cache = Cache::new(
         &CacheConfig {
             budget_bytes,

@@ -36,7 +36,7 @@ const LOOK_EVERY: u32 = 500;
 
 fn parts(eviction_window: usize) -> (Arc<Arenas>, Cache) {
     let commit_limit_bytes = BUDGET_BYTES + BUDGET_BYTES / 20;
-    let arenas = Arenas::map(&ArenaConfig { reserve_max_bytes: 256 << 20, commit_limit_bytes }).unwrap();
+    let arenas = Arenas::map(&ArenaConfig::new(256 << 20, commit_limit_bytes)).unwrap();
     let config = CacheConfig { budget_bytes: BUDGET_BYTES, eviction_window, generation_seed: 99, clock: Instant::now };
     let cache = Cache::new(&config, Arc::clone(&arenas), ImportTable::new(exec::imports()));
     (arenas, cache)

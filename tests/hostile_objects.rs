@@ -79,8 +79,7 @@ fn a_hundred_thousand_random_and_mutated_objects_are_refused_or_installed() {
     .into_iter()
     .map(|(file, flags)| support::compile_with(file, flags))
     .collect();
-    let arenas =
-        Arenas::map(&ArenaConfig { reserve_max_bytes: 64 << 20, commit_limit_bytes: BUDGET_BYTES * 21 / 20 }).unwrap();
+    let arenas = Arenas::map(&ArenaConfig::new(64 << 20, BUDGET_BYTES * 21 / 20)).unwrap();
     let config =
         CacheConfig { budget_bytes: BUDGET_BYTES, eviction_window: 16, generation_seed: 1, clock: Instant::now };
     let cache = Cache::new(&config, Arc::clone(&arenas), ImportTable::new(exec::imports()));

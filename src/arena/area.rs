@@ -3,34 +3,46 @@
 use std::ops::Range;
 
 use super::{
-    blocks::{Blocks, Span},
-    error::FreeError,
-    geometry::{GRANULE_BYTES, GRANULES_PER_PAGE, PAGE_BYTES, pages_touched, pages_within},
+    blocks::{Blocks, Run, Span},
+    epochs::Stamp,
+    free_error::FreeError,
+    geometry::{Geometry, HUGE_BYTES, PAGE_BYTES},
     page_set::PageSet,
     stats::KindStats,
 };
 
+/// Pages of what may become one huge page.
+pub(super) const CHUNK_PAGES: u32 = (HUGE_BYTES / PAGE_BYTES) as u32;
+
 /// The memory of one kind in one arena.
 pub(super) struct Area {
+    geometry: Geometry,
     blocks: Blocks,
-    granules: u32,
     granules_used: u32,
     spans: u32,
+    operations: u64,
     committed: PageSet,
     /// The committed pages on which no span lies: what can be given back.
     idle: PageSet,
+    /// When code on a page was last freed, as [`Stamp::to_word`]; zero, as memory comes, where none ever ran.
+    stamps: Box<[u64]>,
+    /// The chunk whose pages must stay as they are while the system makes one page of them.
+    held_chunk: Option<u32>,
 }
 
 impl Area {
-    pub(super) fn new(granules: u32) -> Self {
-        let pages = granules / GRANULES_PER_PAGE;
+    pub(super) fn new(geometry: Geometry) -> Self {
+        let pages = geometry.area_pages();
         Self {
-            blocks: Blocks::new(granules),
-            granules,
+            geometry,
+            blocks: Blocks::new(geometry.area_granules()),
             granules_used: 0,
             spans: 0,
+            operations: 0,
             committed: PageSet::new(pages),
             idle: PageSet::new(pages),
+            stamps: vec![0; pages as usize].into_boxed_slice(),
+            held_chunk: None,
         }
     }
 
@@ -38,36 +50,83 @@ impl Area {
         let span = self.blocks.take(granules, align_granules)?;
         self.granules_used += granules;
         self.spans += 1;
-        self.idle.remove(pages_touched(&span.range()));
+        self.operations += 1;
+        self.idle.remove(self.geometry.pages_touched(&span.range()));
         Some(span)
     }
 
-    pub(super) fn give(&mut self, span: &Span) -> Result<(), FreeError> {
-        let free = pages_within(&self.blocks.give(span)?);
+    /// Takes a span back whose code, if it ran, was freed at `stamp`.
+    pub(super) fn give(&mut self, span: &Span, stamp: Option<Stamp>) -> Result<(), FreeError> {
+        self.blocks.give(span)?;
         self.granules_used -= span.range().len() as u32;
         self.spans -= 1;
-        // A page that has just become free was touched by this span; other free pages were idle already.
-        let touched = pages_touched(&span.range());
-        let freed = touched.start.max(free.start)..touched.end.min(free.end);
-        for run in self.committed.runs(freed, true) {
-            self.idle.insert(run);
+        self.operations += 1;
+        let pages = self.geometry.pages_touched(&span.range());
+        if let Some(stamp) = stamp {
+            self.stamps[pages.start as usize..pages.end as usize].fill(stamp.to_word());
         }
+        self.idle_again(pages);
         Ok(())
     }
 
-    /// How many of the pages that these granules lie on are not committed.
-    pub(super) fn missing_pages(&self, granules: &Range<u32>) -> u64 {
-        self.committed.runs(pages_touched(granules), false).map(|run| run.len() as u64).sum()
+    /// Cuts a span to its first `granules`.
+    pub(super) fn shrink(&mut self, span: &Span, granules: u32) -> Result<Span, FreeError> {
+        let kept = self.blocks.shrink(span, granules)?;
+        self.granules_used -= span.range().len() as u32 - granules;
+        self.operations += 1;
+        self.idle_again(self.geometry.pages_touched(&(kept.range().end..span.range().end)));
+        Ok(kept)
     }
 
-    /// The first run of the pages that these granules lie on and that are not committed.
-    pub(super) fn first_missing(&self, granules: &Range<u32>) -> Option<Range<u32>> {
-        self.committed.runs(pages_touched(granules), false).next()
+    /// Makes a span longer where it is; `None` if what follows has an owner.
+    pub(super) fn grow(&mut self, span: &Span, granules: u32) -> Result<Option<Span>, FreeError> {
+        let Some(longer) = self.blocks.grow(span, granules)? else { return Ok(None) };
+        self.granules_used += granules - span.range().len() as u32;
+        self.operations += 1;
+        self.idle.remove(self.geometry.pages_touched(&longer.range()));
+        Ok(Some(longer))
     }
 
-    /// Notes that a span's pages are committed.
-    pub(super) fn commit(&mut self, pages: Range<u32>) {
-        self.committed.insert(pages);
+    pub(super) fn find(&self, granule: u32) -> Option<Span> {
+        self.blocks.find(granule)
+    }
+
+    /// When code that ran on these granules' pages was last freed.
+    pub(super) fn stamp(&self, granules: &Range<u32>) -> Stamp {
+        let pages = self.geometry.pages_touched(granules);
+        let stamps = &self.stamps[pages.start as usize..pages.end as usize];
+        Stamp::of_word(stamps.iter().copied().max().unwrap_or(0))
+    }
+
+    /// Whether all pages that these granules lie on are committed.
+    pub(super) fn is_committed(&self, granules: &Range<u32>) -> bool {
+        self.missing(granules).next().is_none()
+    }
+
+    /// The runs of the pages that these granules lie on and that are not committed, as they must be committed: in
+    /// whole units.
+    pub(super) fn missing(&self, granules: &Range<u32>) -> impl Iterator<Item = Range<u32>> {
+        let runs = self.committed.runs(self.geometry.pages_touched(granules), false);
+        runs.map(|run| self.geometry.units_touched(&run))
+    }
+
+    /// Of the pages behind `from`, up to `pages_max`, those that are free and not committed: a run that may be empty.
+    pub(super) fn missing_behind(&self, from: u32, pages_max: u32) -> Range<u32> {
+        let end = self.geometry.area_pages().min(from.saturating_add(pages_max));
+        if self.geometry.unit_pages > 1 {
+            return from..from;
+        }
+        let run = self.committed.runs(from..end, false).next().filter(|run| run.start == from).unwrap_or(from..from);
+        let free = |pages: &Range<u32>| self.blocks.is_free(&self.geometry.granules_of(pages));
+        if free(&run) { run } else { from..from }
+    }
+
+    /// Notes that pages are committed. All but those that the `owned` granules lie on can be given back.
+    pub(super) fn commit(&mut self, pages: Range<u32>, owned: &Range<u32>) {
+        self.committed.insert(pages.clone());
+        let owned = self.geometry.pages_touched(owned);
+        self.idle.insert(pages.start..owned.start.clamp(pages.start, pages.end));
+        self.idle.insert(owned.end.clamp(pages.start, pages.end)..pages.end);
     }
 
     /// Notes that pages were given back.
@@ -76,34 +135,114 @@ impl Area {
         self.idle.remove(pages);
     }
 
-    /// A run of pages that can be given back, of at most `pages_max`.
+    /// The highest run of pages that can be given back, of at most `pages_max`: the lowest are used first.
     pub(super) fn idle_run(&self, pages_max: u32) -> Option<Range<u32>> {
-        self.idle.first_run(pages_max)
+        if self.geometry.unit_pages == 1 { self.idle.last_run(pages_max) } else { self.idle_chunk() }
     }
 
-    pub(super) fn idle_pages(&self) -> u64 {
-        self.idle.count().into()
+    /// The pages of the highest chunk that can be given back as a whole.
+    pub(super) fn idle_chunk(&self) -> Option<Range<u32>> {
+        self.idle.last_full_chunk().map(chunk_pages)
     }
 
-    pub(super) fn committed_pages(&self) -> u64 {
-        self.committed.count().into()
+    /// A chunk from `from` on all of whose pages are committed and have an owner. Its pages stay as they are until
+    /// [`Self::release_chunk`].
+    pub(super) fn hold_full_chunk(&mut self, from: u32) -> Option<u32> {
+        let chunks = self.geometry.area_pages() / CHUNK_PAGES;
+        let chunk = (from..chunks).find(|&chunk| {
+            self.committed.is_full_chunk(chunk) && self.idle.runs(chunk_pages(chunk), true).next().is_none()
+        })?;
+        self.held_chunk = Some(chunk);
+        Some(chunk)
+    }
+
+    pub(super) fn release_chunk(&mut self) {
+        if let Some(chunk) = self.held_chunk.take() {
+            for page in chunk_pages(chunk) {
+                self.idle_again(page..page + 1);
+            }
+        }
+    }
+
+    pub(super) fn idle_pages(&self) -> u32 {
+        self.idle.count()
+    }
+
+    pub(super) fn committed_pages(&self) -> u32 {
+        self.committed.count()
     }
 
     pub(super) fn largest_free_bytes(&self) -> u64 {
-        u64::from(self.blocks.largest_free()) * GRANULE_BYTES
+        u64::from(self.blocks.largest_free()) * self.geometry.granule_bytes
     }
 
+    /// Spans and free runs in the order of their addresses.
+    pub(super) fn runs(&self) -> impl Iterator<Item = Run> {
+        self.blocks.runs()
+    }
+
+    /// The committed pages among those that lie wholly within these granules.
+    pub(super) fn committed_within(&self, granules: &Range<u32>) -> impl Iterator<Item = Range<u32>> {
+        self.committed.runs(self.geometry.pages_within(granules), true)
+    }
+
+    pub(super) fn operations(&self) -> u64 {
+        self.operations
+    }
+
+    pub(super) fn metadata_bytes(&self) -> u64 {
+        let stamps_bytes = size_of_val(&*self.stamps) as u64;
+        self.blocks.metadata_bytes() + self.committed.heap_bytes() + self.idle.heap_bytes() + stamps_bytes
+    }
+
+    /// All but what is lingering, which the area does not know of.
     pub(super) fn stats(&self) -> KindStats {
-        let used_bytes = u64::from(self.granules_used) * GRANULE_BYTES;
-        let committed_bytes = self.committed_pages() * PAGE_BYTES;
+        let used_bytes = u64::from(self.granules_used) * self.geometry.granule_bytes;
+        let committed_bytes = u64::from(self.committed_pages()) * PAGE_BYTES;
         KindStats {
             used_bytes,
+            lingering_bytes: 0,
             // Spans lie on committed pages only.
             free_bytes: committed_bytes - used_bytes,
-            reserved_bytes: u64::from(self.granules) * GRANULE_BYTES,
+            reserved_bytes: self.geometry.area_bytes,
             committed_bytes,
             spans: self.spans.into(),
             largest_free_bytes: self.largest_free_bytes(),
         }
     }
+
+    /// Looks again which of these pages, on which a span lay, can be given back.
+    fn idle_again(&mut self, pages: Range<u32>) {
+        let is_free = |page: u32| self.blocks.is_free(&self.geometry.granules_of(&(page..page + 1)));
+        // Only the first and the last page can lie under another span.
+        let start = pages.start + u32::from(!pages.is_empty() && !is_free(pages.start));
+        let end = pages.end - u32::from(start < pages.end && !is_free(pages.end - 1));
+        if self.held_chunk.is_some_and(|chunk| overlap(&chunk_pages(chunk), &(start..end))) {
+            return self.idle_beside_held_chunk(start..end);
+        }
+        self.insert_idle(start..end);
+    }
+
+    fn idle_beside_held_chunk(&mut self, pages: Range<u32>) {
+        let held = self.held_chunk.map_or(0..0, chunk_pages);
+        self.insert_idle(pages.start..pages.end.min(held.start));
+        self.insert_idle(pages.start.max(held.end)..pages.end);
+    }
+
+    fn insert_idle(&mut self, pages: Range<u32>) {
+        let mut from = pages.start;
+        // One run at a time, as the set of committed pages is only read.
+        while let Some(run) = self.committed.runs(from..pages.end.max(from), true).next() {
+            from = run.end;
+            self.idle.insert(run);
+        }
+    }
+}
+
+fn chunk_pages(chunk: u32) -> Range<u32> {
+    chunk * CHUNK_PAGES..(chunk + 1) * CHUNK_PAGES
+}
+
+fn overlap(a: &Range<u32>, b: &Range<u32>) -> bool {
+    a.start < b.end && b.start < a.end
 }

@@ -1,27 +1,26 @@
 //! The public face of the room: all arenas of a process.
 
-use std::{
-    fmt,
-    ops::Range,
-    sync::{Arc, Mutex, MutexGuard},
-};
+use std::{fmt, ops::Range, sync::Arc, thread};
 
 use super::{
-    ArenaStats, Draft, Layout, MapError, PartKind, ReserveError, barrier::Barrier, canary, geometry::Geometry,
-    holding::Holding, mapping::Views, pool::Pool,
+    AreaStats, ArenaConfig, ArenaStats, Draft, Layout, MapError, OccupancyRun, PartKind, ReserveError,
+    barrier::Barrier,
+    canary,
+    epochs::Epochs,
+    geometry::{AreaId, Geometry},
+    holding::Holding,
+    mapping::Views,
+    occupancy,
+    pool::Pool,
 };
 
-/// Pages given back under one hold of the lock when the limit is lowered: about a millisecond.
-const SHRINK_PAGES: u64 = 512;
-
-/// How much executable memory there is.
-#[derive(Clone, Copy, Debug)]
-pub struct ArenaConfig {
-    /// Bytes of addresses for each of code, read-only data and data, all arenas together; rounded up to 2 MiB per arena.
-    /// From 1 to [`RESERVE_LIMIT_BYTES`](super::RESERVE_LIMIT_BYTES). Costs no memory.
-    pub reserve_max_bytes: u64,
-    /// Bytes of memory that is committed at most, all kinds together.
-    pub commit_limit_bytes: u64,
+/// What lies at an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Which kind of memory.
+    pub kind: PartKind,
+    /// The addresses of the span, rounded up to whole granules.
+    pub range: Range<u64>,
 }
 
 /// Executable memory. Shared as `Arc<Arenas>` with whoever holds a part of it.
@@ -31,10 +30,8 @@ pub struct ArenaConfig {
 pub struct Arenas {
     pub(super) views: Views,
     pub(super) barrier: Barrier,
-    /// Held for finding or freeing spans, and for the system calls that commit and give back the pages of one layout;
-    /// never for filling what is freed, logging or waiting.
-    pool: Mutex<Pool>,
-    reason: String,
+    pub(super) epochs: Epochs,
+    pub(super) pool: Pool,
 }
 
 impl Arenas {
@@ -44,14 +41,17 @@ impl Arenas {
     /// # Errors
     /// [`MapError`] names the step that failed.
     pub fn map(config: &ArenaConfig) -> Result<Arc<Self>, MapError> {
-        let geometry = Geometry::for_reserve(config.reserve_max_bytes)?;
+        let shards = match config.shards {
+            0 => thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX)),
+            shards => shards,
+        };
+        let geometry = Geometry::new(config.reserve_max_bytes, config.granule_bytes, shards)?;
         let barrier = Barrier::register()?;
-        let mut views = Views::map(geometry)?;
+        let mut views = Views::map(geometry, config)?;
         canary::run(&mut views, &barrier)?;
         views.seal();
-        let pool = Mutex::new(Pool::new(geometry, config.commit_limit_bytes));
-        let reason = format!("{}, {}", views.describe(), barrier.describe());
-        Ok(Arc::new(Self { views, barrier, pool, reason }))
+        let pool = Pool::new(views.geometry(), config.commit_limit_bytes, config.keep_free_bytes);
+        Ok(Arc::new(Self { views, barrier, epochs: Epochs::new(), pool }))
     }
 
     /// Takes committed memory for a layout: nothing is executable in it before [`Draft::publish`], free code memory is
@@ -60,27 +60,82 @@ impl Arenas {
     /// # Errors
     /// [`ReserveError::Fragmented`] if giving up memory would help, others if not. Nothing is taken then.
     pub fn reserve(self: &Arc<Self>, layout: &Layout) -> Result<Draft, ReserveError> {
-        let area_bytes = self.views.geometry().area_bytes;
-        let grant = {
-            let mut pool = self.pool();
-            let wants = layout.wants(area_bytes, pool.limit_bytes())?;
-            pool.reserve(&wants, &self.views)?
-        };
-        Ok(Draft::new(Holding::new(Arc::clone(self), *layout, grant)))
+        let wants = layout.wants(self.geometry(), self.pool.limit_bytes())?;
+        let grant = self.pool.reserve(&wants, &self.views)?;
+        Ok(Draft::new(Holding::new(Arc::clone(self), layout, grant)))
+    }
+
+    /// Memory for all of several layouts, or for none.
+    ///
+    /// # Errors
+    /// That of the first layout that found no memory.
+    pub fn reserve_many(self: &Arc<Self>, layouts: &[Layout]) -> Result<Vec<Draft>, ReserveError> {
+        let geometry = self.geometry();
+        let wants: Result<Vec<_>, _> = layouts.iter().map(|it| it.wants(geometry, self.pool.limit_bytes())).collect();
+        let grants = self.pool.reserve_many(&wants?, &self.views)?;
+        let drafts = layouts.iter().zip(grants);
+        Ok(drafts.map(|(layout, grant)| Draft::new(Holding::new(Arc::clone(self), layout, grant))).collect())
+    }
+
+    /// What a span's owner is to be charged for a layout: its parts, rounded up to whole granules. Alignment costs
+    /// nothing. Saturates at `u64::MAX`, which no arena can hold.
+    pub fn charge_bytes(&self, layout: &Layout) -> u64 {
+        layout.charge_bytes(self.geometry().granule_bytes)
+    }
+
+    /// What spans are rounded up to.
+    pub fn granule_bytes(&self) -> u64 {
+        self.geometry().granule_bytes
+    }
+
+    /// The span that an address lies in, wherever in it. Takes time by the span's length: a word of metadata for each
+    /// 64 granules.
+    pub fn find(&self, address: u64) -> Option<Found> {
+        let geometry = self.geometry();
+        let (id, offset_bytes) = geometry.locate(address.checked_sub(self.views.run_range().start)?)?;
+        let granule = (offset_bytes / geometry.granule_bytes) as u32;
+        let span = self.pool.shard(id.arena).area(id.kind).find(granule)?;
+        let (start, bytes) = (self.views.run_address(id) as u64, geometry.bytes_of(&span.range()));
+        Some(Found { kind: id.kind, range: start + bytes.start..start + bytes.end })
     }
 
     /// Counts of this moment.
     pub fn stats(&self) -> ArenaStats {
-        let reason = self.reason.clone();
-        let pool = self.pool();
         ArenaStats {
-            code: pool.stats(PartKind::Code),
-            rodata: pool.stats(PartKind::Rodata),
-            data: pool.stats(PartKind::Data),
-            commit_limit_bytes: pool.limit_bytes(),
-            strategy: "dual-mapping",
-            reason,
+            code: self.pool.stats(PartKind::Code),
+            rodata: self.pool.stats(PartKind::Rodata),
+            data: self.pool.stats(PartKind::Data),
+            commit_limit_bytes: self.pool.limit_bytes(),
+            metadata_bytes: self.pool.metadata_bytes(),
+            barriers: self.epochs.barriers(),
+            strategy: self.views.strategy(),
+            reason: format!("{}, {}", self.views.describe(), self.barrier.describe()),
+            attempts: self.views.attempts(),
         }
+    }
+
+    /// Counts of each area.
+    pub fn areas(&self) -> Vec<AreaStats> {
+        let geometry = self.geometry();
+        let of = |id: AreaId| {
+            let shard = self.pool.shard(id.arena);
+            AreaStats {
+                arena: id.arena,
+                kind: id.kind,
+                start: self.views.run_address(id) as u64,
+                memory: shard.stats(id.kind, geometry),
+                operations: shard.area(id.kind).operations(),
+                contended: self.pool.contended(id.arena),
+            }
+        };
+        geometry.areas().map(of).collect()
+    }
+
+    /// What each byte of an area is, in order. `None` if there is no such arena. Takes the arena's lock for as long as
+    /// it takes to look at each span.
+    pub fn occupancy(&self, kind: PartKind, arena: u32) -> Option<Vec<OccupancyRun>> {
+        let geometry = self.geometry();
+        (arena < geometry.arenas).then(|| occupancy::of(&self.pool.shard(arena), kind, geometry))
     }
 
     /// The addresses of all arenas, their guards included: published code runs in this range and nowhere else.
@@ -91,17 +146,11 @@ impl Arenas {
     /// Changes the limit on committed memory. Lowered, it gives back what is free at once; what is in use stays, and
     /// until enough of it is given up, reservations that need new pages fail.
     pub fn set_commit_limit(&self, bytes: u64) {
-        self.pool().set_limit(bytes);
-        // A refusal of the system shows in the counts, and the next reservation meets it again and reports it.
-        while let Ok(true) = self.shrink() {}
+        self.pool.set_limit(bytes, &self.views);
     }
 
-    pub(super) fn pool(&self) -> MutexGuard<'_, Pool> {
-        self.pool.lock().expect("invariant: nothing panics under the arena lock")
-    }
-
-    fn shrink(&self) -> Result<bool, ReserveError> {
-        self.pool().shrink(SHRINK_PAGES, &self.views)
+    pub(super) fn geometry(&self) -> Geometry {
+        self.pool.geometry()
     }
 }
 

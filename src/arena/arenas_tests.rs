@@ -15,7 +15,7 @@ use super::*;
 const MIB: u64 = 1 << 20;
 
 fn arenas(reserve_max_bytes: u64, commit_limit_bytes: u64) -> Arc<Arenas> {
-    Arenas::map(&ArenaConfig { reserve_max_bytes, commit_limit_bytes }).unwrap()
+    Arenas::map(&ArenaConfig::new(reserve_max_bytes, commit_limit_bytes)).unwrap()
 }
 
 fn layout(code: u64, rodata: u64, data: u64) -> Layout {
@@ -36,7 +36,7 @@ fn load(address: u64) -> Vec<u8> {
 fn publish(arenas: &Arc<Arenas>, code: &[u8]) -> Published {
     let mut draft = arenas.reserve(&layout(code.len() as u64, 0, 0)).unwrap();
     draft.code_mut().copy_from_slice(code);
-    draft.publish()
+    draft.publish().unwrap()
 }
 
 fn call(published: &Published) -> u32 {
@@ -73,7 +73,7 @@ fn published_code_returns_what_it_was_written_to_and_data_and_rodata_are_read() 
     code.copy_from_slice(&load(at.rodata));
     rodata.copy_from_slice(&7_u32.to_le_bytes());
     draft.write_data(&[]);
-    let published = draft.publish();
+    let published = draft.publish().unwrap();
     assert_eq!((call(&published), published.addresses()), (7, at));
     assert_eq!(published.read_code(), load(at.rodata));
     assert_eq!((published.code_range(), published.data_range()), (at.code..at.code + 13, at.data..at.data + 100));
@@ -82,7 +82,7 @@ fn published_code_returns_what_it_was_written_to_and_data_and_rodata_are_read() 
     let at = draft.addresses();
     draft.code_mut().copy_from_slice(&load(at.data + 4));
     draft.write_data(&[1, 2, 3, 4, 9]);
-    let published = draft.publish();
+    let published = draft.publish().unwrap();
     assert_eq!(call(&published), 9);
     published.restore_data(&[0, 0, 0, 0, 5, 1]);
     assert_eq!(call(&published), 0x105);
@@ -116,6 +116,7 @@ fn code_without_an_owner_is_traps_before_the_first_owner_and_after_each() {
     assert!((at..at + PAGE_BYTES).all(|address| byte_at(&arenas, address) == TRAP), "published code was dropped");
 
     // A large span gives its whole pages back and fills only its edges, here in the middle of two pages.
+    let arenas = Arenas::map(&ArenaConfig { keep_free_bytes: 0, ..ArenaConfig::new(8 * MIB, 8 * MIB) }).unwrap();
     let holder = arenas.reserve(&layout(64, 0, 0)).unwrap();
     let mut large = arenas.reserve(&layout(2 * HUGE_BYTES, 0, 0)).unwrap();
     let at = large.addresses().code;
@@ -124,7 +125,7 @@ fn code_without_an_owner_is_traps_before_the_first_owner_and_after_each() {
     drop(large);
     let edges = (at..at.next_multiple_of(PAGE_BYTES)).chain(at + 2 * HUGE_BYTES - at % PAGE_BYTES..at + 2 * HUGE_BYTES);
     assert!(edges.into_iter().all(|address| byte_at(&arenas, address) == TRAP));
-    assert_eq!(arenas.stats().code.committed_bytes, 2 * PAGE_BYTES);
+    assert_eq!(arenas.stats().code.committed_bytes, (1 + 16) * PAGE_BYTES, "what is committed ahead included");
     drop(holder);
 }
 
@@ -162,9 +163,12 @@ fn dropping_a_draft_or_published_code_gives_every_byte_back() {
     let arenas = arenas(2 * MIB, MIB);
     let layout = layout(1000, 100, 5000);
     let draft = arenas.reserve(&layout).unwrap();
-    let other = arenas.reserve(&layout).unwrap().publish();
+    let other = arenas.reserve(&layout).unwrap().publish().unwrap();
     let stats = arenas.stats();
-    assert_eq!(stats.code.used_bytes + stats.rodata.used_bytes + stats.data.used_bytes, 2 * layout.charge_bytes());
+    assert_eq!(
+        stats.code.used_bytes + stats.rodata.used_bytes + stats.data.used_bytes,
+        2 * arenas.charge_bytes(&layout)
+    );
     assert_eq!((stats.code.spans, stats.data.spans), (2, 2));
     drop((draft, other));
     for stats in [arenas.stats().code, arenas.stats().rodata, arenas.stats().data] {
@@ -214,7 +218,7 @@ fn the_system_counts_the_committed_bytes_that_the_arenas_report_under_random_loa
                 Ok(mut draft) => {
                     draft.code_mut()[..6].copy_from_slice(&constant(step));
                     draft.write_data(&[]);
-                    held.push((draft.publish(), step));
+                    held.push((draft.publish().unwrap(), step));
                 }
                 Err(ReserveError::Fragmented { .. }) => {
                     refused += 1;
@@ -346,11 +350,145 @@ fn dropped_arenas_keep_no_memory() {
 #[test]
 fn the_arenas_say_how_they_came_about() {
     let stats = arenas(2 * MIB, MIB).stats();
-    assert_eq!((stats.strategy, stats.commit_limit_bytes), ("dual-mapping", MIB));
+    assert_eq!((stats.strategy, stats.commit_limit_bytes), ("memfd-noexec", MIB));
     assert!(stats.reason.contains("memfd") && stats.reason.contains("mapp"), "{}", stats.reason);
     assert_eq!(stats.code.reserved_bytes, 2 * MIB);
-    assert!(matches!(
-        Arenas::map(&ArenaConfig { reserve_max_bytes: 0, commit_limit_bytes: 0 }),
-        Err(MapError::Size { .. })
-    ));
+    assert!(matches!(Arenas::map(&ArenaConfig::new(0, 0)), Err(MapError::Size { .. })));
+}
+
+/// Bytes that the system has committed for an area's code, and its spans, are those of the map.
+fn assert_map_agrees(arenas: &Arenas, kind: PartKind) {
+    let stats = arenas.areas().into_iter().find(|it| it.kind == kind).unwrap();
+    let runs = arenas.occupancy(kind, stats.arena).unwrap();
+    let sum = |state| runs.iter().filter(|run| run.state == state).map(|run| run.bytes).sum::<u64>();
+    let memory = stats.memory;
+    assert_eq!(sum(RunState::Used), memory.used_bytes);
+    assert_eq!(sum(RunState::Lingering), memory.lingering_bytes);
+    assert_eq!(sum(RunState::Free), memory.free_bytes);
+    assert_eq!(sum(RunState::Uncommitted), memory.reserved_bytes - memory.committed_bytes);
+    let mut end = 0;
+    for pair in runs.windows(2) {
+        assert_ne!(pair[0].state, pair[1].state);
+    }
+    for run in &runs {
+        assert_eq!(run.offset_bytes, end);
+        end += run.bytes;
+    }
+    assert_eq!(end, memory.reserved_bytes);
+}
+
+#[test]
+fn a_map_covers_an_area_and_agrees_with_the_counts() {
+    let arenas = arenas(8 * MIB, 8 * MIB);
+    assert_map_agrees(&arenas, PartKind::Code);
+    let mut random = Random::new(5);
+    let mut held: Vec<_> = (0..60)
+        .map(|_| arenas.reserve(&layout(u64::from(random.below(60_000)), 0, 9)).unwrap().publish().unwrap())
+        .collect();
+    for _ in 0..30 {
+        held.swap_remove(random.below(held.len() as u32) as usize);
+    }
+    held.iter().step_by(3).for_each(Published::linger);
+    arenas.set_commit_limit(0);
+    assert_map_agrees(&arenas, PartKind::Code);
+    assert_map_agrees(&arenas, PartKind::Data);
+    assert!(arenas.stats().code.lingering_bytes > 0);
+    held.clear();
+    assert_eq!(arenas.stats().code.lingering_bytes, 0);
+    assert_map_agrees(&arenas, PartKind::Code);
+    assert_eq!(arenas.occupancy(PartKind::Code, 1), None);
+}
+
+#[test]
+fn a_draft_that_shrinks_gives_up_its_end_filled_with_traps_and_grows_only_into_free_memory() {
+    let arenas = arenas(2 * MIB, MIB);
+    let mut draft = arenas.reserve(&layout(8000, 100, 0)).unwrap();
+    draft.code_mut().fill(0x90);
+    let at = draft.addresses();
+    draft.shrink(PartKind::Code, 100);
+    assert_eq!((draft.code_mut().len(), draft.layout().code.size_bytes, draft.addresses()), (100, 100, at));
+    assert!((at.code + 128..at.code + 8000).all(|address| byte_at(&arenas, address) == TRAP));
+    assert_eq!(arenas.stats().code.used_bytes, 128);
+    assert_eq!(draft.grow(PartKind::Code, 5000), Ok(true));
+    assert_eq!(draft.code_mut()[..100], [0x90; 100]);
+    assert_eq!(draft.code_mut()[128..], [TRAP; 5000 - 128]);
+    let behind = arenas.reserve(&layout(1, 0, 0)).unwrap();
+    assert_eq!((draft.grow(PartKind::Code, 6000), draft.code_mut().len()), (Ok(false), 5000));
+    assert_eq!(draft.grow(PartKind::Code, 5056), Ok(true), "within its granules");
+    drop(behind);
+    assert!(matches!(draft.grow(PartKind::Code, MIB), Err(ReserveError::Fragmented { .. })), "not to be committed");
+    assert!(matches!(draft.grow(PartKind::Code, 3 * MIB), Err(ReserveError::TooLarge { .. })));
+    draft.rodata_mut().fill(7);
+    draft.shrink(PartKind::Rodata, 10);
+    assert!((at.rodata + 10..at.rodata + 64).all(|address| byte_at(&arenas, address) == 0), "shows what was written");
+    assert_eq!(draft.layout(), layout(5056, 10, 0));
+    drop(draft);
+    assert_eq!(arenas.stats().total().used_bytes, 0);
+}
+
+#[test]
+fn a_span_is_found_by_any_address_in_it_and_by_no_other() {
+    let arenas = arenas(300 * MIB, MIB);
+    let held: Vec<_> = (1..40).map(|it| arenas.reserve(&layout(it * 50, it * 9, it * 3)).unwrap()).collect();
+    for (draft, it) in held.iter().zip(1..) {
+        let at = draft.addresses();
+        for (kind, start, bytes) in [
+            (PartKind::Code, at.code, it * 50),
+            (PartKind::Rodata, at.rodata, it * 9),
+            (PartKind::Data, at.data, it * 3),
+        ] {
+            let range = start..start + u64::next_multiple_of(bytes, 64);
+            for address in [start, start + bytes / 2, range.end - 1] {
+                assert_eq!(arenas.find(address), Some(Found { kind, range: range.clone() }));
+            }
+        }
+    }
+    let range = arenas.executable_range();
+    for address in [0, range.start, range.start - 1, range.end, u64::MAX, held[0].addresses().code - 1] {
+        assert_eq!(arenas.find(address), None, "{address:#x}");
+    }
+    let at = held[3].addresses().code;
+    drop(held);
+    assert_eq!(arenas.find(at), None);
+}
+
+#[test]
+fn fresh_memory_needs_no_barrier_and_one_serves_all_that_was_freed_before_it() {
+    let arenas = arenas(2 * MIB, MIB);
+    let held: Vec<_> = (0..100).map(|value| publish(&arenas, &constant(value))).collect();
+    assert_eq!(arenas.stats().barriers, 0);
+    drop(arenas.reserve(&layout(MIB / 2, 0, 0)).unwrap());
+    drop(held);
+    let held: Vec<_> = (0..100).map(|value| publish(&arenas, &constant(value))).collect();
+    assert_eq!(arenas.stats().barriers, 1);
+    assert!(held.iter().zip(0..).all(|(it, value)| call(it) == value));
+    drop(held);
+    drop(arenas.reserve(&layout(100, 0, 0)).unwrap());
+    publish(&arenas, &constant(1));
+    assert_eq!(arenas.stats().barriers, 2);
+    publish(&arenas, &constant(1));
+    assert_eq!(arenas.stats().barriers, 3, "what ran since must be serialised again");
+}
+
+#[test]
+fn granules_of_every_size_hold_code_and_are_charged() {
+    for granule_bytes in [16, 64, 256, 4096] {
+        let arenas = Arenas::map(&ArenaConfig { granule_bytes, ..ArenaConfig::new(4 * MIB, MIB) }).unwrap();
+        let held: Vec<_> = (0..20).map(|value| publish(&arenas, &constant(value))).collect();
+        assert!(held.iter().zip(0..).all(|(it, value)| call(it) == value), "{granule_bytes}");
+        assert_eq!(arenas.charge_bytes(&layout(6, 0, granule_bytes + 1)), 3 * granule_bytes);
+        assert_eq!(arenas.stats().code.used_bytes, 20 * granule_bytes);
+        assert_eq!(pss_bytes(&arenas), arenas.stats().committed_bytes(), "{granule_bytes}");
+    }
+}
+
+#[test]
+fn a_batch_of_drafts_is_had_as_a_whole_or_not_at_all() {
+    let arenas = arenas(2 * MIB, MIB);
+    let drafts = arenas.reserve_many(&[layout(100, 0, 0), layout(6, 7, 8)]).unwrap();
+    assert_eq!(drafts.iter().map(Draft::layout).collect::<Vec<_>>(), [layout(100, 0, 0), layout(6, 7, 8)]);
+    drop(drafts);
+    let refused = arenas.reserve_many(&[layout(MIB / 2, 0, 0); 3]).unwrap_err();
+    assert!(matches!(refused, ReserveError::Fragmented { .. }), "{refused}");
+    assert_eq!(arenas.stats().total().used_bytes, 0);
 }

@@ -1,234 +1,286 @@
-//! Which granules of an area belong to whom: a two-level segregated fit.
+//! Which granules of an area belong to whom: the best fit with the lowest address.
 //!
-//! After Masmano, Ripoll, Crespo, Real: "TLSF: a new dynamic memory allocator for real-time systems" (ECRTS 2004).
-//! Free blocks are listed by class: a power of two, and a sixteenth of it. Taking and giving do the same few steps
-//! however many blocks there are. No free block has a free neighbour. Pure: knows no address and no system call.
+//! Free runs are kept by their length, those of one length by their address, in sets of bits whose size depends on the
+//! area alone; so a search takes the same few steps however many spans there are, and what is left over lies together
+//! at the high addresses. No free run has a free neighbour. Nothing is stored in the memory itself, so code that
+//! overruns cannot reach it. Pure: knows no address and no system call.
 
 use std::ops::Range;
 
 use super::{
-    error::FreeError,
-    slab::{NONE, Slab, State},
+    cells::{CELL_GRANULES, Cells, aligned},
+    classes::{self, Classes, class_holding, class_of, lengths},
+    free_error::FreeError,
 };
 
-/// Classes per power of two.
-const SUBCLASSES: u32 = 1 << SUBCLASS_BITS;
-const SUBCLASS_BITS: u32 = 4;
-/// Enough for blocks of 2^22 granules (256 MiB), the largest area, and the rest of that power of two.
-const CLASSES: usize = 320;
-const WORDS: usize = CLASSES / u64::BITS as usize;
-/// How many blocks are looked at one by one where the class alone does not say that a block fits: a bound on time.
-const VISITS_MAX: usize = 32;
+/// The largest area.
+pub(super) const AREA_GRANULES_MAX: u32 = classes::LENGTH_MAX;
+/// How many runs are looked at one by one where the class alone does not say that a run fits, before a longer one is
+/// cut: a bound on time.
+const VISITS_MAX: usize = 8;
 
-/// A run of granules with one owner. Says exactly what was handed out, so that nothing else is taken back.
+/// A run of granules with one owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span {
-    block: u32,
-    generation: u32,
     start: u32,
     granules: u32,
 }
 
 impl Span {
+    pub(super) fn new(start: u32, granules: u32) -> Self {
+        Self { start, granules }
+    }
+
     pub(super) fn range(&self) -> Range<u32> {
         self.start..self.start + self.granules
     }
 }
 
-/// The blocks of one area.
+/// A span, or a free run as long as it can be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) granules: Range<u32>,
+    pub(super) used: bool,
+}
+
+/// The spans of one area.
 pub(super) struct Blocks {
-    slab: Slab,
-    heads: [u32; CLASSES],
-    /// A bit per class: its list is not empty.
-    listed: [u64; WORDS],
+    cells: Cells,
+    /// All free runs but the one at the area's end.
+    classes: Classes,
+    /// Where the free run at the area's end starts: the area's end if there is none. It is used when no other run
+    /// fits, and is not sorted in: most often it only moves its start.
+    top: u32,
 }
 
 impl Blocks {
+    /// All free. `granules` is a multiple of those of a cell, up to [`AREA_GRANULES_MAX`].
     pub(super) fn new(granules: u32) -> Self {
-        let mut blocks = Self { slab: Slab::for_granules(granules), heads: [NONE; CLASSES], listed: [0; WORDS] };
-        let whole = blocks.slab.take(0, granules);
-        blocks.list(whole);
-        blocks
+        let cells = Cells::new(granules);
+        Self { classes: Classes::new(cells.count()), cells, top: 0 }
     }
 
-    /// A span of `granules` (at least one), its start a multiple of `align_granules` (a power of two). `None` if no
-    /// free block was found that holds it.
-    pub(super) fn take(&mut self, granules: u32, align_granules: u32) -> Option<Span> {
-        let block = self.find(granules, align_granules)?;
-        self.unlist(block);
-        let start = self.slab.node(block).start;
-        let gap = start.next_multiple_of(align_granules) - start;
-        let block = if gap > 0 { self.split(block, gap) } else { block };
-        if self.slab.node(block).granules > granules {
-            let rest = self.split(block, granules);
-            self.list(rest);
-        }
-        if gap > 0 {
-            let before = self.slab.node(block).before;
-            self.list(before);
-        }
-        let node = self.slab.node_mut(block);
-        node.state = State::Used;
-        Some(Span { block, generation: node.generation, start: node.start, granules })
+    /// A span of `granules` (at least one), its start a multiple of `align` (a power of two). `None` only if no free
+    /// run holds it.
+    pub(super) fn take(&mut self, granules: u32, align: u32) -> Option<Span> {
+        let Some(run) = self.find_run(granules, align) else { return self.take_top(granules, align) };
+        let span = Span { start: aligned(run.start, align), granules };
+        self.cut(&run, &span.range());
+        Some(span)
     }
 
-    /// Gives a span back and says which run of granules is free now: the span and its free neighbours.
+    /// Gives a span back and says which free run its granules lie in now.
     pub(super) fn give(&mut self, span: &Span) -> Result<Range<u32>, FreeError> {
         self.check(span)?;
-        let node = self.slab.node_mut(span.block);
-        node.generation = node.generation.wrapping_add(1);
-        node.state = State::Free;
-        let (before, after) = (node.before, node.after);
-        let mut block = span.block;
-        if self.is_free(after) {
-            self.unlist(after);
-            self.merge(block, after);
-        }
-        if self.is_free(before) {
-            self.unlist(before);
-            self.merge(before, block);
-            block = before;
-        }
-        self.list(block);
-        let node = self.slab.node(block);
-        Ok(node.start..node.start + node.granules)
+        Ok(self.free(&span.range()))
     }
 
-    /// The largest free block among the first few of the highest class: less than the true one by at most a sixteenth.
+    /// Cuts a span to its first `granules`: at least one, and not more than it has.
+    pub(super) fn shrink(&mut self, span: &Span, granules: u32) -> Result<Span, FreeError> {
+        self.check(span)?;
+        let kept = Span { start: span.start, granules: granules.clamp(1, span.granules) };
+        if kept != *span {
+            self.cells.end_span(kept.range().end - 1);
+            self.free(&(kept.range().end..span.range().end));
+        }
+        Ok(kept)
+    }
+
+    /// Makes a span longer where it is, if what lies behind it is free.
+    pub(super) fn grow(&mut self, span: &Span, granules: u32) -> Result<Option<Span>, FreeError> {
+        self.check(span)?;
+        let Span { start, granules: old } = *span;
+        let (end, more) = (start + old, granules.saturating_sub(old));
+        if more == 0 {
+            return Ok(Some(*span));
+        }
+        if self.cells.is_owned(end) {
+            return Ok(None);
+        }
+        let run = self.run_from(end);
+        if (run.len() as u32) < more {
+            return Ok(None);
+        }
+        self.cells.continue_span(end - 1);
+        if end == self.top {
+            self.cells.occupy(&(end..end + more));
+            self.move_top(end + more);
+        } else {
+            self.cut(&run, &(end..end + more));
+        }
+        Ok(Some(Span { start, granules }))
+    }
+
+    /// The span that this granule lies in. Looks at a word for each 64 granules of the span.
+    pub(super) fn find(&self, granule: u32) -> Option<Span> {
+        let used = granule < self.cells.granules() && self.cells.is_used(granule);
+        used.then(|| {
+            let start = self.cells.span_start(granule);
+            Span { start, granules: self.cells.span_end(granule) - start }
+        })
+    }
+
+    /// Whether no granule of these has an owner.
+    pub(super) fn is_free(&self, granules: &Range<u32>) -> bool {
+        self.cells.is_free(granules)
+    }
+
+    /// The longest free run. Looks at each run of the highest class.
     pub(super) fn largest_free(&self) -> u32 {
-        let Some(class) = (0..WORDS)
-            .rev()
-            .find(|&word| self.listed[word] != 0)
-            .map(|word| word * u64::BITS as usize + self.listed[word].ilog2() as usize)
-        else {
-            return 0;
-        };
-        self.listed_in(class).take(VISITS_MAX).map(|block| self.slab.node(block).granules).max().unwrap_or(0)
+        let top = self.cells.granules() - self.top;
+        let Some(class) = self.classes.last_class() else { return top };
+        let runs = self.classes.cells(class).filter_map(|cell| self.cells.run_in(cell, &lengths(class), 1, 1));
+        // The runs of an exact class are all alike.
+        let runs = runs.take(if lengths(class).len() == 1 { 1 } else { usize::MAX });
+        runs.map(|run| run.len() as u32).max().unwrap_or(0).max(top)
+    }
+
+    /// Spans and free runs in the order of their addresses, which together are the area.
+    pub(super) fn runs(&self) -> impl Iterator<Item = Run> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let start = (at < self.cells.granules()).then_some(at)?;
+            let used = self.cells.is_used(start);
+            at = if used { self.cells.span_end(start) } else { self.run_from(start).end };
+            Some(Run { granules: start..at, used })
+        })
+    }
+
+    pub(super) fn metadata_bytes(&self) -> u64 {
+        self.cells.heap_bytes() + self.classes.heap_bytes()
     }
 
     fn check(&self, span: &Span) -> Result<(), FreeError> {
-        let node = self.slab.get(span.block).ok_or(FreeError::Unknown { block: span.block })?;
-        if node.state != State::Used || node.generation != span.generation {
-            let (generation, current) = (span.generation, node.generation);
-            return Err(FreeError::Stale { block: span.block, generation, current });
+        let Span { start, granules } = *span;
+        let area = self.cells.granules();
+        if granules == 0 || start >= area || granules > area - start {
+            return Err(FreeError::Outside { start, granules, area });
         }
-        if node.start != span.start || node.granules != span.granules {
-            return Err(FreeError::Mismatch { block: span.block, start: node.start, granules: node.granules });
+        if !self.cells.is_used(start) {
+            return Err(FreeError::NotAllocated { start });
+        }
+        let end = self.cells.span_end(start);
+        if !self.cells.starts_span(start) || end != start + granules {
+            let found = self.cells.span_start(start);
+            return Err(FreeError::NotASpan { start, granules, found_start: found, found_granules: end - found });
         }
         Ok(())
     }
 
-    /// A tight fit among a few blocks of the class that `granules` belongs to, else the first block of the next class
-    /// all of whose blocks are long enough, else whatever a few longer blocks offer.
-    fn find(&self, granules: u32, align_granules: u32) -> Option<u32> {
-        let own = class_of(granules);
-        let tight = self.listed_in(own).take(VISITS_MAX).find(|&it| self.fits(it, granules, align_granules));
-        tight.or_else(|| self.heads_from(class_holding(granules + align_granules - 1)).next()).or_else(|| {
-            let longer = self.classes_from(own + 1).flat_map(|class| self.listed_in(class));
-            longer.take(VISITS_MAX).find(|&it| self.fits(it, granules, align_granules))
+    /// The shortest run that the classes tell to fit, or one of a few shorter ones that were looked at; if there is
+    /// none of these, any that fits.
+    fn find_run(&self, granules: u32, align: u32) -> Option<Range<u32>> {
+        let needed = granules.checked_add(align - 1)?;
+        let sure = if needed <= AREA_GRANULES_MAX { class_holding(needed) } else { usize::MAX };
+        let own = class_of(granules.min(AREA_GRANULES_MAX));
+        if own < sure
+            && let Some(run) = self.visit(self.cells_of(own, sure).take(VISITS_MAX), granules, align)
+        {
+            return Some(run);
+        }
+        if let Some(class) = self.classes.next_class(sure) {
+            return self.cells.run_in(self.classes.lowest(class), &lengths(class), granules, align);
+        }
+        // A cell may have several runs of a length, which differ in their alignment.
+        self.visit(self.cells_of(own, sure), granules, align)
+    }
+
+    fn visit(&self, mut cells: impl Iterator<Item = (usize, u32)>, granules: u32, align: u32) -> Option<Range<u32>> {
+        cells.find_map(|(class, cell)| self.cells.run_in(cell, &lengths(class), granules, align))
+    }
+
+    /// The cells of the classes from `from` to before `to`, each with its class.
+    fn cells_of(&self, from: usize, to: usize) -> impl Iterator<Item = (usize, u32)> {
+        self.nonempty(from, to).flat_map(|class| self.classes.cells(class).map(move |cell| (class, cell)))
+    }
+
+    fn nonempty(&self, from: usize, to: usize) -> impl Iterator<Item = usize> {
+        let mut at = from;
+        std::iter::from_fn(move || {
+            let class = self.classes.next_class(at).filter(|&class| class < to)?;
+            at = class + 1;
+            Some(class)
         })
     }
 
-    fn fits(&self, block: u32, granules: u32, align_granules: u32) -> bool {
-        let node = self.slab.node(block);
-        let gap = node.start.next_multiple_of(align_granules) - node.start;
-        node.granules >= gap + granules
-    }
-
-    fn classes_from(&self, class: usize) -> impl Iterator<Item = usize> {
-        let first_word = class / u64::BITS as usize;
-        (first_word..WORDS).flat_map(move |word| {
-            let from = if word == first_word { class % u64::BITS as usize } else { 0 };
-            let mut bits = self.listed[word] >> from << from;
-            std::iter::from_fn(move || {
-                let bit = (bits != 0).then(|| bits.trailing_zeros() as usize)?;
-                bits &= bits - 1;
-                Some(word * u64::BITS as usize + bit)
-            })
-        })
-    }
-
-    fn heads_from(&self, class: usize) -> impl Iterator<Item = u32> {
-        self.classes_from(class).map(|class| self.heads[class])
-    }
-
-    fn listed_in(&self, class: usize) -> impl Iterator<Item = u32> {
-        let some = |block: u32| (block != NONE).then_some(block);
-        std::iter::successors(some(self.heads[class]), move |&block| some(self.slab.node(block).next))
-    }
-
-    fn is_free(&self, block: u32) -> bool {
-        block != NONE && self.slab.node(block).state == State::Free
-    }
-
-    /// Cuts a block that is in no list after its first `granules`; answers the block of the rest.
-    fn split(&mut self, block: u32, granules: u32) -> u32 {
-        let whole = *self.slab.node(block);
-        let rest = self.slab.take(whole.start + granules, whole.granules - granules);
-        let node = self.slab.node_mut(rest);
-        (node.before, node.after) = (block, whole.after);
-        if whole.after != NONE {
-            self.slab.node_mut(whole.after).before = rest;
+    /// Takes a part of a free run.
+    fn cut(&mut self, run: &Range<u32>, taken: &Range<u32>) {
+        self.cells.occupy(taken);
+        let rests = [run.start..taken.start, taken.end..run.end];
+        for rest in rests.iter().filter(|rest| !rest.is_empty()) {
+            self.cells.tag_run(rest);
         }
-        let node = self.slab.node_mut(block);
-        (node.granules, node.after) = (granules, rest);
-        rest
+        self.unlist(run);
+        rests.iter().filter(|rest| !rest.is_empty()).for_each(|rest| self.list_tagged(rest));
     }
 
-    /// Joins two neighbours that are in no list into the first.
-    fn merge(&mut self, first: u32, second: u32) {
-        let gone = *self.slab.node(second);
-        let node = self.slab.node_mut(first);
-        (node.granules, node.after) = (node.granules + gone.granules, gone.after);
-        if gone.after != NONE {
-            self.slab.node_mut(gone.after).before = first;
+    /// Takes the start of the run at the area's end. What alignment leaves before it becomes a run of its own.
+    fn take_top(&mut self, granules: u32, align: u32) -> Option<Span> {
+        let start = aligned(self.top, align);
+        if granules > self.cells.granules().checked_sub(start)? {
+            return None;
         }
-        self.slab.give(second);
+        let gap = self.top..start;
+        self.cells.occupy(&(start..start + granules));
+        self.move_top(start + granules);
+        if !gap.is_empty() {
+            self.list(&gap);
+        }
+        Some(Span { start, granules })
     }
 
-    /// Last in, first out: what was used last is the likeliest to be committed.
-    fn list(&mut self, block: u32) {
-        let class = class_of(self.slab.node(block).granules);
-        let head = self.heads[class];
-        let node = self.slab.node_mut(block);
-        (node.previous, node.next) = (NONE, head);
-        if head != NONE {
-            self.slab.node_mut(head).previous = block;
-        }
-        self.heads[class] = block;
-        self.listed[class / u64::BITS as usize] |= 1 << (class % u64::BITS as usize);
+    fn move_top(&mut self, start: u32) {
+        self.top = start;
+        self.cells.tag_unlisted(start);
     }
 
-    fn unlist(&mut self, block: u32) {
-        let node = *self.slab.node(block);
-        let class = class_of(node.granules);
-        if node.next != NONE {
-            self.slab.node_mut(node.next).previous = node.previous;
+    /// The free run that starts at this granule, where one does.
+    fn run_from(&self, start: u32) -> Range<u32> {
+        if start == self.top { start..self.cells.granules() } else { self.cells.run_from(start) }
+    }
+
+    /// Frees granules, which become one run with what is free on both sides.
+    fn free(&mut self, granules: &Range<u32>) -> Range<u32> {
+        let before = self.cells.run_start_before(granules.start)..granules.start;
+        let after =
+            if self.cells.is_owned(granules.end) { granules.end..granules.end } else { self.run_from(granules.end) };
+        self.cells.release(granules);
+        let run = before.start..after.end;
+        let is_top = granules.end == self.top;
+        if is_top {
+            self.move_top(run.start);
+        } else {
+            self.cells.tag_run(&run);
         }
-        if node.previous != NONE {
-            self.slab.node_mut(node.previous).next = node.next;
-            return;
+        if !before.is_empty() {
+            self.unlist(&before);
         }
-        self.heads[class] = node.next;
-        if node.next == NONE {
-            self.listed[class / u64::BITS as usize] &= !(1 << (class % u64::BITS as usize));
+        if is_top {
+            return run;
+        }
+        if !after.is_empty() {
+            self.unlist(&after);
+        }
+        self.list_tagged(&run);
+        run
+    }
+
+    fn list(&mut self, run: &Range<u32>) {
+        self.cells.tag_run(run);
+        self.list_tagged(run);
+    }
+
+    fn list_tagged(&mut self, run: &Range<u32>) {
+        self.classes.insert(class_of(run.len() as u32), run.start / CELL_GRANULES);
+    }
+
+    /// Forgets a run that is no more, unless another one of its class starts in the same cell.
+    fn unlist(&mut self, run: &Range<u32>) {
+        let (class, cell) = (class_of(run.len() as u32), run.start / CELL_GRANULES);
+        if self.cells.run_in(cell, &lengths(class), 1, 1).is_none() {
+            self.classes.remove(class, cell);
         }
     }
-}
-
-/// The class that a block of this length is listed in. Below [`SUBCLASSES`] each length has its own.
-fn class_of(granules: u32) -> usize {
-    if granules < SUBCLASSES {
-        return granules as usize;
-    }
-    let above = granules.ilog2() - SUBCLASS_BITS;
-    (above * SUBCLASSES + (granules >> above)) as usize
-}
-
-/// The lowest class all of whose blocks have at least this length.
-fn class_holding(granules: u32) -> usize {
-    let above = granules.ilog2().saturating_sub(SUBCLASS_BITS);
-    class_of(granules + (1 << above) - 1)
 }
 
 #[cfg(test)]

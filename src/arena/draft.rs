@@ -1,6 +1,6 @@
 //! Memory that is being written.
 
-use super::{Addresses, Published, holding::Holding};
+use super::{Addresses, Layout, PartKind, PublishError, Published, ReserveError, geometry::AreaId, holding::Holding};
 
 /// Spans for one layout, not yet to be run. Dropped instead of published, it gives them back.
 #[derive(Debug)]
@@ -11,6 +11,11 @@ pub struct Draft {
 impl Draft {
     pub(super) fn new(holding: Holding) -> Self {
         Self { holding }
+    }
+
+    /// What was asked for.
+    pub fn layout(&self) -> Layout {
+        self.holding.layout()
     }
 
     /// Where the parts will be when they are run: what the image is linked for.
@@ -30,8 +35,9 @@ impl Draft {
 
     /// [`Self::code_mut`] and [`Self::rodata_mut`] at once.
     pub fn code_and_rodata_mut(&mut self) -> (&mut [u8], &mut [u8]) {
-        let Holding { arenas, layout, grant } = &mut self.holding;
-        arenas.views.code_and_rodata_mut(grant, [layout.code.size_bytes, layout.rodata.size_bytes])
+        let sizes_bytes = [PartKind::Code, PartKind::Rodata].map(|kind| self.holding.size_bytes(kind));
+        let Holding { arenas, grant, .. } = &mut self.holding;
+        arenas.views.code_and_rodata_mut(grant, sizes_bytes)
     }
 
     /// Copies `initial` to the start of the data and makes the rest zero. Without this call the data holds anything.
@@ -42,10 +48,68 @@ impl Draft {
         self.holding.arenas.views.write_data(&self.holding.grant, initial);
     }
 
+    /// Gives up what lies behind the first `size_bytes` of a part: for code whose length is known only once it is
+    /// made. Whole granules come back at once.
+    ///
+    /// # Panics
+    /// If the part is shorter than that. A part cannot shrink to nothing: `size_bytes` is at least 1.
+    pub fn shrink(&mut self, kind: PartKind, size_bytes: u64) {
+        let old_bytes = self.holding.size_bytes(kind);
+        assert!((1..=old_bytes).contains(&size_bytes), "{kind} of {old_bytes} bytes cannot shrink to {size_bytes}");
+        let arenas = &self.holding.arenas;
+        let granules = arenas.geometry().granules(size_bytes).expect("invariant: shorter than what fits");
+        let old = self.holding.grant.granules(kind);
+        if granules < old.len() as u32 {
+            self.holding.wipe_tail(kind, &(old.start + granules..old.end));
+            self.holding.arenas.pool.shrink(&mut self.holding.grant, kind, granules);
+        }
+        self.holding.set_size(kind, size_bytes);
+    }
+
+    /// Makes a part longer where it is, if what lies behind it is free. What is new holds what
+    /// [`Arenas::reserve`](super::Arenas::reserve) would give. `false`: there is no room, and nothing has changed.
+    ///
+    /// # Errors
+    /// As of a reservation: memory cannot be committed, or the part would be larger than an area. Nothing has changed.
+    ///
+    /// # Panics
+    /// If the part is longer than `size_bytes`, or was asked for with size zero.
+    pub fn grow(&mut self, kind: PartKind, size_bytes: u64) -> Result<bool, ReserveError> {
+        let old_bytes = self.holding.size_bytes(kind);
+        assert!(old_bytes > 0 && size_bytes >= old_bytes, "{kind} of {old_bytes} bytes cannot grow to {size_bytes}");
+        let Holding { arenas, grant, .. } = &mut self.holding;
+        let max_bytes = arenas.geometry().area_bytes;
+        let too_large = ReserveError::TooLarge { needed_bytes: size_bytes, max_bytes };
+        let granules = arenas.geometry().granules(size_bytes).ok_or(too_large)?;
+        let grown = granules as usize == grant.granules(kind).len()
+            || arenas.pool.grow(grant, kind, granules, &arenas.views)?;
+        if grown {
+            self.holding.set_size(kind, size_bytes);
+        }
+        Ok(grown)
+    }
+
     /// Makes the code visible to all cores: on return no thread can run what its addresses held before. The caller
     /// tells other threads the address only after this, by a release store or a lock.
-    pub fn publish(self) -> Published {
-        self.holding.arenas.barrier.serialise();
-        Published::new(self.holding)
+    ///
+    /// Memory that has run before costs a barrier over all threads of the process; the same barrier serves all that
+    /// was freed before it, so that of many reuses one pays. Memory that never ran costs none.
+    ///
+    /// # Errors
+    /// The system refused to change the memory's protection: only where the window is opened on demand, or where
+    /// protection is changed instead of memory mapped twice. The memory is given back.
+    pub fn publish(mut self) -> Result<Published, PublishError> {
+        let Holding { arenas, grant, .. } = &self.holding;
+        for (area, _) in grant.spans().filter(|(area, _)| area.kind != PartKind::Data) {
+            let AreaId { kind, .. } = area;
+            let refused = |errno| PublishError::Protect { part: kind, errno };
+            arenas.views.make_runnable(area, self.holding.bytes(kind)).map_err(refused)?;
+        }
+        if !arenas.epochs.is_fresh(grant.stamp) {
+            arenas.epochs.serialise(|| arenas.barrier.serialise());
+        }
+        arenas.views.close_writer(grant.arena);
+        self.holding.published = true;
+        Ok(Published::new(self.holding))
     }
 }

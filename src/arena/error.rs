@@ -17,6 +17,12 @@ pub enum MapError {
         /// The most that may be asked for.
         max_bytes: u64,
     },
+    /// The unit of spans is none that there is.
+    #[error("granules of {granule_bytes} bytes: a power of two from 16 to 4096 is possible")]
+    Granule {
+        /// What was asked for.
+        granule_bytes: u64,
+    },
     /// Growing a file beyond this limit would be answered by SIGXFSZ, which kills.
     #[error("the limit on file sizes (RLIMIT_FSIZE) is {limit_bytes} bytes and the arenas need {needed_bytes}")]
     FileLimit {
@@ -169,13 +175,15 @@ pub enum ReserveError {
     },
 }
 
-/// A span was given back that is not exactly one that was handed out: a defect of the caller.
+/// Why memory that was written could not be made ready to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum FreeError {
-    #[error("there is no block {block}")]
-    Unknown { block: u32 },
-    #[error("block {block} is of generation {current}, the span of {generation}")]
-    Stale { block: u32, generation: u32, current: u32 },
-    #[error("block {block} starts at granule {start} and has {granules}, the span says otherwise")]
-    Mismatch { block: u32, start: u32, granules: u32 },
+pub enum PublishError {
+    /// The system refused to change the protection of its pages.
+    #[error("cannot change the protection of {part} memory: {errno}")]
+    Protect {
+        /// Whose pages.
+        part: PartKind,
+        /// From mprotect.
+        errno: Errno,
+    },
 }

@@ -6,12 +6,17 @@
 //! file        the window's bytes, then data 0 | data 1 | ...
 //! ```
 
-use std::{fmt, ops::Range};
+use std::{
+    fmt,
+    ops::{Range, RangeInclusive},
+};
 
-use super::MapError;
+use super::{MapError, blocks::AREA_GRANULES_MAX};
 
-/// What spans are measured in; every span is a whole number of these. One cache line: two spans never share one.
-pub const GRANULE_BYTES: u64 = 64;
+/// What spans are measured in unless the configuration says otherwise. One cache line: two spans never share one.
+pub const GRANULE_DEFAULT_BYTES: u64 = 64;
+/// The smallest and the largest granule. Each is a power of two.
+pub(super) const GRANULE_RANGE_BYTES: RangeInclusive<u64> = 16..=PAGE_BYTES;
 /// The largest alignment a part may ask for.
 pub const ALIGN_MAX_BYTES: u64 = PAGE_BYTES;
 /// The largest [`ArenaConfig::reserve_max_bytes`](super::ArenaConfig::reserve_max_bytes): it bounds the number of
@@ -20,13 +25,14 @@ pub const RESERVE_LIMIT_BYTES: u64 = 64 << 30;
 
 /// The page of x86-64: what is committed and given back.
 pub(super) const PAGE_BYTES: u64 = 4096;
-pub(super) const GRANULES_PER_PAGE: u32 = (PAGE_BYTES / GRANULE_BYTES) as u32;
 /// A huge page. Areas are aligned to it so that the kernel can map them with huge pages.
 pub(super) const HUGE_BYTES: u64 = 2 << 20;
 /// Inaccessible bytes on both sides of every area: more than any overrun of a small loop, and it keeps areas aligned.
 pub(super) const GUARD_BYTES: u64 = HUGE_BYTES;
 /// Three areas and the guards between them span less than 1 GiB, so 32-bit displacements reach with room to spare.
 const AREA_MAX_BYTES: u64 = 256 << 20;
+/// The smallest area that is split for the sake of threads: what lies in one must go into one area as a whole.
+const SHARD_MIN_BYTES: u64 = 32 << 20;
 
 /// What a part of an image holds, which decides how it is mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,17 +78,27 @@ pub(super) struct Geometry {
     pub(super) arenas: u32,
     /// Of each of an arena's three areas; a multiple of [`HUGE_BYTES`].
     pub(super) area_bytes: u64,
+    /// A power of two in [`GRANULE_RANGE_BYTES`].
+    pub(super) granule_bytes: u64,
+    /// Pages that are committed and given back together: 1, or those of a huge page.
+    pub(super) unit_pages: u32,
 }
 
 impl Geometry {
-    /// The fewest equal arenas that hold `reserve_bytes` of each kind.
-    pub(super) fn for_reserve(reserve_bytes: u64) -> Result<Self, MapError> {
+    /// Equal arenas that hold `reserve_bytes` of each kind: as few as possible, but where they stay large enough one
+    /// for each of `shards` threads.
+    pub(super) fn new(reserve_bytes: u64, granule_bytes: u64, shards: u32) -> Result<Self, MapError> {
         if !(1..=RESERVE_LIMIT_BYTES).contains(&reserve_bytes) {
             return Err(MapError::Size { reserve_bytes, max_bytes: RESERVE_LIMIT_BYTES });
         }
-        let arenas = reserve_bytes.div_ceil(AREA_MAX_BYTES);
+        if !GRANULE_RANGE_BYTES.contains(&granule_bytes) || !granule_bytes.is_power_of_two() {
+            return Err(MapError::Granule { granule_bytes });
+        }
+        let area_max_bytes = AREA_MAX_BYTES.min(u64::from(AREA_GRANULES_MAX) * granule_bytes);
+        let fewest = reserve_bytes.div_ceil(area_max_bytes);
+        let arenas = fewest.max(u64::from(shards).min(reserve_bytes / SHARD_MIN_BYTES));
         let area_bytes = reserve_bytes.div_ceil(arenas).next_multiple_of(HUGE_BYTES);
-        Ok(Self { arenas: arenas as u32, area_bytes })
+        Ok(Self { arenas: arenas as u32, area_bytes, granule_bytes, unit_pages: 1 })
     }
 
     pub(super) fn areas(self) -> impl Iterator<Item = AreaId> {
@@ -90,7 +106,65 @@ impl Geometry {
     }
 
     pub(super) fn area_granules(self) -> u32 {
-        (self.area_bytes / GRANULE_BYTES) as u32
+        (self.area_bytes / self.granule_bytes) as u32
+    }
+
+    pub(super) fn area_pages(self) -> u32 {
+        (self.area_bytes / PAGE_BYTES) as u32
+    }
+
+    /// How many granules hold this many bytes; `None` if an area has fewer.
+    pub(super) fn granules(self, bytes: u64) -> Option<u32> {
+        let rounded = bytes.checked_add(self.granule_bytes - 1)?;
+        (bytes <= self.area_bytes).then_some((rounded >> self.granule_shift()) as u32)
+    }
+
+    /// The bytes of an area that these granules are.
+    pub(super) fn bytes_of(self, granules: &Range<u32>) -> Range<u64> {
+        let shift = self.granule_shift();
+        u64::from(granules.start) << shift..u64::from(granules.end) << shift
+    }
+
+    /// The granules that these pages hold.
+    pub(super) fn granules_of(self, pages: &Range<u32>) -> Range<u32> {
+        let shift = self.page_shift();
+        pages.start << shift..pages.end << shift
+    }
+
+    /// The pages that these granules of an area lie on, wholly or in part.
+    pub(super) fn pages_touched(self, granules: &Range<u32>) -> Range<u32> {
+        let shift = self.page_shift();
+        granules.start >> shift..(granules.end + (1 << shift) - 1) >> shift
+    }
+
+    /// The pages that lie wholly within these granules; empty if there are none.
+    pub(super) fn pages_within(self, granules: &Range<u32>) -> Range<u32> {
+        let shift = self.page_shift();
+        let start = (granules.start + (1 << shift) - 1) >> shift;
+        start..(granules.end >> shift).max(start)
+    }
+
+    /// Pages, rounded outwards to what is committed together.
+    pub(super) fn units_touched(self, pages: &Range<u32>) -> Range<u32> {
+        let mask = self.unit_pages - 1;
+        pages.start & !mask..(pages.end + mask) & !mask
+    }
+
+    /// The pages that lie wholly within these granules, as they can be given back: in whole units.
+    pub(super) fn whole_units(self, granules: &Range<u32>) -> Range<u32> {
+        let (mask, pages) = (self.unit_pages - 1, self.pages_within(granules));
+        let start = (pages.start + mask) & !mask;
+        start..(pages.end & !mask).max(start)
+    }
+
+    // Shifts, as the divisors are powers of two that the compiler does not know.
+
+    fn granule_shift(self) -> u32 {
+        self.granule_bytes.trailing_zeros()
+    }
+
+    fn page_shift(self) -> u32 {
+        PAGE_BYTES.trailing_zeros() - self.granule_shift()
     }
 
     /// Bytes of the run range, guards at both ends included.
@@ -100,6 +174,18 @@ impl Geometry {
 
     pub(super) fn run_offset(self, area: AreaId) -> u64 {
         GUARD_BYTES + area.index() as u64 * (self.area_bytes + GUARD_BYTES)
+    }
+
+    /// The area that an offset into the run range lies in, and where in it; `None` for guards.
+    pub(super) fn locate(self, run_offset: u64) -> Option<(AreaId, u64)> {
+        let (at, offset_bytes) = {
+            let stride_bytes = self.area_bytes + GUARD_BYTES;
+            let from_first = run_offset.checked_sub(GUARD_BYTES)?;
+            (from_first / stride_bytes, from_first % stride_bytes)
+        };
+        let kind = PartKind::ALL[(at % 3) as usize];
+        let arena = u32::try_from(at / 3).ok().filter(|&arena| arena < self.arenas)?;
+        (offset_bytes < self.area_bytes).then_some((AreaId { arena, kind }, offset_bytes))
     }
 
     pub(super) fn window_bytes(self) -> u64 {
@@ -122,16 +208,6 @@ impl Geometry {
     }
 }
 
-/// The pages that these granules of an area lie on, wholly or in part.
-pub(super) fn pages_touched(granules: &Range<u32>) -> Range<u32> {
-    granules.start / GRANULES_PER_PAGE..granules.end.div_ceil(GRANULES_PER_PAGE)
-}
-
-/// The pages that lie wholly within these granules; empty, with any start, if there are none.
-pub(super) fn pages_within(granules: &Range<u32>) -> Range<u32> {
-    granules.start.div_ceil(GRANULES_PER_PAGE)..granules.end / GRANULES_PER_PAGE
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,7 +215,7 @@ mod tests {
     #[test]
     fn every_byte_of_an_arena_is_within_reach_of_every_other_and_no_areas_overlap() {
         for reserve_bytes in [1, HUGE_BYTES, 100 << 20, 256 << 20, (256 << 20) + 1, 1 << 30, RESERVE_LIMIT_BYTES] {
-            let geometry = Geometry::for_reserve(reserve_bytes).unwrap();
+            let geometry = Geometry::new(reserve_bytes, GRANULE_DEFAULT_BYTES, 1).unwrap();
             assert!(u64::from(geometry.arenas) * geometry.area_bytes >= reserve_bytes, "{reserve_bytes}");
             let mut end = 0;
             let mut in_file = Vec::new();
@@ -150,6 +226,9 @@ mod tests {
                 end = start + geometry.area_bytes;
                 let first = geometry.run_offset(AreaId { arena: area.arena, kind: PartKind::Code });
                 assert!(end - first < 1 << 30, "{area:?} of {reserve_bytes}");
+                assert_eq!(geometry.locate(start), Some((area, 0)));
+                assert_eq!(geometry.locate(end - 1), Some((area, geometry.area_bytes - 1)));
+                assert_eq!((geometry.locate(start - 1), geometry.locate(end)), (None, None));
                 let at = geometry.file_offset(area);
                 assert!(area.kind == PartKind::Data || at + geometry.area_bytes <= geometry.window_bytes());
                 in_file.push(at);
@@ -164,15 +243,38 @@ mod tests {
     #[test]
     fn a_reservation_of_nothing_or_of_too_much_is_refused() {
         for reserve_bytes in [0, RESERVE_LIMIT_BYTES + 1, u64::MAX] {
-            assert!(matches!(Geometry::for_reserve(reserve_bytes), Err(MapError::Size { .. })), "{reserve_bytes}");
+            assert!(
+                matches!(Geometry::new(reserve_bytes, GRANULE_DEFAULT_BYTES, 1), Err(MapError::Size { .. })),
+                "{reserve_bytes}"
+            );
+        }
+    }
+
+    #[test]
+    fn arenas_are_as_many_as_the_threads_unless_they_would_get_small_or_too_large() {
+        let arenas = |mib: u64, granule, shards| Geometry::new(mib << 20, granule, shards).unwrap().arenas;
+        assert_eq!([arenas(1, 64, 8), arenas(63, 64, 8), arenas(64, 64, 8), arenas(128, 64, 2)], [1, 1, 2, 2]);
+        assert_eq!([arenas(1024, 64, 2), arenas(1024, 64, 8), arenas(257, 64, 1)], [4, 8, 2]);
+        assert_eq!([arenas(256, 16, 1), arenas(256, 4096, 1)], [4, 1]);
+    }
+
+    #[test]
+    fn a_granule_that_is_no_power_of_two_or_out_of_range_is_refused() {
+        for granule_bytes in [0, 8, 48, 8192, u64::MAX] {
+            let refused = Geometry::new(1 << 20, granule_bytes, 1);
+            assert!(matches!(refused, Err(MapError::Granule { .. })), "{granule_bytes}");
         }
     }
 
     #[test]
     fn pages_touched_round_outwards_and_pages_within_round_inwards() {
-        assert_eq!(pages_touched(&(63..65)), 0..2);
-        assert!(pages_within(&(63..65)).is_empty());
-        assert_eq!(pages_touched(&(64..128)), 1..2);
-        assert_eq!(pages_within(&(63..129)), 1..2);
+        let geometry = Geometry::new(1 << 20, 64, 1).unwrap();
+        assert_eq!(geometry.pages_touched(&(63..65)), 0..2);
+        assert!(geometry.pages_within(&(63..65)).is_empty());
+        assert_eq!(geometry.pages_touched(&(64..128)), 1..2);
+        assert_eq!(geometry.pages_within(&(63..129)), 1..2);
+        assert_eq!(geometry.granules_of(&(1..3)), 64..192);
+        let geometry = Geometry::new(1 << 20, 4096, 1).unwrap();
+        assert_eq!((geometry.pages_touched(&(3..4)), geometry.pages_within(&(3..4))), (3..4, 3..4));
     }
 }

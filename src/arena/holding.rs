@@ -3,25 +3,47 @@
 use std::{fmt, ops::Range, sync::Arc};
 
 use super::{
-    Addresses, Arenas, Layout,
-    blocks::Span,
-    geometry::{AreaId, GRANULE_BYTES, HUGE_BYTES, PAGE_BYTES, PartKind, pages_within},
+    Addresses, Arenas, Layout, Part, PartKind,
+    geometry::{AreaId, PAGE_BYTES},
     memory::TRAP,
-    pool::{Backing, Grant},
+    pool::Backing,
+    shard::Grant,
 };
 
-/// Spans with their only owner, who gives them back by dropping this.
+/// Spans with their only owner, who gives them back by dropping this. Fills a cache line.
 pub(super) struct Holding {
     pub(super) arenas: Arc<Arenas>,
-    pub(super) layout: Layout,
     pub(super) grant: Grant,
+    /// In the order of [`PartKind::ALL`].
+    sizes_bytes: [u32; 3],
+    aligns_log2: [u8; 3],
+    /// The code may have been run.
+    pub(super) published: bool,
 }
 
 impl Holding {
-    pub(super) fn new(arenas: Arc<Arenas>, layout: Layout, grant: Grant) -> Self {
-        let holding = Self { arenas, layout, grant };
-        holding.clear_rodata_padding();
+    pub(super) fn new(arenas: Arc<Arenas>, layout: &Layout, grant: Grant) -> Self {
+        let parts = PartKind::ALL.map(|kind| layout.part(kind));
+        let holding = Self {
+            arenas,
+            grant,
+            // An area has fewer bytes than 2^32, and a span lies in one.
+            sizes_bytes: parts.map(|part| part.size_bytes as u32),
+            aligns_log2: parts.map(|part| part.align_bytes.checked_ilog2().unwrap_or(0) as u8),
+            published: false,
+        };
+        holding.clear_padding();
         holding
+    }
+
+    pub(super) fn layout(&self) -> Layout {
+        let [code, rodata, data] = PartKind::ALL
+            .map(|kind| Part { size_bytes: self.size_bytes(kind), align_bytes: 1 << self.aligns_log2[kind as usize] });
+        Layout { code, rodata, data }
+    }
+
+    pub(super) fn size_bytes(&self, kind: PartKind) -> u64 {
+        self.sizes_bytes[kind as usize].into()
     }
 
     pub(super) fn addresses(&self) -> Addresses {
@@ -32,63 +54,87 @@ impl Holding {
     /// The run addresses of a part's requested bytes.
     pub(super) fn range(&self, kind: PartKind) -> Range<u64> {
         let start = self.address(kind);
-        start..start + self.layout.part(kind).size_bytes
+        start..start + self.size_bytes(kind)
+    }
+
+    /// Where the part's span lies in its area.
+    pub(super) fn bytes(&self, kind: PartKind) -> Range<u64> {
+        self.arenas.geometry().bytes_of(&self.grant.granules(kind))
+    }
+
+    /// Sets a part's size, for which its span has been cut or has grown.
+    pub(super) fn set_size(&mut self, kind: PartKind, size_bytes: u64) {
+        self.sizes_bytes[kind as usize] = size_bytes as u32;
+        self.clear_padding();
     }
 
     fn address(&self, kind: PartKind) -> u64 {
-        let area = AreaId { arena: self.grant.arena, kind };
-        let granule = self.grant.spans[kind as usize].map_or(0, |span| span.range().start);
-        self.arenas.views.run_address(area) as u64 + u64::from(granule) * GRANULE_BYTES
+        self.arenas.views.run_address(self.grant.area(kind)) as u64 + self.bytes(kind).start
     }
 
     /// What lies between the requested size and the span's end is not for the owner to write; it shall not show what
     /// an earlier owner wrote.
-    fn clear_rodata_padding(&self) {
+    fn clear_padding(&self) {
         let kind = PartKind::Rodata;
-        let Some(span) = self.grant.spans[kind as usize] else { return };
-        let bytes = bytes_of(&span.range());
-        let padding = bytes.start + self.layout.part(kind).size_bytes..bytes.end;
-        self.arenas.views.fill(AreaId { arena: self.grant.arena, kind }, padding, 0);
+        let bytes = self.bytes(kind);
+        if !bytes.is_empty() {
+            let padding = bytes.start + self.size_bytes(kind)..bytes.end;
+            self.arenas.views.fill(self.grant.area(kind), padding, 0);
+        }
     }
 
-    /// Leaves no code in a span, and gives the memory of a very large one back. Answers which of its pages that were.
-    fn wipe(&self, area: AreaId, span: &Span) -> Option<Range<u32>> {
+    /// Leaves no code in granules of this holding, and gives the memory of very many back. Answers which pages.
+    fn wipe(&self, area: AreaId, granules: &Range<u32>) -> Range<u32> {
         let views = &self.arenas.views;
-        let (granules, pages) = (span.range(), pages_within(&span.range()));
-        let large = pages.len() as u64 * PAGE_BYTES >= HUGE_BYTES;
+        let pages = self.arenas.pool.large_pages(granules);
         // A refusal only means that the pages stay committed.
-        let gone = (large && views.decommit(area, pages.clone()).is_ok()).then_some(pages);
+        let gone = if !pages.is_empty() && views.decommit(area, pages.clone()).is_ok() { pages } else { 0..0 };
         if area.kind == PartKind::Code {
-            let (bytes, hole) = (bytes_of(&granules), gone.clone().unwrap_or(0..0));
-            let hole = u64::from(hole.start) * PAGE_BYTES..u64::from(hole.end) * PAGE_BYTES;
-            let edges = if gone.is_some() { [bytes.start..hole.start, hole.end..bytes.end] } else { [bytes, 0..0] };
-            edges.into_iter().for_each(|edge| views.fill(area, edge, TRAP));
+            let bytes = self.arenas.geometry().bytes_of(granules);
+            let hole = u64::from(gone.start) * PAGE_BYTES..u64::from(gone.end) * PAGE_BYTES;
+            let edges = if gone.is_empty() { [bytes, 0..0] } else { [bytes.start..hole.start, hole.end..bytes.end] };
+            edges.into_iter().filter(|it| !it.is_empty()).for_each(|edge| views.fill(area, edge, TRAP));
         }
         gone
+    }
+
+    /// Leaves no code in what a draft gives up of a part.
+    pub(super) fn wipe_tail(&self, kind: PartKind, granules: &Range<u32>) {
+        if kind == PartKind::Code {
+            let bytes = self.arenas.geometry().bytes_of(granules);
+            self.arenas.views.fill(self.grant.area(kind), bytes, TRAP);
+        }
     }
 }
 
 impl Drop for Holding {
     fn drop(&mut self) {
+        let Arenas { views, pool, epochs, .. } = &*self.arenas;
         // Before the lock, while the spans are still ours: nobody can be given bytes that are not wiped yet.
-        let gone: [_; 3] = PartKind::ALL.map(|kind| {
-            let area = AreaId { arena: self.grant.arena, kind };
-            self.grant.spans[kind as usize].and_then(|span| Some((area, self.wipe(area, &span)?)))
-        });
-        let mut pool = self.arenas.pool();
-        gone.into_iter().flatten().for_each(|(area, pages)| pool.note_decommitted(area, pages));
-        let given = pool.give(&self.grant);
-        drop(pool);
+        for (area, span) in self.grant.spans() {
+            let gone = self.wipe(area, &span.range());
+            if !gone.is_empty() {
+                pool.note_decommitted(area, gone);
+            }
+        }
+        let stamp = self.published.then(|| epochs.stamp());
+        let given = pool.give(&self.grant, stamp, views);
         given.expect("invariant: a holding gives back the spans that it was given, once");
     }
 }
 
 impl fmt::Debug for Holding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Holding").field("addresses", &self.addresses()).field("layout", &self.layout).finish()
+        f.debug_struct("Holding").field("addresses", &self.addresses()).field("layout", &self.layout()).finish()
     }
 }
 
-fn bytes_of(granules: &Range<u32>) -> Range<u64> {
-    u64::from(granules.start) * GRANULE_BYTES..u64::from(granules.end) * GRANULE_BYTES
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holding_fills_a_cache_line_and_no_more() {
+        assert_eq!(size_of::<Holding>(), 64);
+    }
 }

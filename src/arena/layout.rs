@@ -2,8 +2,8 @@
 
 use super::{
     ReserveError,
-    geometry::{ALIGN_MAX_BYTES, GRANULE_BYTES, PAGE_BYTES, PartKind},
-    pool::Want,
+    geometry::{ALIGN_MAX_BYTES, Geometry, PAGE_BYTES, PartKind},
+    shard::{Want, Wants},
 };
 
 /// Size and alignment of one part.
@@ -16,24 +16,20 @@ pub struct Part {
 }
 
 impl Part {
-    fn charge_bytes(self) -> u64 {
-        self.size_bytes.checked_next_multiple_of(GRANULE_BYTES).unwrap_or(u64::MAX)
-    }
+    /// No bytes.
+    pub const NONE: Self = Self { size_bytes: 0, align_bytes: 1 };
 
-    fn want(self, part: PartKind, area_bytes: u64) -> Result<Option<Want>, ReserveError> {
+    fn want(self, part: PartKind, geometry: Geometry) -> Result<Option<Want>, ReserveError> {
         if self.size_bytes == 0 {
             return Ok(None);
         }
         if !self.align_bytes.is_power_of_two() || self.align_bytes > ALIGN_MAX_BYTES {
             return Err(ReserveError::Align { part, align_bytes: self.align_bytes, max_bytes: ALIGN_MAX_BYTES });
         }
-        let needed_bytes = self.charge_bytes();
-        if needed_bytes > area_bytes {
-            return Err(ReserveError::TooLarge { needed_bytes, max_bytes: area_bytes });
-        }
-        // Both fit: an area has far fewer than 2^32 granules.
-        let granules = (needed_bytes / GRANULE_BYTES) as u32;
-        Ok(Some(Want { granules, align_granules: self.align_bytes.div_ceil(GRANULE_BYTES) as u32 }))
+        let too_large = ReserveError::TooLarge { needed_bytes: self.size_bytes, max_bytes: geometry.area_bytes };
+        let granules = geometry.granules(self.size_bytes).ok_or(too_large)?;
+        let align_granules = geometry.granules(self.align_bytes).ok_or(too_large)?;
+        Ok(Some(Want { granules, align_granules }))
     }
 }
 
@@ -49,14 +45,13 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The bytes of the spans that this layout takes: each part rounded up to [`GRANULE_BYTES`]. Alignment costs
-    /// nothing. Saturates at `u64::MAX`, which no arena can hold.
-    pub fn charge_bytes(&self) -> u64 {
-        let parts = PartKind::ALL.map(|kind| self.part(kind).charge_bytes());
-        parts.into_iter().fold(0, u64::saturating_add)
+    /// Instructions alone.
+    pub const fn code(size_bytes: u64, align_bytes: u64) -> Self {
+        Self { code: Part { size_bytes, align_bytes }, rodata: Part::NONE, data: Part::NONE }
     }
 
-    pub(super) fn part(&self, kind: PartKind) -> Part {
+    /// The part of a kind.
+    pub fn part(&self, kind: PartKind) -> Part {
         match kind {
             PartKind::Code => self.code,
             PartKind::Rodata => self.rodata,
@@ -64,16 +59,23 @@ impl Layout {
         }
     }
 
-    /// What the allocator is asked for, in the order of [`PartKind::ALL`].
-    pub(super) fn wants(&self, area_bytes: u64, commit_limit_bytes: u64) -> Result<[Option<Want>; 3], ReserveError> {
+    /// The bytes of the spans that this layout takes: each part rounded up to whole granules. Alignment costs nothing.
+    /// Saturates at `u64::MAX`, which no arena can hold.
+    pub(super) fn charge_bytes(&self, granule_bytes: u64) -> u64 {
+        let rounded = |bytes: u64| bytes.checked_next_multiple_of(granule_bytes).unwrap_or(u64::MAX);
+        PartKind::ALL.into_iter().fold(0, |sum: u64, kind| sum.saturating_add(rounded(self.part(kind).size_bytes)))
+    }
+
+    /// What the allocator is asked for.
+    pub(super) fn wants(&self, geometry: Geometry, commit_limit_bytes: u64) -> Result<Wants, ReserveError> {
         let mut wants = [None; 3];
         for kind in PartKind::ALL {
-            wants[kind as usize] = self.part(kind).want(kind, area_bytes)?;
+            wants[kind as usize] = self.part(kind).want(kind, geometry)?;
         }
         // Not even empty arenas could take it: said here, before anything is evicted in vain.
-        let pages =
-            wants.iter().flatten().map(|it| u64::from(it.granules) * GRANULE_BYTES).map(|it| it.div_ceil(PAGE_BYTES));
-        let needed_bytes = pages.sum::<u64>() * PAGE_BYTES;
+        let unit_bytes = u64::from(geometry.unit_pages) * PAGE_BYTES;
+        let rounded = |bytes: u64| (bytes + (unit_bytes - 1)) & !(unit_bytes - 1);
+        let needed_bytes = PartKind::ALL.into_iter().map(|kind| rounded(self.part(kind).size_bytes)).sum();
         if needed_bytes > commit_limit_bytes {
             return Err(ReserveError::TooLarge { needed_bytes, max_bytes: commit_limit_bytes });
         }
@@ -96,6 +98,9 @@ pub struct Addresses {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arena::geometry::HUGE_BYTES;
+
+    const GEOMETRY: Geometry = Geometry { arenas: 1, area_bytes: HUGE_BYTES, granule_bytes: 64, unit_pages: 1 };
 
     fn layout(code: u64, rodata: u64, data: u64) -> Layout {
         let part = |size_bytes| Part { size_bytes, align_bytes: 16 };
@@ -104,28 +109,28 @@ mod tests {
 
     #[test]
     fn a_charge_is_whole_granules_and_saturates() {
-        assert_eq!(layout(0, 0, 0).charge_bytes(), 0);
-        assert_eq!(layout(1, 64, 65).charge_bytes(), 64 + 64 + 128);
-        assert_eq!(layout(u64::MAX, 1, 1).charge_bytes(), u64::MAX);
-        assert_eq!(layout(u64::MAX - 63, 64, 0).charge_bytes(), u64::MAX);
+        assert_eq!(layout(0, 0, 0).charge_bytes(64), 0);
+        assert_eq!(layout(1, 64, 65).charge_bytes(64), 64 + 64 + 128);
+        assert_eq!(layout(u64::MAX, 1, 1).charge_bytes(64), u64::MAX);
+        assert_eq!(layout(u64::MAX - 63, 64, 0).charge_bytes(64), u64::MAX);
     }
 
     #[test]
     fn an_impossible_layout_is_refused_with_the_limit_it_breaks() {
         let align = |align_bytes| Layout { code: Part { size_bytes: 1, align_bytes }, ..layout(0, 0, 0) };
         for bad in [0, 3, 8192, u64::MAX] {
-            assert!(matches!(align(bad).wants(4096, 4096), Err(ReserveError::Align { .. })), "{bad}");
+            assert!(matches!(align(bad).wants(GEOMETRY, 4096), Err(ReserveError::Align { .. })), "{bad}");
         }
-        assert_eq!(align(4096).wants(4096, 4096).unwrap()[0], Some(Want { granules: 1, align_granules: 64 }));
-        assert_eq!(align(1).wants(4096, 4096).unwrap()[0], Some(Want { granules: 1, align_granules: 1 }));
+        assert_eq!(align(4096).wants(GEOMETRY, 4096).unwrap()[0], Some(Want { granules: 1, align_granules: 64 }));
+        assert_eq!(align(1).wants(GEOMETRY, 4096).unwrap()[0], Some(Want { granules: 1, align_granules: 1 }));
         for (bad, limit_bytes) in
-            [(layout(0, 8193, 0), 1 << 20), (layout(u64::MAX, 0, 0), u64::MAX), (layout(1, 1, 1), 8192)]
+            [(layout(0, HUGE_BYTES + 1, 0), u64::MAX), (layout(u64::MAX, 0, 0), u64::MAX), (layout(1, 1, 1), 8192)]
         {
-            let refused = bad.wants(8192, limit_bytes);
+            let refused = bad.wants(GEOMETRY, limit_bytes);
             assert!(
                 matches!(refused, Err(ReserveError::TooLarge { needed_bytes, max_bytes }) if needed_bytes > max_bytes)
             );
         }
-        assert!(layout(1, 1, 0).wants(8192, 8192).is_ok());
+        assert!(layout(1, 1, 0).wants(GEOMETRY, 8192).is_ok());
     }
 }

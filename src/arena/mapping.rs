@@ -102,7 +102,7 @@ pub(super) struct Views {
 impl Views {
     /// Maps everything. No page is ever writable and executable at one address, nor can be made so: what is executable
     /// comes from a descriptor that cannot write. No descriptor is left open.
-    pub(super) fn map(geometry: Geometry) -> Result<Self, MapError> {
+    pub(super) fn map(geometry: Geometry, _config: &super::ArenaConfig) -> Result<Self, MapError> {
         let file_bytes = geometry.file_bytes();
         let (file, noexec_file) = create_file(file_bytes)?;
         let views = Self {
@@ -146,6 +146,23 @@ impl Views {
             PartKind::Code | PartKind::Rodata => self.window.base + self.geometry.file_offset(area) as usize,
             PartKind::Data => self.run_address(area),
         }
+    }
+
+    pub(super) fn strategy(&self) -> &'static str {
+        "memfd-noexec"
+    }
+    pub(super) fn attempts(&self) -> Vec<String> {
+        Vec::new()
+    }
+    pub(super) fn open_writer(&self, _arena: u32) -> Result<(), Errno> {
+        Ok(())
+    }
+    pub(super) fn close_writer(&self, _arena: u32) {}
+    pub(super) fn make_runnable(&self, _area: AreaId, _bytes: Range<u64>) -> Result<(), Errno> {
+        Ok(())
+    }
+    pub(super) fn make_writable(&self, _area: AreaId, _bytes: Range<u64>) -> Result<(), Errno> {
+        Ok(())
     }
 
     /// What the platform gave, for people.

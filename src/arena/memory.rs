@@ -17,9 +17,10 @@ use nix::{
 
 use super::{
     barrier::Barrier,
-    geometry::{AreaId, GRANULE_BYTES, PAGE_BYTES, PartKind},
+    geometry::{AreaId, PAGE_BYTES, PartKind},
     mapping::Views,
-    pool::{Backing, Grant},
+    pool::Backing,
+    shard::Grant,
 };
 
 /// `int3`: what code memory without an owner is filled with.
@@ -36,7 +37,10 @@ impl Views {
     ) -> (&'a mut [u8], &'a mut [u8]) {
         let [code, rodata] =
             [(PartKind::Code, size_bytes[0]), (PartKind::Rodata, size_bytes[1])].map(|(kind, size)| {
-                let Some(bytes) = span_bytes(grant, kind) else { return <&mut [u8]>::default() };
+                let bytes = self.span_bytes(grant, kind);
+                if bytes.is_empty() {
+                    return <&mut [u8]>::default();
+                }
                 assert!(size <= bytes.end - bytes.start, "invariant: a span is as long as what it was taken for");
                 let start = self.write_pointer(AreaId { arena: grant.arena, kind }, &bytes);
                 // SAFETY: The bytes are mapped, writable and committed; `Pool` gives no byte to two grants; the grant is
@@ -52,7 +56,7 @@ impl Views {
     /// # Panics
     /// If `initial` is longer than the span.
     pub(super) fn write_data(&self, grant: &Grant, initial: &[u8]) {
-        let bytes = span_bytes(grant, PartKind::Data).unwrap_or(0..0);
+        let bytes = self.span_bytes(grant, PartKind::Data);
         let span_len = (bytes.end - bytes.start) as usize;
         assert!(initial.len() <= span_len, "{} initial bytes for {span_len} bytes of data", initial.len());
         let start = self.write_pointer(AreaId { arena: grant.arena, kind: PartKind::Data }, &bytes);
@@ -65,7 +69,7 @@ impl Views {
 
     /// A copy of the first `size_bytes` of the code, as a core would read them.
     pub(super) fn read_code(&self, grant: &Grant, size_bytes: u64) -> Vec<u8> {
-        let bytes = span_bytes(grant, PartKind::Code).unwrap_or(0..0);
+        let bytes = self.span_bytes(grant, PartKind::Code);
         assert!(size_bytes <= bytes.end - bytes.start, "invariant: a span is as long as what it was taken for");
         let area = AreaId { arena: grant.arena, kind: PartKind::Code };
         let start = ptr::with_exposed_provenance::<u8>(self.run_address(area) + bytes.start as usize);
@@ -115,6 +119,11 @@ impl Views {
         unsafe { madvise(start, (bytes.end - bytes.start) as usize, advice) }
     }
 
+    /// A span's bytes within its area; empty if the part has none.
+    fn span_bytes(&self, grant: &Grant, kind: PartKind) -> Range<u64> {
+        self.geometry().bytes_of(&grant.granules(kind))
+    }
+
     fn write_pointer(&self, area: AreaId, bytes: &Range<u64>) -> *mut u8 {
         assert!(bytes.start <= bytes.end && bytes.end <= self.geometry().area_bytes, "invariant: spans lie in areas");
         ptr::with_exposed_provenance_mut(self.write_address(area) + bytes.start as usize)
@@ -147,10 +156,4 @@ impl Drop for Views {
         // Sealed mappings outlive this value, their memory shall not.
         self.decommit_all();
     }
-}
-
-/// A span's bytes within its area.
-fn span_bytes(grant: &Grant, kind: PartKind) -> Option<Range<u64>> {
-    let granules = grant.spans[kind as usize]?.range();
-    Some(u64::from(granules.start) * GRANULE_BYTES..u64::from(granules.end) * GRANULE_BYTES)
 }

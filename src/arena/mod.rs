@@ -8,13 +8,13 @@
 //! ```
 //! use codecached::arena::{ArenaConfig, Arenas, Layout, Part};
 //!
-//! let arenas = Arenas::map(&ArenaConfig { reserve_max_bytes: 2 << 20, commit_limit_bytes: 1 << 20 })?;
-//! let none = Part { size_bytes: 0, align_bytes: 1 };
-//! let layout = Layout { code: Part { size_bytes: 6, align_bytes: 16 }, rodata: none, data: none };
+//! let arenas = Arenas::map(&ArenaConfig::new(2 << 20, 1 << 20))?;
+
+//! let layout = Layout::code(6, 16);
 //!
 //! let mut draft = arenas.reserve(&layout)?;
 //! draft.code_mut().copy_from_slice(&[0xB8, 42, 0, 0, 0, 0xC3]); // mov eax, 42; ret
-//! let published = draft.publish();
+//! let published = draft.publish()?;
 //!
 //! let address = std::ptr::with_exposed_provenance::<()>(published.addresses().code as usize);
 //! // SAFETY: These bytes are a whole function of this signature, and `published` outlives the call.
@@ -31,25 +31,35 @@ mod arenas;
 mod barrier;
 mod blocks;
 mod canary;
+mod cells;
+mod classes;
+mod commit;
+mod config;
 mod draft;
+mod epochs;
 mod error;
+mod free_error;
 mod geometry;
 mod holding;
 mod layout;
 mod mapping;
 mod memory;
+mod occupancy;
 mod page_set;
 mod pool;
 mod published;
-mod slab;
+mod shard;
 mod stats;
+mod sync;
 #[cfg(test)]
 mod testing;
 
-pub use arenas::{ArenaConfig, Arenas};
+pub use arenas::{Arenas, Found};
+pub use config::{ArenaConfig, HugePages, WriteWindow};
 pub use draft::Draft;
-pub use error::{MapError, ReserveError};
-pub use geometry::{ALIGN_MAX_BYTES, GRANULE_BYTES, PartKind, RESERVE_LIMIT_BYTES};
+pub use error::{MapError, PublishError, ReserveError};
+pub use geometry::{ALIGN_MAX_BYTES, GRANULE_DEFAULT_BYTES, PartKind, RESERVE_LIMIT_BYTES};
 pub use layout::{Addresses, Layout, Part};
+pub use occupancy::{OccupancyRun, RunState};
 pub use published::Published;
-pub use stats::{ArenaStats, KindStats};
+pub use stats::{AreaStats, ArenaStats, KindStats};

@@ -3,12 +3,19 @@
 use std::ops::Range;
 
 const BITS: u32 = u64::BITS;
+/// Pages of a chunk: of what may become one huge page. So many bits fill a cache line.
+const CHUNK_PAGES: u32 = 512;
+const CHUNK_WORDS: usize = (CHUNK_PAGES / BITS) as usize;
 
 /// Pages by index. Runs are found in time that depends on the run and the set's fixed size, not on its history.
 pub(super) struct PageSet {
     words: Box<[u64]>,
     /// A bit per word: it is not zero. A search over the largest area reads at most 16 of these words.
     summary: Box<[u64]>,
+    /// How many pages of each chunk are in the set.
+    chunks: Box<[u16]>,
+    /// How many chunks are in the set as a whole.
+    full_chunks: u32,
     count: u32,
 }
 
@@ -16,12 +23,17 @@ impl PageSet {
     pub(super) fn new(pages: u32) -> Self {
         let words = pages.div_ceil(BITS) as usize;
         let zeroes = |len| vec![0; len].into_boxed_slice();
-        Self { words: zeroes(words), summary: zeroes(words.div_ceil(BITS as usize)), count: 0 }
+        let chunks = vec![0; pages.div_ceil(CHUNK_PAGES) as usize].into_boxed_slice();
+        Self { words: zeroes(words), summary: zeroes(words.div_ceil(BITS as usize)), chunks, full_chunks: 0, count: 0 }
     }
 
     /// How many pages are in the set.
     pub(super) fn count(&self) -> u32 {
         self.count
+    }
+
+    pub(super) fn heap_bytes(&self) -> u64 {
+        (size_of_val(&*self.words) + size_of_val(&*self.summary) + size_of_val(&*self.chunks)) as u64
     }
 
     pub(super) fn insert(&mut self, pages: Range<u32>) {
@@ -43,13 +55,36 @@ impl PageSet {
         })
     }
 
-    /// The lowest run of the set, cut to `pages_max`.
-    pub(super) fn first_run(&self, pages_max: u32) -> Option<Range<u32>> {
-        let (at, bits) = self.summary.iter().enumerate().find(|(_, bits)| **bits != 0)?;
-        let word = at as u32 * BITS + bits.trailing_zeros();
-        let start = word * BITS + self.words[word as usize].trailing_zeros();
-        let end = (self.words.len() as u32 * BITS).min(start.saturating_add(pages_max));
-        self.runs(start..end, true).next()
+    /// The end of the highest run of the set, of at most `pages_max`.
+    pub(super) fn last_run(&self, pages_max: u32) -> Option<Range<u32>> {
+        let (at, bits) = self.summary.iter().enumerate().rev().find(|(_, bits)| **bits != 0)?;
+        let word = at as u32 * BITS + bits.ilog2();
+        let end = word * BITS + self.words[word as usize].ilog2() + 1;
+        let mut start = end;
+        let lowest = end.saturating_sub(pages_max);
+        while start > lowest {
+            let word = self.words[((start - 1) / BITS) as usize];
+            let below = word << (BITS - 1 - (start - 1) % BITS);
+            let run = below.leading_ones().min((start - 1) % BITS + 1);
+            start -= run.min(start - lowest);
+            if run == 0 || !start.is_multiple_of(BITS) {
+                break;
+            }
+        }
+        Some(start..end)
+    }
+
+    /// Whether all pages of a chunk are in the set.
+    pub(super) fn is_full_chunk(&self, chunk: u32) -> bool {
+        u32::from(self.chunks[chunk as usize]) == CHUNK_PAGES
+    }
+
+    /// The highest chunk all of whose pages are in the set.
+    pub(super) fn last_full_chunk(&self) -> Option<u32> {
+        if self.full_chunks == 0 {
+            return None;
+        }
+        (0..self.chunks.len() as u32).rev().find(|&chunk| self.is_full_chunk(chunk))
     }
 
     /// The first page of `pages` whose presence is this; the end if there is none.
@@ -73,13 +108,24 @@ impl PageSet {
             let end = pages.end.min((page / BITS + 1) * BITS);
             let mask = (u64::MAX >> (BITS - (end - page))) << (page % BITS);
             let (before, after) = (self.words[word], change(self.words[word], mask));
-            self.words[word] = after;
-            self.count = self.count + after.count_ones() - before.count_ones();
-            let summary = &mut self.summary[word / BITS as usize];
-            let bit = 1 << (word % BITS as usize);
-            *summary = if after == 0 { *summary & !bit } else { *summary | bit };
             page = end;
+            if before != after {
+                self.replace(word, before, after);
+            }
         }
+    }
+
+    fn replace(&mut self, word: usize, before: u64, after: u64) {
+        self.words[word] = after;
+        self.count = self.count + after.count_ones() - before.count_ones();
+        let summary = &mut self.summary[word / BITS as usize];
+        let bit = 1 << (word % BITS as usize);
+        *summary = if after == 0 { *summary & !bit } else { *summary | bit };
+        let chunk = &mut self.chunks[word / CHUNK_WORDS];
+        let was_full = u32::from(*chunk) == CHUNK_PAGES;
+        *chunk = *chunk + after.count_ones() as u16 - before.count_ones() as u16;
+        let is_full = u32::from(*chunk) == CHUNK_PAGES;
+        self.full_chunks = self.full_chunks + u32::from(is_full) - u32::from(was_full);
     }
 }
 
@@ -126,9 +172,18 @@ mod tests {
                     assert_eq!(found, model_runs(&model, around.clone(), present), "{context}");
                 }
                 let max = 1 + random.below(100);
-                let first =
-                    model_runs(&model, 0..PAGES, true).first().map(|run| run.start..run.end.min(run.start + max));
-                assert_eq!(set.first_run(max), first, "{context}");
+                let last = model_runs(&model, 0..PAGES, true)
+                    .pop()
+                    .map(|run| run.start.max(run.end.saturating_sub(max))..run.end);
+                assert_eq!(set.last_run(max), last, "{context}");
+                let full = |chunk: &u32| {
+                    model
+                        .get((chunk * CHUNK_PAGES) as usize..)
+                        .is_some_and(|it| it.len() >= 512 && it[..512].iter().all(|it| *it))
+                };
+                let chunks = PAGES / CHUNK_PAGES;
+                assert_eq!(set.last_full_chunk(), (0..chunks).rev().find(full), "{context}");
+                assert!((0..chunks).all(|chunk| set.is_full_chunk(chunk) == full(&chunk)), "{context}");
             }
         }
     }

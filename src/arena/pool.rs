@@ -1,10 +1,18 @@
 //! All areas and the limit on what they commit: finds spans, and commits and gives back pages.
 //!
-//! Knows no address; what must be done to pages it asks of a [`Backing`], so it runs in tests without an operating
-//! system. Its caller holds a lock around each call, so each call's work is bounded: by the number of arenas, and by
-//! the pages of the layout that it serves.
+//! Each arena is a shard with a lock of its own. A thread keeps to one shard until it meets another thread there; what
+//! does not fit into its shard goes into any other. Two of these locks are never held together. Knows no address; what
+//! must be done to pages it asks of a [`Backing`], so it runs in tests without an operating system. The work under a
+//! lock is bounded: by the pages at the edges of one layout, or by [`HOLD_PAGES`].
 
-use std::ops::Range;
+use std::{
+    cell::Cell,
+    ops::Range,
+    sync::{
+        Mutex, MutexGuard, TryLockError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use nix::errno::Errno;
 
@@ -12,10 +20,24 @@ use super::{
     ReserveError,
     area::Area,
     blocks::Span,
-    error::FreeError,
-    geometry::{AreaId, GRANULE_BYTES, Geometry, PAGE_BYTES, PartKind},
+    commit::{Commit, Credit},
+    epochs::Stamp,
+    free_error::FreeError,
+    geometry::{AreaId, Geometry, HUGE_BYTES, PAGE_BYTES, PartKind},
+    shard::{Grant, Shard, Wants},
     stats::KindStats,
 };
+
+/// Pages committed or given back under one hold of a lock, where more are to be: tens of microseconds.
+const HOLD_PAGES: u64 = 64;
+/// Pages that are committed at once where memory is used for the first time, as far as the limit allows: one call into
+/// the system instead of many.
+const AHEAD_PAGES: u32 = 16;
+
+thread_local! {
+    /// The shard that this thread tries first, to be taken modulo their number.
+    static HOME: Cell<usize> = const { Cell::new(0) };
+}
 
 /// What can be done to the pages of an area.
 pub(super) trait Backing {
@@ -25,184 +47,368 @@ pub(super) trait Backing {
     fn decommit(&self, area: AreaId, pages: Range<u32>) -> Result<(), Errno>;
 }
 
-/// A part as the allocator sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Want {
-    pub(super) granules: u32,
-    pub(super) align_granules: u32,
-}
-
-/// Spans of one layout, all in one arena, in the order of [`PartKind::ALL`]. Not `Clone`: who has it owns the bytes.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Grant {
-    pub(super) arena: u32,
-    pub(super) spans: [Option<Span>; 3],
-}
-
-impl Grant {
-    pub(super) fn spans(&self) -> impl Iterator<Item = (AreaId, Span)> {
-        PartKind::ALL.into_iter().filter_map(|kind| {
-            let area = AreaId { arena: self.arena, kind };
-            self.spans[kind as usize].map(|span| (area, span))
-        })
-    }
+/// A shard with its lock, on cache lines of its own.
+#[repr(align(128))]
+struct Locked {
+    shard: Mutex<Shard>,
+    /// How often a thread found the lock held and went elsewhere.
+    contended: AtomicU64,
 }
 
 /// Every area of every arena.
 pub(super) struct Pool {
-    areas: Box<[Area]>,
-    arenas: u32,
-    limit_pages: u64,
+    geometry: Geometry,
+    shards: Box<[Locked]>,
+    commit: Commit,
+    /// Free committed pages that a shard keeps before it gives back whole chunks.
+    keep_pages: u64,
 }
 
 impl Pool {
-    pub(super) fn new(geometry: Geometry, commit_limit_bytes: u64) -> Self {
-        let areas = geometry.areas().map(|_| Area::new(geometry.area_granules())).collect();
-        Self { areas, arenas: geometry.arenas, limit_pages: commit_limit_bytes / PAGE_BYTES }
+    /// Each shard keeps `keep_bytes` of free committed memory.
+    pub(super) fn new(geometry: Geometry, commit_limit_bytes: u64, keep_bytes: u64) -> Self {
+        let shard = |_| Locked { shard: Mutex::new(Shard::new(geometry)), contended: AtomicU64::new(0) };
+        Self {
+            geometry,
+            shards: (0..geometry.arenas).map(shard).collect(),
+            commit: Commit::new(commit_limit_bytes),
+            keep_pages: keep_bytes / PAGE_BYTES,
+        }
+    }
+
+    pub(super) fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    pub(super) fn shard(&self, arena: u32) -> MutexGuard<'_, Shard> {
+        self.shards[arena as usize].shard.lock().expect("invariant: nothing panics under an arena's lock")
+    }
+
+    pub(super) fn contended(&self, arena: u32) -> u64 {
+        self.shards[arena as usize].contended.load(Relaxed)
     }
 
     /// Spans on committed pages. Nothing has changed when this fails, but that idle pages may have been given back.
-    pub(super) fn reserve(&mut self, wants: &[Option<Want>; 3], backing: &impl Backing) -> Result<Grant, ReserveError> {
-        let grant = self.place(wants)?;
+    pub(super) fn reserve(&self, wants: &Wants, backing: &impl Backing) -> Result<Grant, ReserveError> {
+        let (grant, committed) = self.place(wants)?;
+        if committed {
+            return Ok(grant);
+        }
         match self.commit(&grant, backing) {
             Ok(()) => Ok(grant),
             Err(error) => {
-                self.give(&grant).expect("invariant: these spans were taken a moment ago");
+                self.give(&grant, None, backing).expect("invariant: these spans were taken a moment ago");
                 Err(error)
             }
         }
     }
 
-    /// Gives all spans back, or those before the first that was not given exactly so.
-    pub(super) fn give(&mut self, grant: &Grant) -> Result<(), FreeError> {
-        grant.spans().try_for_each(|(area, span)| self.areas[area.index()].give(&span))
+    /// Spans for all of several layouts, or for none. As many as fit there are taken under one hold of a lock.
+    pub(super) fn reserve_many(&self, wants: &[Wants], backing: &impl Backing) -> Result<Vec<Grant>, ReserveError> {
+        let mut grants = Vec::with_capacity(wants.len());
+        let home = self.home();
+        if let Some(mut shard) = self.try_lock(home) {
+            grants.extend(wants.iter().map_while(|wants| take(&mut shard, home, wants).ok()));
+        }
+        let committed = grants.iter().filter(|(_, committed)| !committed);
+        let mut outcome =
+            committed.map(|(grant, _)| self.commit(grant, backing)).find(Result::is_err).unwrap_or(Ok(()));
+        let mut grants: Vec<_> = grants.into_iter().map(|(grant, _)| grant).collect();
+        for wants in &wants[grants.len()..] {
+            outcome = outcome.and_then(|()| self.reserve(wants, backing).map(|grant| grants.push(grant)));
+        }
+        outcome.map(|()| std::mem::take(&mut grants)).inspect_err(|_| {
+            for grant in &grants {
+                self.give(grant, None, backing).expect("invariant: these spans were taken a moment ago");
+            }
+        })
     }
 
-    /// Notes that a span's owner has given back pages that lie wholly in the span.
-    pub(super) fn note_decommitted(&mut self, area: AreaId, pages: Range<u32>) {
-        self.areas[area.index()].decommit(pages);
+    /// Gives all spans back, whose code, if it ran, was freed at `stamp`; or those before the first that was not given
+    /// exactly so.
+    pub(super) fn give(&self, grant: &Grant, stamp: Option<Stamp>, backing: &impl Backing) -> Result<(), FreeError> {
+        let mut shard = self.shard(grant.arena);
+        let given = shard.give(grant, stamp);
+        self.trim(&mut shard, grant.arena, backing);
+        given
     }
 
-    pub(super) fn set_limit(&mut self, commit_limit_bytes: u64) {
-        self.limit_pages = commit_limit_bytes / PAGE_BYTES;
+    /// The pages that the owner of these granules, if they are very many, gives back when it frees them: they are none
+    /// of those that a shard keeps.
+    pub(super) fn large_pages(&self, granules: &Range<u32>) -> Range<u32> {
+        let pages = self.geometry.whole_units(granules);
+        let large = pages.len() as u64 * PAGE_BYTES >= HUGE_BYTES && pages.len() as u64 > self.keep_pages;
+        if large { pages } else { 0..0 }
+    }
+
+    /// Takes note that a span's owner has given back pages that lie wholly in the span.
+    pub(super) fn note_decommitted(&self, id: AreaId, pages: Range<u32>) {
+        self.commit.discharge(pages.len() as u64);
+        self.shard(id.arena).area_mut(id.kind).decommit(pages);
+    }
+
+    /// Cuts one of a grant's spans to its first `granules`.
+    pub(super) fn shrink(&self, grant: &mut Grant, kind: PartKind, granules: u32) {
+        let Some(span) = grant.span(kind) else { return };
+        let kept = self.shard(grant.arena).area_mut(kind).shrink(&span, granules);
+        grant.set(kind, &kept.expect("invariant: a grant's spans are what was taken"));
+    }
+
+    /// Makes one of a grant's spans longer where it is. `false` if there is no room behind it.
+    pub(super) fn grow(
+        &self,
+        grant: &mut Grant,
+        kind: PartKind,
+        granules: u32,
+        backing: &impl Backing,
+    ) -> Result<bool, ReserveError> {
+        let Some(span) = grant.span(kind) else { return Ok(false) };
+        let mut shard = self.shard(grant.arena);
+        let longer = shard.area_mut(kind).grow(&span, granules).expect("invariant: a grant's spans are what was taken");
+        let Some(longer) = longer else { return Ok(false) };
+        if kind == PartKind::Code {
+            grant.stamp = shard.area(kind).stamp(&longer.range());
+        }
+        drop(shard);
+        grant.set(kind, &longer);
+        self.commit(grant, backing).inspect_err(|_| self.shrink(grant, kind, span.range().len() as u32))?;
+        Ok(true)
     }
 
     pub(super) fn limit_bytes(&self) -> u64 {
-        self.limit_pages * PAGE_BYTES
+        self.commit.limit_bytes()
     }
 
-    /// Gives idle pages back until the limit holds, or `pages_max` are given back; answers whether another call would
-    /// give back more.
-    pub(super) fn shrink(&mut self, pages_max: u64, backing: &impl Backing) -> Result<bool, ReserveError> {
-        let excess = self.committed_pages().saturating_sub(self.limit_pages).min(self.idle_pages());
-        self.decommit(excess.min(pages_max), backing)?;
-        Ok(excess > pages_max)
+    /// Changes the limit, and gives idle pages back until it holds or none are left.
+    pub(super) fn set_limit(&self, commit_limit_bytes: u64, backing: &impl Backing) {
+        self.commit.set_limit(commit_limit_bytes);
+        let excess = self.commit.excess_pages();
+        // A refusal of the system shows in the counts, and the next reservation meets it again and reports it.
+        if let Ok(pages) = self.reclaim(excess, backing) {
+            self.commit.discharge(pages);
+        }
     }
 
     pub(super) fn stats(&self, kind: PartKind) -> KindStats {
-        self.areas_of(kind).map(Area::stats).fold(KindStats::default(), KindStats::add)
+        let all = (0..self.geometry.arenas).map(|arena| self.shard(arena).stats(kind, self.geometry));
+        all.fold(KindStats::default(), KindStats::add)
     }
 
-    fn place(&mut self, wants: &[Option<Want>; 3]) -> Result<Grant, ReserveError> {
+    pub(super) fn metadata_bytes(&self) -> u64 {
+        let of = |arena| self.shard(arena).areas.iter().map(|area| area.metadata_bytes()).sum::<u64>();
+        (0..self.geometry.arenas).map(of).sum()
+    }
+
+    /// Finds spans, and says whether all their pages are committed.
+    fn place(&self, wants: &Wants) -> Result<(Grant, bool), ReserveError> {
+        let home = self.home();
+        let order = || (home..self.shards.len()).chain(0..home);
+        let mut busy = false;
         let mut lacking = PartKind::Code;
-        for arena in 0..self.arenas {
-            match self.place_in(arena, wants) {
-                Ok(grant) => return Ok(grant),
+        for at in order() {
+            let Some(mut shard) = self.try_lock(at) else {
+                busy = true;
+                continue;
+            };
+            match take(&mut shard, at, wants) {
+                Ok(found) => {
+                    if busy {
+                        HOME.set(at);
+                    }
+                    return Ok(found);
+                }
+                Err(kind) => lacking = kind,
+            }
+        }
+        for at in order().filter(|_| busy) {
+            match take(&mut self.shard(at as u32), at, wants) {
+                Ok(found) => return Ok(found),
                 Err(kind) => lacking = kind,
             }
         }
         let granules = wants[lacking as usize].map_or(0, |want| want.granules);
-        Err(self.fragmented(lacking, u64::from(granules) * GRANULE_BYTES))
+        Err(self.fragmented(lacking, u64::from(granules) * self.geometry.granule_bytes))
     }
 
-    fn place_in(&mut self, arena: u32, wants: &[Option<Want>; 3]) -> Result<Grant, PartKind> {
-        let mut grant = Grant { arena, spans: [None; 3] };
-        for kind in PartKind::ALL {
-            let Some(want) = wants[kind as usize] else { continue };
-            let span = self.areas[AreaId { arena, kind }.index()].take(want.granules, want.align_granules);
-            if span.is_none() {
-                self.give(&grant).expect("invariant: these spans were taken a moment ago");
-                return Err(kind);
+    fn home(&self) -> usize {
+        let home = HOME.get();
+        if home < self.shards.len() { home } else { home % self.shards.len() }
+    }
+
+    fn try_lock(&self, at: usize) -> Option<MutexGuard<'_, Shard>> {
+        match self.shards[at].shard.try_lock() {
+            Ok(shard) => Some(shard),
+            Err(TryLockError::WouldBlock) => {
+                self.shards[at].contended.fetch_add(1, Relaxed);
+                None
             }
-            grant.spans[kind as usize] = span;
+            Err(TryLockError::Poisoned(_)) => panic!("invariant: nothing panics under an arena's lock"),
         }
-        Ok(grant)
     }
 
-    fn commit(&mut self, grant: &Grant, backing: &impl Backing) -> Result<(), ReserveError> {
-        let missing = self.missing_pages(grant);
-        let total: u64 = missing.iter().sum();
-        if total == 0 {
-            return Ok(());
+    /// Commits the pages of a grant. Each round either ends this or takes idle pages over.
+    fn commit(&self, grant: &Grant, backing: &impl Backing) -> Result<(), ReserveError> {
+        let mut credit = Credit::none(&self.commit);
+        loop {
+            let shard = self.shard(grant.arena);
+            let missing = shard.missing_pages(grant);
+            let Err(excess) = credit.raise(missing.iter().sum()) else {
+                return self.commit_charged(shard, grant, backing, credit);
+            };
+            drop(shard);
+            // Before the new pages are taken, so that the sum never passes the limit.
+            let pages = self.reclaim(excess, backing)?;
+            if pages == 0 {
+                let most = PartKind::ALL.into_iter().max_by_key(|&kind| missing[kind as usize]);
+                let most = most.unwrap_or(PartKind::Code);
+                return Err(self.fragmented(most, missing[most as usize] * PAGE_BYTES));
+            }
+            credit.add(pages);
         }
-        let room = self.limit_pages.saturating_sub(self.committed_pages());
-        let excess = total.saturating_sub(room);
-        if excess > self.idle_pages() {
-            let most = PartKind::ALL.into_iter().max_by_key(|&kind| missing[kind as usize]).unwrap_or(PartKind::Code);
-            return Err(self.fragmented(most, missing[most as usize] * PAGE_BYTES));
-        }
-        // Before the new pages are taken, so that the sum never passes the limit.
-        self.decommit(excess, backing)?;
-        grant.spans().try_for_each(|(area, span)| self.commit_span(area, &span, backing))
     }
 
-    fn commit_span(&mut self, area: AreaId, span: &Span, backing: &impl Backing) -> Result<(), ReserveError> {
-        // One run at a time, as noting one changes the set that the next is found in.
-        while let Some(run) = self.areas[area.index()].first_missing(&span.range()) {
-            backing.commit(area, run.clone()).map_err(|errno| refused(area, "commit", &run, errno))?;
-            self.areas[area.index()].commit(run);
+    /// Pages that another span may lie on, too, are committed under the lock; the others, which may be many, after it.
+    fn commit_charged(
+        &self,
+        mut shard: MutexGuard<'_, Shard>,
+        grant: &Grant,
+        backing: &impl Backing,
+        mut credit: Credit<'_>,
+    ) -> Result<(), ReserveError> {
+        let few = credit.pages() <= HOLD_PAGES;
+        let mut inner: [Vec<Range<u32>>; 3] = Default::default();
+        for (id, span) in grant.spans() {
+            let area = shard.area_mut(id.kind);
+            let own = if few { 0..0 } else { self.geometry.whole_units(&span.range()) };
+            for run in area.missing(&span.range()).collect::<Vec<_>>() {
+                let ours = run.start.max(own.start).min(run.end)..run.end.min(own.end).max(run.start);
+                let ours = if ours.is_empty() { run.end..run.end } else { ours };
+                for edge in [run.start..ours.start, ours.end..run.end] {
+                    self.commit_run(area, id, &span, edge, backing, &mut credit)?;
+                }
+                inner[id.kind as usize].push(ours);
+            }
         }
-        Ok(())
+        for (id, span) in grant.spans() {
+            for run in inner[id.kind as usize].iter().filter(|run| !run.is_empty()) {
+                shard.area_mut(id.kind).commit(run.clone(), &span.range());
+            }
+        }
+        drop(shard);
+        self.commit_inner(grant, &inner, backing, credit)
     }
 
-    fn missing_pages(&self, grant: &Grant) -> [u64; 3] {
-        let mut missing = [0; 3];
-        for (area, span) in grant.spans() {
-            missing[area.kind as usize] = self.areas[area.index()].missing_pages(&span.range());
-        }
-        missing
-    }
-
-    /// Gives exactly this many idle pages back; there must be so many. From the last arena on, as the first is filled
-    /// first.
-    fn decommit(&mut self, mut pages: u64, backing: &impl Backing) -> Result<(), ReserveError> {
-        for arena in (0..self.arenas).rev() {
-            for kind in PartKind::ALL {
-                let id = AreaId { arena, kind };
-                let area = &mut self.areas[id.index()];
-                while pages > 0
-                    && let Some(run) = area.idle_run(pages.min(u32::MAX.into()) as u32)
-                {
-                    backing.decommit(id, run.clone()).map_err(|errno| refused(id, "give back", &run, errno))?;
-                    pages -= run.len() as u64;
-                    area.decommit(run);
+    /// Commits pages that are noted as committed already, and that no other span lies on.
+    fn commit_inner(
+        &self,
+        grant: &Grant,
+        inner: &[Vec<Range<u32>>; 3],
+        backing: &impl Backing,
+        mut credit: Credit<'_>,
+    ) -> Result<(), ReserveError> {
+        let mut refusal = Ok(());
+        for (id, _) in grant.spans() {
+            for run in inner[id.kind as usize].iter().filter(|run| !run.is_empty()) {
+                if refusal.is_ok() {
+                    refusal = backing.commit(id, run.clone()).map_err(|errno| refused(id, "commit", run, errno));
+                }
+                match refusal {
+                    Ok(()) => credit.spend(run.len() as u64),
+                    Err(_) => self.shard(id.arena).area_mut(id.kind).decommit(run.clone()),
                 }
             }
         }
+        refusal
+    }
+
+    /// Commits a run of a span's pages under the lock, and a few behind it.
+    fn commit_run(
+        &self,
+        area: &mut Area,
+        id: AreaId,
+        span: &Span,
+        run: Range<u32>,
+        backing: &impl Backing,
+        credit: &mut Credit<'_>,
+    ) -> Result<(), ReserveError> {
+        if run.is_empty() {
+            return Ok(());
+        }
+        let ahead = area.missing_behind(run.end, AHEAD_PAGES.saturating_sub(run.len() as u32));
+        let longer = run.start..ahead.end;
+        // What is not needed yet is no reason to fail.
+        let run = if !ahead.is_empty()
+            && credit.raise(credit.pages() + ahead.len() as u64).is_ok()
+            && backing.commit(id, longer.clone()).is_ok()
+        {
+            longer
+        } else {
+            backing.commit(id, run.clone()).map_err(|errno| refused(id, "commit", &run, errno))?;
+            run
+        };
+        credit.spend(run.len() as u64);
+        area.commit(run, &span.range());
         Ok(())
     }
 
-    fn fragmented(&self, part: PartKind, needed_bytes: u64) -> ReserveError {
-        ReserveError::Fragmented {
-            part,
-            needed_bytes,
-            largest_free_bytes: self.areas_of(part).map(Area::largest_free_bytes).max().unwrap_or(0),
-            committed_bytes: self.committed_pages() * PAGE_BYTES,
-            commit_limit_bytes: self.limit_bytes(),
+    /// Gives idle pages back, at least this many if there are so many, and leaves them charged to the caller. From the
+    /// last shard on, as the first is filled first.
+    fn reclaim(&self, pages: u64, backing: &impl Backing) -> Result<u64, ReserveError> {
+        let mut reclaimed = 0;
+        for arena in (0..self.geometry.arenas).rev() {
+            while reclaimed < pages {
+                match self.reclaim_in(arena, HOLD_PAGES.min(pages - reclaimed), backing) {
+                    Ok(0) => break,
+                    Ok(more) => reclaimed += more,
+                    Err(error) if reclaimed == 0 => return Err(error),
+                    Err(_) => return Ok(reclaimed),
+                }
+            }
+        }
+        Ok(reclaimed)
+    }
+
+    fn reclaim_in(&self, arena: u32, pages: u64, backing: &impl Backing) -> Result<u64, ReserveError> {
+        let mut shard = self.shard(arena);
+        let Some((kind, run)) = shard.idle_run(pages as u32) else { return Ok(0) };
+        decommit(&mut shard, AreaId { arena, kind }, run, backing)
+    }
+
+    /// Gives a whole free chunk back if the shard has more free memory than it keeps.
+    fn trim(&self, shard: &mut Shard, arena: u32, backing: &impl Backing) {
+        if shard.idle_pages() <= self.keep_pages {
+            return;
+        }
+        if let Some((kind, run)) = shard.idle_chunk() {
+            // Refused, the chunk stays where it is and is tried again with what is given back next.
+            let pages = decommit(shard, AreaId { arena, kind }, run, backing).unwrap_or(0);
+            self.commit.discharge(pages);
         }
     }
 
-    fn areas_of(&self, kind: PartKind) -> impl Iterator<Item = &Area> {
-        self.areas.iter().skip(kind as usize).step_by(PartKind::ALL.len())
+    fn fragmented(&self, part: PartKind, needed_bytes: u64) -> ReserveError {
+        let largest = |arena| self.shard(arena).area(part).largest_free_bytes();
+        ReserveError::Fragmented {
+            part,
+            needed_bytes,
+            largest_free_bytes: (0..self.geometry.arenas).map(largest).max().unwrap_or(0),
+            committed_bytes: self.commit.charged_bytes(),
+            commit_limit_bytes: self.limit_bytes(),
+        }
     }
+}
 
-    fn committed_pages(&self) -> u64 {
-        self.areas.iter().map(Area::committed_pages).sum()
-    }
+fn take(shard: &mut Shard, at: usize, wants: &Wants) -> Result<(Grant, bool), PartKind> {
+    let grant = shard.take(at as u32, wants)?;
+    let committed = shard.is_committed(&grant);
+    Ok((grant, committed))
+}
 
-    fn idle_pages(&self) -> u64 {
-        self.areas.iter().map(Area::idle_pages).sum()
-    }
+fn decommit(shard: &mut Shard, id: AreaId, run: Range<u32>, backing: &impl Backing) -> Result<u64, ReserveError> {
+    backing.decommit(id, run.clone()).map_err(|errno| refused(id, "give back", &run, errno))?;
+    let pages = run.len() as u64;
+    shard.area_mut(id.kind).decommit(run);
+    Ok(pages)
 }
 
 fn refused(area: AreaId, step: &'static str, run: &Range<u32>, errno: Errno) -> ReserveError {

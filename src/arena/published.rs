@@ -24,8 +24,8 @@ impl Published {
     }
 
     /// What was asked for.
-    pub fn layout(&self) -> &Layout {
-        &self.holding.layout
+    pub fn layout(&self) -> Layout {
+        self.holding.layout()
     }
 
     /// The addresses of the code, exactly as many as were asked for.
@@ -49,6 +49,12 @@ impl Published {
 
     /// A copy of the code.
     pub fn read_code(&self) -> Vec<u8> {
-        self.holding.arenas.views.read_code(&self.holding.grant, self.layout().code.size_bytes)
+        self.holding.arenas.views.read_code(&self.holding.grant, self.holding.size_bytes(PartKind::Code))
+    }
+
+    /// Counts this memory as lingering instead of used from now on: nobody can ask for it any more, and it comes back
+    /// when those who have it let go.
+    pub fn linger(&self) {
+        self.holding.arenas.pool.shard(self.holding.grant.arena).linger(&self.holding.grant);
     }
 }

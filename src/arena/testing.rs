@@ -1,6 +1,22 @@
 //! What the room's tests share.
 
-use std::{fs, ops::Range};
+use std::{cell::RefCell, collections::BTreeSet, fs, ops::Range};
+
+thread_local! {
+    static LINES: RefCell<Option<BTreeSet<usize>>> = const { RefCell::new(None) };
+}
+
+/// Takes note that an operation looks at this word of the allocator's tables.
+pub(super) fn touch<T>(word: &T) {
+    LINES.with_borrow_mut(|lines| lines.as_mut().map(|lines| lines.insert((word as *const T).addr() / 64)));
+}
+
+/// How many cache lines of the allocator's tables an operation looks at.
+pub(super) fn lines_touched<T>(operation: impl FnOnce() -> T) -> (T, usize) {
+    LINES.set(Some(BTreeSet::new()));
+    let done = operation();
+    (done, LINES.take().map_or(0, |lines| lines.len()))
+}
 
 /// Repeatable random numbers: splitmix64.
 pub(super) struct Random(u64);

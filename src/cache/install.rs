@@ -12,7 +12,7 @@ use super::{
     residents::Reason,
 };
 use crate::{
-    arena::{self, Draft, Layout, PartKind, Published, ReserveError},
+    arena::{self, Draft, Layout, PartKind, PublishError, Published, ReserveError},
     code::{self, CodeError, Image},
 };
 
@@ -124,6 +124,9 @@ pub enum InstallError {
     /// More entries than handles can tell apart.
     #[error("too many entries; evict some")]
     TooManyEntries,
+    /// The kernel refuses to make executable what was written.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
     /// The image does not fit where it was put.
     #[error(transparent)]
     Link(#[from] CodeError),
@@ -156,8 +159,10 @@ impl Cache {
             return Ok(Installed::existing(view));
         }
         let layout = layout(&image);
-        let amount =
-            Amount { spans_bytes: layout.charge_bytes(), metadata_bytes: Meta::charge_bytes(&install.name, &image) };
+        let amount = Amount {
+            spans_bytes: self.arenas.charge_bytes(&layout),
+            metadata_bytes: Meta::charge_bytes(&install.name, &image),
+        };
         let mut victims = Vec::new();
         let (charge, replaces) = match self.charge(install, amount, &mut victims)? {
             Room::Charged { charge, replaces } => (charge, replaces),
@@ -239,7 +244,7 @@ impl Cache {
                     .residents()
                     .evict_for_room(self.eviction_window, |entry| part_bytes(entry, part) >= needed_bytes);
                 let Some(victim) = victim else { return self.arenas.reserve(layout).map_err(InstallError::Fragmented) };
-                freed_bytes += part_bytes(&victim.entry, part).max(arena::GRANULE_BYTES);
+                freed_bytes += part_bytes(&victim.entry, part).max(self.arenas.granule_bytes());
                 victims.push(self.victim(&victim));
             }
         }
@@ -259,7 +264,7 @@ impl Cache {
         let data_initial = data.into_boxed_slice();
         draft.write_data(&data_initial);
         let linked = (self.clock)();
-        Ok((draft.publish(), data_initial, linked))
+        Ok((draft.publish()?, data_initial, linked))
     }
 
     /// Inserts an entry, unless somebody else was faster. `replaces`: the name was live when room was made, and its
@@ -304,10 +309,5 @@ fn layout(image: &Image) -> Layout {
 }
 
 fn part_bytes(entry: &Entry, part: PartKind) -> u64 {
-    let layout = entry.published.layout();
-    match part {
-        PartKind::Code => layout.code.size_bytes,
-        PartKind::Rodata => layout.rodata.size_bytes,
-        PartKind::Data => layout.data.size_bytes,
-    }
+    entry.published.layout().part(part).size_bytes
 }

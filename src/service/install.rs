@@ -159,6 +159,7 @@ impl From<InstallError> for Failure {
             InstallError::AllPinned { .. } => Self::quota(Reason::AllEntriesPinned, "budget", message),
             InstallError::Fragmented(_) => Self::quota(Reason::ArenaFragmented, "arena", message),
             InstallError::Reserve(error) => error.into(),
+            InstallError::Publish(_) => Self::new(Reason::ExecMemoryDenied, message),
             InstallError::Link(error) => error.into(),
         }
     }

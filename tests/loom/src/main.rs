@@ -1,0 +1,70 @@
+//! Explores the interleavings of the arena's reuse of memory: reserve, write, publish, pin, run, free, reuse.
+//!
+//! Each model also runs in a form that leaves a step out, and must then fail: a model that cannot fail shows nothing.
+
+mod reuse;
+
+/// What stands for the standard library's atomics in the files that are included.
+mod sync {
+    pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
+}
+
+#[path = "../../../src/arena/epochs.rs"]
+#[allow(dead_code)]
+mod epochs;
+
+use std::{
+    env,
+    process::{Command, Stdio},
+};
+
+/// More changes of threads than this within one run find nothing that fewer do not, and take days.
+const PREEMPTIONS_MAX: usize = 3;
+
+type Model = fn(Flaw);
+
+/// Each with the flaws that it must find.
+const MODELS: [(&str, Model, &[Flaw]); 2] = [
+    ("one address, replaced while it may run", reuse::replace, &[Flaw::NoBarrier, Flaw::NoPin]),
+    ("two addresses, published side by side", reuse::side_by_side, &[Flaw::NoBarrier, Flaw::EarlyStamp]),
+];
+
+/// The step that is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flaw {
+    None,
+    /// Memory that ran is published without a barrier.
+    NoBarrier,
+    /// Memory is given back while a thread still runs it.
+    NoPin,
+    /// The stamp is that of the last barrier that began, not of the next.
+    EarlyStamp,
+}
+
+fn explore(model: Model, flaw: Flaw) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(PREEMPTIONS_MAX);
+    builder.check(move || model(flaw));
+}
+
+/// Whether a model fails with a flaw: in a process of its own, as what fails may abort.
+fn is_found(model: usize, flaw: usize) -> bool {
+    let own = env::current_exe().expect("the path of this program");
+    let run = Command::new(own).args([model.to_string(), flaw.to_string()]).stderr(Stdio::null()).status();
+    !run.expect("this program runs").success()
+}
+
+fn main() {
+    let arguments: Vec<usize> = env::args().skip(1).map(|it| it.parse().expect("a number")).collect();
+    if let [model, flaw] = arguments[..] {
+        let (_, model, flaws) = MODELS[model];
+        return explore(model, flaws[flaw]);
+    }
+    for (at, (name, model, flaws)) in MODELS.into_iter().enumerate() {
+        explore(model, Flaw::None);
+        for (number, flaw) in flaws.iter().enumerate() {
+            assert!(is_found(at, number), "{name}: nothing was found with {flaw:?}");
+        }
+        println!("{name}: holds, and fails with each of {flaws:?}");
+    }
+}
