@@ -1,5 +1,7 @@
 //! Builds the parts in order, runs them, and drains them.
 
+mod check;
+
 use std::{
     collections::hash_map::RandomState,
     hash::BuildHasher,
@@ -18,10 +20,10 @@ use tokio::{
 };
 
 use crate::{
-    arena::{ArenaConfig, Arenas, MapError},
+    arena::{self, ArenaConfig, Arenas, MapError},
     cache::{Cache, CacheConfig},
     code::{self, ImportTable},
-    config::{Config, Listen},
+    config::{Config, HugePages, Listen, WriteWindow},
     exec::{self, ExecConfig, Pool},
     metrics::{BuildInfo, Metrics},
     service::{
@@ -29,6 +31,8 @@ use crate::{
         server::{self, Transport},
     },
 };
+
+pub use check::{Explained, check, explain};
 
 /// Committed memory stays within this share of the budget.
 const COMMIT_PER_BUDGET: f64 = 1.05;
@@ -77,34 +81,11 @@ pub fn serve(config: Config) -> Result<(), DaemonError> {
     result
 }
 
-/// Tries what [`serve`] needs of the platform, and says what it found: name and finding.
-///
-/// # Errors
-/// [`DaemonError`]: what would stop the daemon from starting.
-pub fn check(config: &Config) -> Result<Vec<(String, String)>, DaemonError> {
-    let (service, _) = build(config)?;
-    let arena = service.arena_stats();
-    Ok([
-        ("architecture", std::env::consts::ARCH.to_owned()),
-        ("memory strategy", format!("{}: {}", arena.strategy, arena.reason)),
-        (
-            "arena reservation",
-            format!("{} bytes for each of code, read-only data and data", config.arena.reserve_max_bytes),
-        ),
-        ("executors", format!("{} threads, a fault in one was recovered", executors(config))),
-        ("system calls from code", "not contained in this version".to_owned()),
-    ]
-    .map(|(name, finding)| (name.to_owned(), finding))
-    .into())
-}
-
 fn build(config: &Config) -> Result<(Service, Arc<Metrics>), DaemonError> {
-    let budget_bytes = config.cache.budget_bytes;
-    let commit_limit_bytes = (budget_bytes as f64 * COMMIT_PER_BUDGET) as u64;
-    let arenas = Arenas::map(&ArenaConfig::new(config.arena.reserve_max_bytes, commit_limit_bytes))?;
+    let arenas = Arenas::map(&arena_config(config))?;
     let cache = Cache::new(
         &CacheConfig {
-            budget_bytes,
+            budget_bytes: config.cache.budget_bytes,
             eviction_window: config.cache.eviction_window,
             // Keyed anew in every process.
             generation_seed: RandomState::new().hash_one(()),
@@ -207,6 +188,28 @@ async fn serve_metrics(
         }
     });
     Ok(bound.to_string())
+}
+
+fn arena_config(config: &Config) -> ArenaConfig {
+    let commit_limit_bytes = (config.cache.budget_bytes as f64 * COMMIT_PER_BUDGET) as u64;
+    let directory = &config.arena.directory;
+    ArenaConfig {
+        granule_bytes: config.arena.granule_bytes,
+        shards: config.arena.shards,
+        keep_free_bytes: config.arena.keep_free_bytes,
+        write_window: match config.arena.write_window {
+            WriteWindow::Always => arena::WriteWindow::Always,
+            WriteWindow::OnDemand => arena::WriteWindow::OnDemand,
+        },
+        directory: (!directory.as_os_str().is_empty()).then(|| directory.clone()),
+        allow_mprotect: config.arena.allow_mprotect,
+        huge_pages: match config.arena.huge_pages {
+            HugePages::Never => arena::HugePages::Never,
+            HugePages::Collapse => arena::HugePages::Collapse,
+            HugePages::Hugetlb => arena::HugePages::Hugetlb,
+        },
+        ..ArenaConfig::new(config.arena.reserve_max_bytes, commit_limit_bytes)
+    }
 }
 
 fn limits(config: &Config) -> Limits {

@@ -101,9 +101,17 @@ fn check(options: Options) -> Result<(), Box<dyn Error>> {
     for (key, value) in config.effective()? {
         writeln!(out, "{key} = {value} (from {})", origins.of(key))?;
     }
+    let explained = daemon::explain(&config);
+    for line in &explained.lines {
+        writeln!(out, "{line}")?;
+    }
     out.flush()?;
     for (name, finding) in daemon::check(&config)? {
         writeln!(out, "{name}: {finding}")?;
+    }
+    if explained.failed > 0 {
+        out.flush()?;
+        return Err(format!("{} of the findings are failures: see their remedies", explained.failed).into());
     }
     writeln!(out, "configuration and platform are fit")?;
     Ok(())

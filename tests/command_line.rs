@@ -71,3 +71,49 @@ fn what_goes_wrong_has_an_exit_code_and_a_text_of_its_own() {
     assert_eq!(code, Some(5), "{err}");
     assert!(err.contains("/nonexistent/socket"), "{err}");
 }
+
+#[test]
+fn the_arenas_are_drawn_for_people_and_listed_for_programs() {
+    let daemon = Daemon::start();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("add");
+    fs::write(&file, ADD).unwrap();
+    let run = |arguments: &[&str]| {
+        let (code, out, err) = ctl(&daemon.target, arguments);
+        assert_eq!(code, Some(0), "{arguments:?}: {out}{err}");
+        out
+    };
+    run(&["install", "add", file.to_str().unwrap(), "--flat", "f=0"]);
+    let text = run(&["arenas", "--kind", "code", "--width", "60"]);
+    assert!(text.contains("strategy") && text.contains("64 B used in 1 spans") && text.contains('█'), "{text}");
+    assert!(text.lines().filter(|line| line.ends_with('|')).all(|line| line.chars().count() == 60), "{text}");
+    assert!(!text.contains('\x1b') && !text.contains("data of arena"), "{text}");
+    assert!(run(&["arenas", "--color", "always"]).contains("\x1b[32m█\x1b[0m"));
+    let json: serde_json::Value = serde_json::from_str(&run(&["--json", "arenas", "--arena", "0"])).unwrap();
+    let kinds: Vec<_> = json["areas"].as_array().unwrap().iter().map(|area| area["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["code", "rodata", "data"]);
+    assert_eq!(json["totals"]["used_bytes"], 64);
+    let (code, _, err) = ctl(&daemon.target, &["arenas", "--arena", "1000"]);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("counted from 0"), "{err}");
+}
+
+/// `codecached check` in a shell with a limit set before; its exit code and all that it wrote.
+fn check(limit: &str) -> (Option<i32>, String) {
+    let line = format!("{limit} exec \"$0\" check");
+    let output = Command::new("sh").args(["-c", &line, env!("CARGO_BIN_EXE_codecached")]).output().unwrap();
+    (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+}
+
+#[test]
+fn check_says_what_works_and_the_remedy_for_what_does_not() {
+    let (code, text) = check("");
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.lines().any(|line| line.starts_with("ok  ")), "{text}");
+    assert!(text.contains("arena.write_window = always (from the defaults)"), "{text}");
+    // Less than the reservation, but enough to start.
+    let (code, text) = check("ulimit -v 1000000;");
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.lines().any(|line| line.starts_with("failed  ") && line.contains("ENOMEM")), "{text}");
+    assert!(text.lines().any(|line| line.contains("remedy: ") && line.contains("RLIMIT_AS")), "{text}");
+}

@@ -404,7 +404,7 @@ fn check_and_wrong_configurations_say_what_is_wrong() {
     };
     let (code, text) = run(&["check"]);
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("dual-mapping"), "{text}");
+    assert!(text.contains("memory strategy: memfd"), "{text}");
     let (code, text) = run(&["check", "--set", "cache.budget_byte=1"]);
     assert!(code != Some(0) && text.contains("budget_byte"), "{text}");
     let (code, text) = run(&["check", "--set", "exec.cpu_limit_default_ms=0"]);

@@ -28,6 +28,8 @@ pub(super) struct Area {
     stamps: Box<[u64]>,
     /// The chunk whose pages must stay as they are while the system makes one page of them.
     held_chunk: Option<u32>,
+    /// Chunks that lie on a huge page, or cannot: until a page of them is given back.
+    settled: Box<[bool]>,
 }
 
 impl Area {
@@ -43,6 +45,7 @@ impl Area {
             idle: PageSet::new(pages),
             stamps: vec![0; pages as usize].into_boxed_slice(),
             held_chunk: None,
+            settled: vec![false; (pages / CHUNK_PAGES) as usize].into_boxed_slice(),
         }
     }
 
@@ -100,7 +103,7 @@ impl Area {
 
     /// Whether all pages that these granules lie on are committed.
     pub(super) fn is_committed(&self, granules: &Range<u32>) -> bool {
-        self.missing(granules).next().is_none()
+        self.committed.contains(&self.geometry.pages_touched(granules))
     }
 
     /// The runs of the pages that these granules lie on and that are not committed, as they must be committed: in
@@ -131,6 +134,7 @@ impl Area {
 
     /// Notes that pages were given back.
     pub(super) fn decommit(&mut self, pages: Range<u32>) {
+        self.settled[(pages.start / CHUNK_PAGES) as usize..pages.end.div_ceil(CHUNK_PAGES) as usize].fill(false);
         self.committed.remove(pages.clone());
         self.idle.remove(pages);
     }
@@ -150,14 +154,17 @@ impl Area {
     pub(super) fn hold_full_chunk(&mut self, from: u32) -> Option<u32> {
         let chunks = self.geometry.area_pages() / CHUNK_PAGES;
         let chunk = (from..chunks).find(|&chunk| {
-            self.committed.is_full_chunk(chunk) && self.idle.runs(chunk_pages(chunk), true).next().is_none()
+            !self.settled[chunk as usize]
+                && self.committed.is_full_chunk(chunk)
+                && self.idle.runs(chunk_pages(chunk), true).next().is_none()
         })?;
         self.held_chunk = Some(chunk);
         Some(chunk)
     }
 
-    pub(super) fn release_chunk(&mut self) {
+    pub(super) fn release_chunk(&mut self, settled: bool) {
         if let Some(chunk) = self.held_chunk.take() {
+            self.settled[chunk as usize] = settled;
             for page in chunk_pages(chunk) {
                 self.idle_again(page..page + 1);
             }
@@ -202,8 +209,8 @@ impl Area {
         KindStats {
             used_bytes,
             lingering_bytes: 0,
-            // Spans lie on committed pages only.
-            free_bytes: committed_bytes - used_bytes,
+            // Spans lie on committed pages only, but for those whose owner is about to commit them.
+            free_bytes: committed_bytes.saturating_sub(used_bytes),
             reserved_bytes: self.geometry.area_bytes,
             committed_bytes,
             spans: self.spans.into(),

@@ -1,13 +1,14 @@
 //! The public face of the room: all arenas of a process.
 
-use std::{fmt, ops::Range, sync::Arc, thread};
+use std::{fmt, ops::Range, sync::Arc};
 
 use super::{
-    AreaStats, ArenaConfig, ArenaStats, Draft, Layout, MapError, OccupancyRun, PartKind, ReserveError,
+    AreaStats, ArenaConfig, ArenaStats, Draft, HugePages, Layout, MapError, OccupancyRun, PartKind, ReserveError,
+    WriteWindow,
     barrier::Barrier,
-    canary,
+    canary, collapse,
     epochs::Epochs,
-    geometry::{AreaId, Geometry},
+    geometry::{AreaId, Geometry, PAGE_BYTES},
     holding::Holding,
     mapping::Views,
     occupancy,
@@ -32,6 +33,7 @@ pub struct Arenas {
     pub(super) barrier: Barrier,
     pub(super) epochs: Epochs,
     pub(super) pool: Pool,
+    huge_pages: HugePages,
 }
 
 impl Arenas {
@@ -41,17 +43,18 @@ impl Arenas {
     /// # Errors
     /// [`MapError`] names the step that failed.
     pub fn map(config: &ArenaConfig) -> Result<Arc<Self>, MapError> {
-        let shards = match config.shards {
-            0 => thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX)),
-            shards => shards,
-        };
-        let geometry = Geometry::new(config.reserve_max_bytes, config.granule_bytes, shards)?;
+        let geometry = Geometry::for_config(config)?;
         let barrier = Barrier::register()?;
         let mut views = Views::map(geometry, config)?;
-        canary::run(&mut views, &barrier)?;
+        canary::run(&views, &barrier)?;
         views.seal();
         let pool = Pool::new(views.geometry(), config.commit_limit_bytes, config.keep_free_bytes);
-        Ok(Arc::new(Self { views, barrier, epochs: Epochs::new(), pool }))
+        let huge_pages = config.huge_pages;
+        let arenas = Arc::new(Self { views, barrier, epochs: Epochs::new(), pool, huge_pages });
+        if huge_pages == HugePages::Collapse {
+            collapse::start(&arenas).map_err(|error| MapError::Thread { error })?;
+        }
+        Ok(arenas)
     }
 
     /// Takes committed memory for a layout: nothing is executable in it before [`Draft::publish`], free code memory is
@@ -61,8 +64,8 @@ impl Arenas {
     /// [`ReserveError::Fragmented`] if giving up memory would help, others if not. Nothing is taken then.
     pub fn reserve(self: &Arc<Self>, layout: &Layout) -> Result<Draft, ReserveError> {
         let wants = layout.wants(self.geometry(), self.pool.limit_bytes())?;
-        let grant = self.pool.reserve(&wants, &self.views)?;
-        Ok(Draft::new(Holding::new(Arc::clone(self), layout, grant)))
+        let grant = self.pool.reserve(&wants, &self.views.opening())?;
+        Ok(Draft::new(Holding::new(Arc::clone(self), layout, grant)?))
     }
 
     /// Memory for all of several layouts, or for none.
@@ -72,9 +75,11 @@ impl Arenas {
     pub fn reserve_many(self: &Arc<Self>, layouts: &[Layout]) -> Result<Vec<Draft>, ReserveError> {
         let geometry = self.geometry();
         let wants: Result<Vec<_>, _> = layouts.iter().map(|it| it.wants(geometry, self.pool.limit_bytes())).collect();
-        let grants = self.pool.reserve_many(&wants?, &self.views)?;
-        let drafts = layouts.iter().zip(grants);
-        Ok(drafts.map(|(layout, grant)| Draft::new(Holding::new(Arc::clone(self), layout, grant))).collect())
+        let grants = self.pool.reserve_many(&wants?, &self.views.opening())?;
+        // All get an owner, who gives back what is not to be used, before the first that fails is looked at.
+        let own = |(layout, grant)| Ok(Draft::new(Holding::new(Arc::clone(self), layout, grant)?));
+        let drafts: Vec<_> = layouts.iter().zip(grants).map(own).collect();
+        drafts.into_iter().collect()
     }
 
     /// What a span's owner is to be charged for a layout: its parts, rounded up to whole granules. Alignment costs
@@ -108,9 +113,9 @@ impl Arenas {
             commit_limit_bytes: self.pool.limit_bytes(),
             metadata_bytes: self.pool.metadata_bytes(),
             barriers: self.epochs.barriers(),
-            strategy: self.views.strategy(),
+            strategy: self.views.strategy().name(),
             reason: format!("{}, {}", self.views.describe(), self.barrier.describe()),
-            attempts: self.views.attempts(),
+            attempts: self.views.attempts().iter().map(ToString::to_string).collect(),
         }
     }
 
@@ -146,7 +151,31 @@ impl Arenas {
     /// Changes the limit on committed memory. Lowered, it gives back what is free at once; what is in use stays, and
     /// until enough of it is given up, reservations that need new pages fail.
     pub fn set_commit_limit(&self, bytes: u64) {
-        self.pool.set_limit(bytes, &self.views);
+        self.pool.set_limit(bytes, &self.views.opening());
+    }
+
+    /// When code memory is writable. Where one mapping serves for both, always what the configuration calls so.
+    pub fn write_window(&self) -> WriteWindow {
+        if self.views.opens_on_demand() { WriteWindow::OnDemand } else { WriteWindow::Always }
+    }
+
+    /// Bytes that lie on huge pages where they run. 0 without asking if none are to be used; else it reads
+    /// `/proc/self/smaps`, for which the kernel walks all memory of the process.
+    pub fn huge_bytes(&self) -> u64 {
+        match self.huge_pages {
+            HugePages::Never => 0,
+            HugePages::Collapse | HugePages::Hugetlb => self.views.huge_bytes().unwrap_or(0),
+        }
+    }
+
+    /// Proves again that code can be written, run, rewritten and run, in a page that is taken for as long. If there is
+    /// no room for it, nothing is proved.
+    ///
+    /// # Errors
+    /// [`MapError::Canary`] with the step that failed.
+    pub fn canary(self: &Arc<Self>) -> Result<(), MapError> {
+        let Ok(draft) = self.reserve(&Layout::code(PAGE_BYTES, PAGE_BYTES)) else { return Ok(()) };
+        draft.prove().map_err(MapError::Canary)
     }
 
     pub(super) fn geometry(&self) -> Geometry {

@@ -3,21 +3,20 @@
 //! A core may have fetched the bytes that an address held before. After [`Barrier::serialise`] every thread of this
 //! process has executed a serialising instruction since the caller's writes, so it fetches the new bytes. Matters where
 //! an address is reused. (Intel SDM 3A, 9.1.3 "Handling Self- and Cross-Modifying Code".)
-#![allow(unsafe_code)] // Calls membarrier, and changes the protection of one page of its own.
+#![allow(unsafe_code)] // Writes one page of its own, and changes its protection.
 
 use std::{
-    ffi::c_void,
-    num::NonZeroUsize,
-    ptr::{self, NonNull},
+    ptr,
     sync::{Mutex, PoisonError},
 };
 
-use nix::{
-    errno::Errno,
-    sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap},
-};
+use nix::{errno::Errno, sys::mman::ProtFlags};
 
-use super::{MapError, geometry::PAGE_BYTES};
+use super::{
+    MapError,
+    geometry::PAGE_BYTES,
+    system::{self, membarrier},
+};
 
 /// From linux/membarrier.h; Linux 4.16.
 const CMD_PRIVATE_EXPEDITED_SYNC_CORE: libc::c_int = 1 << 5;
@@ -36,10 +35,7 @@ pub(super) struct Barrier {
 impl Barrier {
     pub(super) fn register() -> Result<Self, MapError> {
         let membarrier = membarrier(CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE).is_ok();
-        let bytes = NonZeroUsize::new(PAGE_BYTES as usize).ok_or(MapError::Barrier { errno: Errno::EINVAL })?;
-        // SAFETY: The kernel chooses an address that nobody uses.
-        let page = unsafe { mmap_anonymous(None, bytes, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE) };
-        let page = page.map_err(|errno| MapError::Barrier { errno })?.as_ptr().expose_provenance();
+        let page = system::reserve(PAGE_BYTES as usize).map_err(|errno| MapError::Barrier { errno })?;
         let barrier = Self { membarrier, page: Mutex::new(page) };
         // Tried once here, so that a system where it cannot work is refused at start.
         barrier.shoot_down().map_err(|errno| MapError::Barrier { errno })?;
@@ -61,6 +57,11 @@ impl Barrier {
         std::process::abort();
     }
 
+    /// Whether the kernel does it, or the page.
+    pub(super) fn has_membarrier(&self) -> bool {
+        self.membarrier
+    }
+
     /// What it is, for people.
     pub(super) fn describe(&self) -> &'static str {
         if self.membarrier { "membarrier" } else { "TLB shootdown instead of membarrier" }
@@ -72,29 +73,23 @@ impl Barrier {
     fn shoot_down(&self) -> Result<(), Errno> {
         // The page has no contents that a panic could have left half done.
         let page = self.page.lock().unwrap_or_else(PoisonError::into_inner);
-        let pointer = NonNull::new(ptr::with_exposed_provenance_mut::<c_void>(*page)).ok_or(Errno::EFAULT)?;
         let writable = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: The page is ours, and nothing but this function uses it.
-        unsafe { mprotect(pointer, PAGE_BYTES as usize, writable) }?;
+        unsafe { system::mprotect(*page, PAGE_BYTES as usize, writable) }?;
+        let pointer = ptr::with_exposed_provenance_mut::<u8>(*page);
         // SAFETY: Writable since the line before, and locked.
-        unsafe { pointer.cast::<u8>().as_ptr().write_volatile(1) };
+        unsafe { pointer.write_volatile(1) };
         // SAFETY: As above.
-        unsafe { mprotect(pointer, PAGE_BYTES as usize, ProtFlags::PROT_NONE) }
+        unsafe { system::mprotect(*page, PAGE_BYTES as usize, ProtFlags::PROT_NONE) }
     }
 }
 
 impl Drop for Barrier {
     fn drop(&mut self) {
         let page = *self.page.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let Some(page) = NonNull::new(ptr::with_exposed_provenance_mut::<c_void>(page)) else { return };
         // SAFETY: The page is ours, and with `&mut self` nobody uses it.
-        let _ = unsafe { munmap(page, PAGE_BYTES as usize) };
+        let _ = unsafe { system::munmap(page, PAGE_BYTES as usize) };
     }
-}
-
-fn membarrier(command: libc::c_int) -> Result<(), Errno> {
-    // SAFETY: The call takes no pointers and has no effect on memory but its order.
-    Errno::result(unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }).map(drop)
 }
 
 #[cfg(test)]

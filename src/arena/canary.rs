@@ -1,25 +1,54 @@
-//! Proof at start that new code runs here, and that rewritten code does, too.
+//! Proof that new code runs here, and that rewritten code does, too.
+
+use std::sync::{Mutex, PoisonError};
 
 use super::{
-    MapError,
+    StepError,
     barrier::Barrier,
-    geometry::{AreaId, PartKind},
+    geometry::{AreaId, PAGE_BYTES, PartKind},
     mapping::Views,
+    memory::TRAP,
     pool::Backing,
+    strategy::Step,
 };
 
 /// What the function returns each time it is written anew, at the same address.
-const VALUES: [u32; 3] = [0x600D_C0DE, 0x0DDB_A115, 0x600D_C0DE];
+const VALUES: [(Step, u32); 3] = [(Step::Run, 0x600D_C0DE), (Step::Rerun, 0x0DDB_A115), (Step::Rerun, 0x600D_C0DE)];
 
-/// Writes, runs, rewrites and runs again; leaves no memory committed.
-pub(super) fn run(views: &mut Views, barrier: &Barrier) -> Result<(), MapError> {
+/// Two at once on one page would prove nothing.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Writes, runs, rewrites and runs again, before anybody else uses the memory; leaves none committed.
+pub(super) fn run(views: &Views, barrier: &Barrier) -> Result<(), StepError> {
     let area = AreaId { arena: 0, kind: PartKind::Code };
-    views.commit(area, 0..1).map_err(|errno| MapError::Commit { errno })?;
-    for expected in VALUES {
-        let found = views.call_canary(area, expected, barrier);
-        if found != expected {
-            return Err(MapError::Canary { expected, found });
-        }
+    let pages = 0..views.geometry().unit_pages;
+    views.open_writer(area.arena).map_err(Step::OpenWindow.failed())?;
+    let outcome = views.commit(area, pages.clone()).map_err(Step::Commit.failed()).and_then(|()| {
+        let outcome = run_at(views, barrier, area, 0);
+        outcome.and(views.decommit(area, pages).map_err(Step::GiveBack.failed()))
+    });
+    views.close_writer(area.arena);
+    outcome
+}
+
+/// Writes, runs, rewrites and runs again in a committed page of code that the caller owns, and in which nothing else
+/// lies. Leaves it writable, where that changes, and full of traps. What runs beside it in other pages is not touched.
+pub(super) fn run_at(views: &Views, barrier: &Barrier, area: AreaId, page: u32) -> Result<(), StepError> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let start = u64::from(page) * PAGE_BYTES;
+    let bytes = start..start + PAGE_BYTES;
+    views.open_writer(area.arena).map_err(Step::OpenWindow.failed())?;
+    let outcome = VALUES.into_iter().try_for_each(|(step, value)| {
+        views.make_writable(area, bytes.clone()).map_err(Step::OpenWindow.failed())?;
+        views.write_canary(area, start, value);
+        views.make_runnable(area, bytes.clone()).map_err(Step::MapCode.failed())?;
+        barrier.serialise();
+        if views.call_canary(area, start) == value { Ok(()) } else { Err(StepError { step, errno: None }) }
+    });
+    let outcome = outcome.and(views.make_writable(area, bytes.clone()).map_err(Step::OpenWindow.failed()));
+    if outcome.is_ok() {
+        views.fill(area, bytes, TRAP);
     }
-    views.decommit(area, 0..1).map_err(|errno| MapError::Commit { errno })
+    views.close_writer(area.arena);
+    outcome
 }

@@ -1,6 +1,9 @@
 //! Memory that is being written.
 
-use super::{Addresses, Layout, PartKind, PublishError, Published, ReserveError, geometry::AreaId, holding::Holding};
+use super::{
+    Addresses, Layout, PartKind, PublishError, Published, ReserveError, StepError, canary, geometry::AreaId,
+    holding::Holding,
+};
 
 /// Spans for one layout, not yet to be run. Dropped instead of published, it gives them back.
 #[derive(Debug)]
@@ -82,7 +85,7 @@ impl Draft {
         let too_large = ReserveError::TooLarge { needed_bytes: size_bytes, max_bytes };
         let granules = arenas.geometry().granules(size_bytes).ok_or(too_large)?;
         let grown = granules as usize == grant.granules(kind).len()
-            || arenas.pool.grow(grant, kind, granules, &arenas.views)?;
+            || arenas.pool.grow(grant, kind, granules, &arenas.views.opening())?;
         if grown {
             self.holding.set_size(kind, size_bytes);
         }
@@ -111,5 +114,12 @@ impl Draft {
         arenas.views.close_writer(grant.arena);
         self.holding.published = true;
         Ok(Published::new(self.holding))
+    }
+
+    /// Writes, runs, rewrites and runs code in a draft of one whole page of code.
+    pub(super) fn prove(self) -> Result<(), StepError> {
+        let Holding { arenas, grant, .. } = &self.holding;
+        let page = arenas.geometry().pages_within(&grant.granules(PartKind::Code)).start;
+        canary::run_at(&arenas.views, &arenas.barrier, grant.area(PartKind::Code), page)
     }
 }

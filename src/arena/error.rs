@@ -4,7 +4,7 @@ use std::io;
 
 use nix::errno::Errno;
 
-use super::PartKind;
+use super::{Attempt, PartKind, StepError};
 
 /// Why the arenas could not be mapped. Each variant is one step, in the order in which they are taken.
 #[derive(Debug, thiserror::Error)]
@@ -23,20 +23,6 @@ pub enum MapError {
         /// What was asked for.
         granule_bytes: u64,
     },
-    /// Growing a file beyond this limit would be answered by SIGXFSZ, which kills.
-    #[error("the limit on file sizes (RLIMIT_FSIZE) is {limit_bytes} bytes and the arenas need {needed_bytes}")]
-    FileLimit {
-        /// The sparse size of the memory file.
-        needed_bytes: u64,
-        /// The soft limit.
-        limit_bytes: u64,
-    },
-    /// Reading the limit on file sizes.
-    #[error("cannot read the limit on file sizes: {errno}")]
-    ReadLimit {
-        /// From getrlimit.
-        errno: Errno,
-    },
     /// Reading random bytes for the placement.
     #[error("cannot read random bytes: {errno}")]
     Random {
@@ -51,55 +37,11 @@ pub enum MapError {
         /// From mmap.
         errno: Errno,
     },
-    /// Creating the memory file.
-    #[error("cannot create a memory file: {errno}")]
-    CreateFile {
-        /// From memfd_create.
-        errno: Errno,
-    },
-    /// Giving the memory file its sparse size.
-    #[error("cannot grow the memory file to {bytes} bytes: {errno}")]
-    GrowFile {
-        /// The sparse size.
-        bytes: u64,
-        /// From ftruncate.
-        errno: Errno,
-    },
-    /// Sealing the memory file's size.
-    #[error("cannot seal the memory file: {errno}")]
-    SealFile {
-        /// From fcntl.
-        errno: Errno,
-    },
-    /// Opening the memory file for reading only. Needs `/proc`.
-    #[error("cannot reopen the memory file for reading only: {error}")]
-    Reopen {
-        /// From open.
-        error: io::Error,
-    },
-    /// Mapping the window through which code and constants are written.
-    #[error("cannot map {bytes} bytes of the writable window: {errno}")]
-    MapWindow {
-        /// Of the window.
-        bytes: u64,
-        /// From mmap.
-        errno: Errno,
-    },
-    /// Mapping an area where code runs.
-    #[error("cannot map {bytes} bytes of {kind} memory: {errno}")]
-    MapArea {
-        /// Which kind of area.
-        kind: PartKind,
-        /// Of the area.
-        bytes: u64,
-        /// From mmap.
-        errno: Errno,
-    },
-    /// Keeping the memory out of child processes and core dumps.
-    #[error("cannot keep the arenas out of child processes and core dumps: {errno}")]
-    Advise {
-        /// From madvise.
-        errno: Errno,
+    /// No way to have such memory works here. With one line for each that was tried.
+    #[error("no memory can be written and then run here:{}", lines(attempts))]
+    NoStrategy {
+        /// All that were tried, in order.
+        attempts: Vec<Attempt>,
     },
     /// Neither membarrier nor its substitute can be had.
     #[error("cannot prepare the barrier that makes new code visible to all cores: {errno}")]
@@ -107,20 +49,19 @@ pub enum MapError {
         /// From mmap.
         errno: Errno,
     },
-    /// Taking or giving back the canary's page.
-    #[error("cannot commit memory to the canary: {errno}")]
-    Commit {
-        /// From madvise.
-        errno: Errno,
+    /// Starting the thread that puts memory on huge pages.
+    #[error("cannot start a thread for huge pages: {error}")]
+    Thread {
+        /// From the system.
+        error: io::Error,
     },
     /// Code that was written and published did not do what it says.
-    #[error("the canary function returned {found:#x} instead of {expected:#x}: new code is not visible")]
-    Canary {
-        /// What the function was written to return.
-        expected: u32,
-        /// What came back.
-        found: u32,
-    },
+    #[error("the canary failed: {0}")]
+    Canary(#[from] StepError),
+}
+
+fn lines(attempts: &[Attempt]) -> String {
+    attempts.iter().map(|attempt| format!("\n  {attempt}")).collect()
 }
 
 /// Why there is no memory for a layout.

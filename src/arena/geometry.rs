@@ -9,9 +9,10 @@
 use std::{
     fmt,
     ops::{Range, RangeInclusive},
+    thread,
 };
 
-use super::{MapError, blocks::AREA_GRANULES_MAX};
+use super::{ArenaConfig, MapError, blocks::AREA_GRANULES_MAX};
 
 /// What spans are measured in unless the configuration says otherwise. One cache line: two spans never share one.
 pub const GRANULE_DEFAULT_BYTES: u64 = 64;
@@ -85,6 +86,15 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
+    /// What a configuration asks for.
+    pub(super) fn for_config(config: &ArenaConfig) -> Result<Self, MapError> {
+        let shards = match config.shards {
+            0 => thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX)),
+            shards => shards,
+        };
+        Self::new(config.reserve_max_bytes, config.granule_bytes, shards)
+    }
+
     /// Equal arenas that hold `reserve_bytes` of each kind: as few as possible, but where they stay large enough one
     /// for each of `shards` threads.
     pub(super) fn new(reserve_bytes: u64, granule_bytes: u64, shards: u32) -> Result<Self, MapError> {

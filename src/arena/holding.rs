@@ -2,8 +2,10 @@
 
 use std::{fmt, ops::Range, sync::Arc};
 
+use nix::errno::Errno;
+
 use super::{
-    Addresses, Arenas, Layout, Part, PartKind,
+    Addresses, Arenas, Layout, Part, PartKind, ReserveError,
     geometry::{AreaId, PAGE_BYTES},
     memory::TRAP,
     pool::Backing,
@@ -22,7 +24,14 @@ pub(super) struct Holding {
 }
 
 impl Holding {
-    pub(super) fn new(arenas: Arc<Arenas>, layout: &Layout, grant: Grant) -> Self {
+    /// Takes a grant over, with its arena's window open; or gives it back.
+    pub(super) fn new(arenas: Arc<Arenas>, layout: &Layout, grant: Grant) -> Result<Self, ReserveError> {
+        if let Err(errno) = arenas.views.open_writer(grant.arena) {
+            let given = arenas.pool.give(&grant, None, &arenas.views.opening());
+            given.expect("invariant: these spans were taken a moment ago");
+            let bytes = layout.charge_bytes(arenas.geometry().granule_bytes);
+            return Err(ReserveError::Commit { part: PartKind::Code, step: "open the window of", bytes, errno });
+        }
         let parts = PartKind::ALL.map(|kind| layout.part(kind));
         let holding = Self {
             arenas,
@@ -33,7 +42,7 @@ impl Holding {
             published: false,
         };
         holding.clear_padding();
-        holding
+        Ok(holding)
     }
 
     pub(super) fn layout(&self) -> Layout {
@@ -98,6 +107,18 @@ impl Holding {
         gone
     }
 
+    /// Opens the window, which a draft has open already, and makes all pages writable again where that changes.
+    fn make_writable(&self) -> Result<(), Errno> {
+        let views = &self.arenas.views;
+        if self.published {
+            views.open_writer(self.grant.arena)?;
+        }
+        let mut spans = self.grant.spans();
+        spans
+            .try_for_each(|(area, _)| views.make_writable(area, self.bytes(area.kind)))
+            .inspect_err(|_| views.close_writer(self.grant.arena))
+    }
+
     /// Leaves no code in what a draft gives up of a part.
     pub(super) fn wipe_tail(&self, kind: PartKind, granules: &Range<u32>) {
         if kind == PartKind::Code {
@@ -109,6 +130,10 @@ impl Holding {
 
 impl Drop for Holding {
     fn drop(&mut self) {
+        if self.make_writable().is_err() {
+            // It cannot be wiped, so it cannot be given to anybody: it stays taken.
+            return;
+        }
         let Arenas { views, pool, epochs, .. } = &*self.arenas;
         // Before the lock, while the spans are still ours: nobody can be given bytes that are not wiped yet.
         for (area, span) in self.grant.spans() {
@@ -118,7 +143,8 @@ impl Drop for Holding {
             }
         }
         let stamp = self.published.then(|| epochs.stamp());
-        let given = pool.give(&self.grant, stamp, views);
+        let given = pool.give(&self.grant, stamp, &views.opening());
+        views.close_writer(self.grant.arena);
         given.expect("invariant: a holding gives back the spans that it was given, once");
     }
 }

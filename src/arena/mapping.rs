@@ -1,243 +1,329 @@
 //! The mappings: one range that code runs in, one window that it is written through, the same memory behind both.
-#![allow(unsafe_code)] // Maps, advises, seals and unmaps memory.
 
-use std::{
-    ffi::c_void,
-    fs::File,
-    num::NonZeroUsize,
-    ops::Range,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
-    ptr::{self, NonNull},
-};
+use std::ops::Range;
 
-use nix::{
-    errno::Errno,
-    fcntl::{FcntlArg, SealFlag, fcntl},
-    sys::{
-        memfd::{MFdFlags, memfd_create},
-        mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap},
-        resource::{Resource, getrlimit},
-    },
-    unistd::ftruncate,
-};
+use nix::{errno::Errno, sys::mman::ProtFlags};
 
 use super::{
-    MapError,
-    geometry::{AreaId, GUARD_BYTES, Geometry, HUGE_BYTES, PartKind},
+    ArenaConfig, Attempt, MapError, StepError, StrategyKind, WriteWindow,
+    barrier::Barrier,
+    canary,
+    geometry::{AreaId, Geometry, HUGE_BYTES, PAGE_BYTES, PartKind},
+    memory_file,
+    reservation::Reservation,
+    strategy::Step,
+    system::Advice,
+    window::Gates,
 };
 
-/// Refuses execve of the file whatever `vm.memfd_noexec` says; Linux 6.3.
-const MFD_NOEXEC_SEAL: u32 = 0x8;
-/// Makes mappings permanent; Linux 6.10.
-const SYS_MSEAL: libc::c_long = 462;
-/// Places, [`HUGE_BYTES`] apart, among which the start of a range is drawn: its distance to others says nothing.
-const PLACES: u64 = 512;
+const WRITABLE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
+const EXECUTABLE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_EXEC);
 
-/// Addresses of our own, inaccessible until something is mapped over a part of them.
-struct Reservation {
-    /// What was reserved, in whole.
-    start: usize,
-    bytes: usize,
-    /// Where what we use begins: aligned to [`HUGE_BYTES`], at a random place, with a guard before and after.
-    base: usize,
-}
-
-impl Reservation {
-    fn new(used_bytes: u64) -> Result<Self, MapError> {
-        let total_bytes = used_bytes + 2 * GUARD_BYTES + (PLACES + 1) * HUGE_BYTES;
-        let reserve = |errno| MapError::Reserve { bytes: total_bytes, errno };
-        let bytes = NonZeroUsize::new(total_bytes as usize).ok_or(reserve(Errno::EINVAL))?;
-        let place = random()? % PLACES;
-        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
-        // SAFETY: The kernel chooses addresses that nobody uses.
-        let start = unsafe { mmap_anonymous(None, bytes, ProtFlags::PROT_NONE, flags) }.map_err(reserve)?;
-        let start = start.as_ptr().expose_provenance();
-        let base = (start as u64 + GUARD_BYTES).next_multiple_of(HUGE_BYTES) + place * HUGE_BYTES;
-        Ok(Self { start, bytes: bytes.get(), base: base as usize })
-    }
-
-    /// Maps a part of the file over a part of this range.
-    fn map(&self, offset: u64, bytes: u64, prot: ProtFlags, file: impl AsFd, file_offset: u64) -> Result<(), Errno> {
-        let address = self.base + offset as usize;
-        assert!(address + bytes as usize <= self.start + self.bytes, "invariant: the geometry stays in its range");
-        let (address, bytes) = (NonZeroUsize::new(address), NonZeroUsize::new(bytes as usize).ok_or(Errno::EINVAL)?);
-        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
-        // SAFETY: The range is ours, checked above, and nothing refers to it: `Views` hands out no address before
-        // all parts are mapped, and maps each once.
-        unsafe { mmap(address, bytes, prot, flags, file, file_offset as libc::off_t) }.map(drop)
-    }
-
-    fn advise(&self, advice: MmapAdvise) -> Result<(), Errno> {
-        let start = NonNull::new(ptr::with_exposed_provenance_mut::<c_void>(self.start)).ok_or(Errno::EFAULT)?;
-        // SAFETY: The range is ours, and no advice given here changes contents.
-        unsafe { madvise(start, self.bytes, advice) }
-    }
-
-    fn seal(&self) -> Result<(), Errno> {
-        // SAFETY: The range is ours; sealing changes no contents and no permission.
-        let sealed = unsafe { libc::syscall(SYS_MSEAL, self.start, self.bytes, 0) };
-        Errno::result(sealed).map(drop)
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        let Some(start) = NonNull::new(ptr::with_exposed_provenance_mut::<c_void>(self.start)) else { return };
-        // What is sealed stays: EPERM. Its memory has been given back by then, only addresses are spent.
-        // SAFETY: The range is ours, and whoever used an address of it kept the `Views` alive.
-        let _ = unsafe { munmap(start, self.bytes) };
-    }
-}
-
-/// Both views of all arenas.
+/// All arenas as the process sees them: in both views, or where memory cannot be mapped twice, in the one there is.
 pub(super) struct Views {
     geometry: Geometry,
+    strategy: StrategyKind,
+    /// What was tried before.
+    attempts: Vec<Attempt>,
     run: Reservation,
-    window: Reservation,
-    noexec_file: bool,
+    /// `None` where code is written at the addresses that it runs at.
+    window: Option<Reservation>,
+    /// `None` if the window is always open.
+    gates: Option<Gates>,
     /// How sealing the mappings went; `ENODATA` before it was tried.
     sealed: Result<(), Errno>,
 }
 
+/// Why one way does not lead to mappings.
+pub(super) enum Refusal {
+    /// Another way may.
+    Step(StepError),
+    /// None will.
+    Final(MapError),
+}
+
+impl From<StepError> for Refusal {
+    fn from(error: StepError) -> Self {
+        Self::Step(error)
+    }
+}
+
+impl From<MapError> for Refusal {
+    fn from(error: MapError) -> Self {
+        Self::Final(error)
+    }
+}
+
 impl Views {
-    /// Maps everything. No page is ever writable and executable at one address, nor can be made so: what is executable
-    /// comes from a descriptor that cannot write. No descriptor is left open.
-    pub(super) fn map(geometry: Geometry, _config: &super::ArenaConfig) -> Result<Self, MapError> {
-        let file_bytes = geometry.file_bytes();
-        let (file, noexec_file) = create_file(file_bytes)?;
+    /// Maps everything in the first way that works, each tried on a small region first. No page is ever writable and
+    /// executable at one address; where memory is mapped twice, nor can be made so: what is executable comes from a
+    /// descriptor that cannot write. No descriptor is left open.
+    pub(super) fn map(geometry: Geometry, config: &ArenaConfig) -> Result<Self, MapError> {
+        let barrier = Barrier::register()?;
+        let mut attempts = Vec::new();
+        for kind in StrategyKind::ladder(config) {
+            let mapped = Self::prove(kind, geometry, config, &barrier)
+                .and_then(|()| Self::map_by(kind, geometry, config, Reservation::PLACES));
+            match mapped {
+                Ok(views) => return Ok(views.after(attempts)),
+                Err(Refusal::Step(error)) => attempts.push(Attempt::new(kind, error)),
+                Err(Refusal::Final(error)) => return Err(error),
+            }
+        }
+        Err(MapError::NoStrategy { attempts })
+    }
+
+    /// Maps one small arena this way, runs code in it, and unmaps it.
+    pub(super) fn prove(
+        kind: StrategyKind,
+        geometry: Geometry,
+        config: &ArenaConfig,
+        barrier: &Barrier,
+    ) -> Result<(), Refusal> {
+        Ok(canary::run(&Self::small(kind, geometry, config)?, barrier)?)
+    }
+
+    /// One small arena, mapped this way.
+    pub(super) fn small(kind: StrategyKind, mut geometry: Geometry, config: &ArenaConfig) -> Result<Self, Refusal> {
+        geometry.arenas = 1;
+        geometry.area_bytes = HUGE_BYTES;
+        Self::map_by(kind, geometry, config, 1)
+    }
+
+    /// Maps everything in one way, or not at all.
+    #[cfg(test)]
+    pub(super) fn only(kind: StrategyKind, geometry: Geometry, config: &ArenaConfig) -> Option<Self> {
+        Self::map_by(kind, geometry, config, 1).ok()
+    }
+
+    /// Maps everything in this one way.
+    fn map_by(kind: StrategyKind, geometry: Geometry, config: &ArenaConfig, places: u64) -> Result<Self, Refusal> {
+        let window = kind.is_dual_mapping().then(|| Reservation::new(geometry.window_bytes(), places));
+        let on_demand = kind.is_dual_mapping() && config.write_window == WriteWindow::OnDemand;
+        let geometry = geometry_for(kind, geometry);
         let views = Self {
             geometry,
-            run: Reservation::new(geometry.run_bytes())?,
-            window: Reservation::new(geometry.window_bytes())?,
-            noexec_file,
+            strategy: kind,
+            attempts: Vec::new(),
+            run: Reservation::new(geometry.run_bytes(), places)?,
+            window: window.transpose()?,
+            gates: on_demand.then(|| Gates::new(geometry.arenas)),
             sealed: Err(Errno::ENODATA),
         };
-        views.map_writable(&file)?;
-        seal_file(&file)?;
-        views.map_readable(&reopen_readable(&file)?)?;
-        views.advise().map_err(|errno| MapError::Advise { errno })?;
+        match &views.window {
+            Some(window) => views.map_file(window, config)?,
+            None => views.map_private()?,
+        }
+        views.advise().map_err(Step::Advise.failed())?;
         Ok(views)
     }
 
+    /// As was asked for, but in units and granules that memory had this way allows.
     pub(super) fn geometry(&self) -> Geometry {
         self.geometry
     }
 
-    /// Makes all mappings permanent. Best effort: where it is refused, the descriptors' rights alone keep what is
-    /// executable from becoming writable.
+    pub(super) fn strategy(&self) -> StrategyKind {
+        self.strategy
+    }
+
+    /// The ways that failed before this one.
+    pub(super) fn attempts(&self) -> &[Attempt] {
+        &self.attempts
+    }
+
+    /// Makes all mappings permanent whose protection is never changed. Best effort: where it is refused, the
+    /// descriptors' rights alone keep what is executable from becoming writable.
     pub(super) fn seal(&mut self) {
-        self.sealed = self.run.seal().and_then(|()| self.window.seal());
+        self.sealed = match &self.window {
+            // Guards alone: all else changes.
+            None => self.run.seal_but(self.geometry.areas().map(|area| self.part(area))),
+            Some(_) if self.gates.is_some() => self.run.seal_but([].into_iter()),
+            Some(window) => self.run.seal_but([].into_iter()).and_then(|()| window.seal_but([].into_iter())),
+        };
     }
 
     /// The addresses of all arenas.
     pub(super) fn run_range(&self) -> Range<u64> {
-        let start = self.run.base as u64;
+        let start = self.run.address(0) as u64;
         start..start + self.geometry.run_bytes()
     }
 
     /// Where an area's bytes run, are read, or are used as variables.
     pub(super) fn run_address(&self, area: AreaId) -> usize {
-        self.run.base + self.geometry.run_offset(area) as usize
+        self.run.address(self.geometry.run_offset(area))
     }
 
     /// Where an area's bytes are written.
     pub(super) fn write_address(&self, area: AreaId) -> usize {
-        match area.kind {
-            PartKind::Code | PartKind::Rodata => self.window.base + self.geometry.file_offset(area) as usize,
-            PartKind::Data => self.run_address(area),
+        match &self.window {
+            Some(window) if area.kind != PartKind::Data => window.address(self.geometry.file_offset(area)),
+            _ => self.run_address(area),
         }
     }
 
-    pub(super) fn strategy(&self) -> &'static str {
-        "memfd-noexec"
-    }
-    pub(super) fn attempts(&self) -> Vec<String> {
-        Vec::new()
-    }
-    pub(super) fn open_writer(&self, _arena: u32) -> Result<(), Errno> {
-        Ok(())
-    }
-    pub(super) fn close_writer(&self, _arena: u32) {}
-    pub(super) fn make_runnable(&self, _area: AreaId, _bytes: Range<u64>) -> Result<(), Errno> {
-        Ok(())
-    }
-    pub(super) fn make_writable(&self, _area: AreaId, _bytes: Range<u64>) -> Result<(), Errno> {
-        Ok(())
-    }
-
-    /// What the platform gave, for people.
+    /// What the platform gave, for people. What was tried before is in [`Self::attempts`].
     pub(super) fn describe(&self) -> String {
-        let file = if self.noexec_file { "memfd with noexec seal" } else { "memfd without noexec seal" };
-        match self.sealed {
-            Ok(()) => format!("{file}, sealed mappings"),
-            Err(errno) => format!("{file}, mappings not sealed ({errno})"),
+        let mut text = self.strategy.describe().to_owned();
+        if self.gates.is_some() {
+            text += ", write windows open on demand";
+        }
+        text += &match self.sealed {
+            Ok(()) if self.window.is_none() => ", sealed guards".to_owned(),
+            Ok(()) => ", sealed mappings".to_owned(),
+            Err(errno) => format!(", mappings not sealed ({errno})"),
+        };
+        if let Some((windows, errno)) = self.gates.as_ref().and_then(Gates::stuck) {
+            text += &format!(", {windows} write windows could not be closed ({errno})");
+        }
+        text
+    }
+
+    /// Counts one more writer of an arena's code and read-only data, before anything there is written, committed or
+    /// given back. Each success is followed by one [`Self::close_writer`].
+    pub(super) fn open_writer(&self, arena: u32) -> Result<(), Errno> {
+        self.gates.as_ref().map_or(Ok(()), |gates| gates.enter(arena, |arena, open| self.set_window(arena, open)))
+    }
+
+    /// Counts one writer less.
+    pub(super) fn close_writer(&self, arena: u32) {
+        if let Some(gates) = &self.gates {
+            gates.leave(arena, |arena, open| self.set_window(arena, open));
         }
     }
 
-    fn map_writable(&self, file: &OwnedFd) -> Result<(), MapError> {
-        let writable = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        let bytes = self.geometry.window_bytes();
-        self.window.map(0, bytes, writable, file, 0).map_err(|errno| MapError::MapWindow { bytes, errno })?;
-        self.map_areas(PartKind::Data, writable, file)
+    /// Whether windows are closed while nobody writes.
+    pub(super) fn opens_on_demand(&self) -> bool {
+        self.gates.is_some()
     }
 
-    fn map_readable(&self, file: &File) -> Result<(), MapError> {
-        self.map_areas(PartKind::Code, ProtFlags::PROT_READ | ProtFlags::PROT_EXEC, file)?;
-        self.map_areas(PartKind::Rodata, ProtFlags::PROT_READ, file)
+    /// Whether these bytes are mapped writable now, where that is not for the owner of the bytes to know.
+    pub(super) fn is_open(&self, area: AreaId) -> bool {
+        area.kind == PartKind::Data || self.gates.as_ref().is_none_or(|gates| gates.is_open(area.arena))
     }
 
-    fn map_areas(&self, kind: PartKind, prot: ProtFlags, file: impl AsFd) -> Result<(), MapError> {
-        let bytes = self.geometry.area_bytes;
-        self.geometry.areas().filter(|area| area.kind == kind).try_for_each(|area| {
-            let (at, in_file) = (self.geometry.run_offset(area), self.geometry.file_offset(area));
-            self.run.map(at, bytes, prot, &file, in_file).map_err(|errno| MapError::MapArea { kind, bytes, errno })
-        })
+    /// Nothing, but where protection changes: the owner of these whole pages has written them, and can no more until
+    /// [`Self::make_writable`].
+    pub(super) fn make_runnable(&self, area: AreaId, bytes: Range<u64>) -> Result<(), Errno> {
+        let prot = match area.kind {
+            PartKind::Code => EXECUTABLE,
+            PartKind::Rodata => ProtFlags::PROT_READ,
+            PartKind::Data => return Ok(()),
+        };
+        self.protect(area, bytes, prot)
+    }
+
+    /// Nothing, but where protection changes: the owner of these whole pages will write them or give them up. Nobody
+    /// runs them any more.
+    pub(super) fn make_writable(&self, area: AreaId, bytes: Range<u64>) -> Result<(), Errno> {
+        self.protect(area, bytes, WRITABLE)
+    }
+
+    /// Opens all windows for the last time.
+    pub(super) fn open_all(&self) {
+        if let (Some(window), Some(_)) = (&self.window, &self.gates) {
+            // What then cannot be given back at once goes with the mapping, if it is not permanent.
+            let _ = window.protect(0..self.geometry.window_bytes(), WRITABLE);
+        }
+    }
+
+    /// Advice on bytes where they are written.
+    pub(super) fn advise_written(&self, area: AreaId, bytes: Range<u64>, advice: Advice) -> Result<(), Errno> {
+        match &self.window {
+            Some(window) if area.kind != PartKind::Data => {
+                let start = self.geometry.file_offset(area);
+                window.advise(start + bytes.start..start + bytes.end, advice)
+            }
+            _ => self.advise_run(area, bytes, advice),
+        }
+    }
+
+    /// Advice on bytes where they are run.
+    pub(super) fn advise_run(&self, area: AreaId, bytes: Range<u64>, advice: Advice) -> Result<(), Errno> {
+        let start = self.geometry.run_offset(area);
+        self.run.advise(start + bytes.start..start + bytes.end, advice)
+    }
+
+    fn after(mut self, attempts: Vec<Attempt>) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    fn map_file(&self, window: &Reservation, config: &ArenaConfig) -> Result<(), StepError> {
+        let file = memory_file::create(self.strategy, self.geometry.file_bytes(), config)?;
+        let writable = if self.gates.is_some() { ProtFlags::PROT_NONE } else { WRITABLE };
+        window.map(0..self.geometry.window_bytes(), writable, &file, 0).map_err(Step::MapWindow.failed())?;
+        for area in self.areas(PartKind::Data) {
+            self.run
+                .map(self.part(area), WRITABLE, &file, self.geometry.file_offset(area))
+                .map_err(Step::MapWindow.failed())?;
+        }
+        let file = memory_file::reopen(&file)?;
+        for (kind, prot) in [(PartKind::Code, EXECUTABLE), (PartKind::Rodata, ProtFlags::PROT_READ)] {
+            for area in self.areas(kind) {
+                self.run
+                    .map(self.part(area), prot, &file, self.geometry.file_offset(area))
+                    .map_err(Step::MapCode.failed())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn map_private(&self) -> Result<(), StepError> {
+        let mut areas = self.geometry.areas();
+        areas.try_for_each(|area| self.run.map_private(self.part(area), WRITABLE).map_err(Step::MapWindow.failed()))
+    }
+
+    fn areas(&self, kind: PartKind) -> impl Iterator<Item = AreaId> {
+        self.geometry.areas().filter(move |area| area.kind == kind)
+    }
+
+    /// An area within the run range.
+    fn part(&self, area: AreaId) -> Range<u64> {
+        let start = self.geometry.run_offset(area);
+        start..start + self.geometry.area_bytes
     }
 
     fn advise(&self) -> Result<(), Errno> {
-        for range in [&self.run, &self.window] {
-            range.advise(MmapAdvise::MADV_DONTFORK)?;
-            range.advise(MmapAdvise::MADV_DONTDUMP)?;
+        for range in [Some(&self.run), self.window.as_ref()].into_iter().flatten() {
+            range.advise_all(Advice::DontFork)?;
+            range.advise_all(Advice::DontDump)?;
             // So that committing a page commits that page alone. A kernel without huge pages refuses, and need not know.
-            let _ = range.advise(MmapAdvise::MADV_NOHUGEPAGE);
+            let _ = range.advise_all(Advice::HugePages(false));
         }
         Ok(())
     }
-}
 
-/// A sparse file without a name, and whether execve of it is forbidden.
-fn create_file(bytes: u64) -> Result<(OwnedFd, bool), MapError> {
-    let (limit_bytes, _) = getrlimit(Resource::RLIMIT_FSIZE).map_err(|errno| MapError::ReadLimit { errno })?;
-    if bytes > limit_bytes {
-        return Err(MapError::FileLimit { needed_bytes: bytes, limit_bytes });
+    fn set_window(&self, arena: u32, open: bool) -> Result<(), Errno> {
+        let Some(window) = &self.window else { return Ok(()) };
+        // Code and read-only data of an arena lie side by side.
+        let start = self.geometry.file_offset(AreaId { arena, kind: PartKind::Code });
+        let prot = if open { WRITABLE } else { ProtFlags::PROT_NONE };
+        window.protect(start..start + 2 * self.geometry.area_bytes, prot)
     }
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    let (file, noexec) = match memfd_create("codecached", flags | MFdFlags::from_bits_retain(MFD_NOEXEC_SEAL)) {
-        Err(Errno::EINVAL) => (memfd_create("codecached", flags), false),
-        created => (created, true),
-    };
-    let file = file.map_err(|errno| MapError::CreateFile { errno })?;
-    ftruncate(&file, bytes as libc::off_t).map_err(|errno| MapError::GrowFile { bytes, errno })?;
-    Ok((file, noexec))
+
+    fn protect(&self, area: AreaId, bytes: Range<u64>, prot: ProtFlags) -> Result<(), Errno> {
+        if self.strategy != StrategyKind::Protect || bytes.is_empty() {
+            return Ok(());
+        }
+        let whole = bytes.start.is_multiple_of(PAGE_BYTES) && bytes.end.is_multiple_of(PAGE_BYTES);
+        assert!(whole, "invariant: where protection changes, spans are whole pages");
+        let start = self.geometry.run_offset(area);
+        self.run.protect(start + bytes.start..start + bytes.end, prot)
+    }
 }
 
-/// Nobody can change the size any more: a mapped page cannot vanish and turn an access into SIGBUS.
-fn seal_file(file: &OwnedFd) -> Result<(), MapError> {
-    let seal = |seals| fcntl(file, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| MapError::SealFile { errno });
-    seal(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW)?;
-    seal(SealFlag::F_SEAL_SEAL).map(drop)
+/// What memory had this way can be divided into.
+fn geometry_for(kind: StrategyKind, mut geometry: Geometry) -> Geometry {
+    match kind {
+        StrategyKind::MemfdHuge => geometry.unit_pages = (HUGE_BYTES / PAGE_BYTES) as u32,
+        // No page may have two owners.
+        StrategyKind::Protect => geometry.granule_bytes = PAGE_BYTES,
+        StrategyKind::Memfd | StrategyKind::MemfdPlain | StrategyKind::File => (),
+    }
+    geometry
 }
 
-/// From a descriptor that can write, an executable mapping could later be made writable by mprotect.
-fn reopen_readable(file: &OwnedFd) -> Result<File, MapError> {
-    File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|error| MapError::Reopen { error })
-}
-
-fn random() -> Result<u64, MapError> {
-    let mut bytes = [0; 8];
-    // SAFETY: The buffer is ours and has the length that is named.
-    let read = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    // So few bytes come whole or not at all.
-    Errno::result(read).map_err(|errno| MapError::Random { errno })?;
-    Ok(u64::from_ne_bytes(bytes))
-}
+#[cfg(test)]
+#[path = "mapping_tests.rs"]
+mod tests;

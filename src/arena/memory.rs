@@ -1,26 +1,19 @@
 //! Access to the bytes behind the mappings: the one file where spans become pointers.
 //!
+//! Whoever writes, commits or gives back code or read-only data has the arena's window open ([`Views::open_writer`]).
 //! Running code may write data at any time, so no Rust reference to data ever exists, only copies through pointers.
-#![allow(unsafe_code)] // Turns spans into slices and pointers, commits and gives back pages, calls the canary.
+#![allow(unsafe_code)] // Turns spans into slices and pointers, calls the canary.
 
-use std::{
-    ffi::c_void,
-    ops::Range,
-    ptr::{self, NonNull},
-    slice,
-};
+use std::{ffi::c_void, ops::Range, ptr, slice};
 
-use nix::{
-    errno::Errno,
-    sys::mman::{MmapAdvise, madvise},
-};
+use nix::errno::Errno;
 
 use super::{
-    barrier::Barrier,
     geometry::{AreaId, PAGE_BYTES, PartKind},
     mapping::Views,
     pool::Backing,
     shard::Grant,
+    system::Advice,
 };
 
 /// `int3`: what code memory without an owner is filled with.
@@ -72,8 +65,14 @@ impl Views {
         let bytes = self.span_bytes(grant, PartKind::Code);
         assert!(size_bytes <= bytes.end - bytes.start, "invariant: a span is as long as what it was taken for");
         let area = AreaId { arena: grant.arena, kind: PartKind::Code };
+        self.read_run(area, bytes.start..bytes.start + size_bytes)
+    }
+
+    /// A copy of bytes of code or read-only data, as a core would read them.
+    pub(super) fn read_run(&self, area: AreaId, bytes: Range<u64>) -> Vec<u8> {
+        assert!(bytes.start <= bytes.end && bytes.end <= self.geometry().area_bytes, "invariant: spans lie in areas");
         let start = ptr::with_exposed_provenance::<u8>(self.run_address(area) + bytes.start as usize);
-        let mut copy = vec![0; size_bytes as usize];
+        let mut copy = vec![0; (bytes.end - bytes.start) as usize];
         // SAFETY: The span is mapped readable; published code is written by nobody before its owner drops it.
         unsafe { ptr::copy_nonoverlapping(start, copy.as_mut_ptr(), copy.len()) };
         copy
@@ -87,17 +86,20 @@ impl Views {
         unsafe { ptr::write_bytes(start, byte, (bytes.end - bytes.start) as usize) };
     }
 
-    /// Writes a function that returns `value` to the area's first bytes and calls it where it runs. These bytes must
-    /// be committed; nothing else uses them as long as the views are not shared.
-    pub(super) fn call_canary(&mut self, area: AreaId, value: u32, barrier: &Barrier) -> u32 {
+    /// Writes a function that returns `value` at this byte of an area, in a page that the caller owns.
+    pub(super) fn write_canary(&self, area: AreaId, start: u64, value: u32) {
         let mut code = CANARY;
         code[1..5].copy_from_slice(&value.to_le_bytes());
-        let start = self.write_pointer(area, &(0..code.len() as u64));
-        // SAFETY: Mapped writable, and `&mut self` says that nobody else uses any of it.
-        unsafe { ptr::copy_nonoverlapping(code.as_ptr(), start, code.len()) };
-        barrier.serialise();
-        let address = ptr::with_exposed_provenance::<c_void>(self.run_address(area));
-        // SAFETY: The executable view of the bytes just written, which are a whole function of this signature.
+        let pointer = self.write_pointer(area, &(start..start + code.len() as u64));
+        // SAFETY: Committed and mapped writable; the caller owns the page and has no reference to it.
+        unsafe { ptr::copy_nonoverlapping(code.as_ptr(), pointer, code.len()) };
+    }
+
+    /// Calls what [`Self::write_canary`] wrote there.
+    pub(super) fn call_canary(&self, area: AreaId, start: u64) -> u32 {
+        let address = ptr::with_exposed_provenance::<c_void>(self.run_address(area) + start as usize);
+        // SAFETY: Where the function runs that the caller has written, a whole one of this signature, in a page that
+        // nobody else writes.
         let function = unsafe { std::mem::transmute::<*const c_void, extern "C" fn() -> u32>(address) };
         function()
     }
@@ -111,12 +113,11 @@ impl Views {
         }
     }
 
-    fn advise_pages(&self, area: AreaId, pages: &Range<u32>, advice: MmapAdvise) -> Result<(), Errno> {
-        let bytes = u64::from(pages.start) * PAGE_BYTES..u64::from(pages.end) * PAGE_BYTES;
-        let start = NonNull::new(self.write_pointer(area, &bytes).cast()).ok_or(Errno::EFAULT)?;
-        // SAFETY: The pages lie in the area. Only MADV_REMOVE changes contents, and whoever asks for it owns the pages
-        // or has the pool's lock and found that nobody does.
-        unsafe { madvise(start, (bytes.end - bytes.start) as usize, advice) }
+    fn page_bytes(&self, pages: &Range<u32>) -> Range<u64> {
+        let unit = self.geometry().unit_pages;
+        let whole = pages.start.is_multiple_of(unit) && pages.end.is_multiple_of(unit);
+        assert!(whole, "invariant: pages are committed and given back in whole units");
+        u64::from(pages.start) * PAGE_BYTES..u64::from(pages.end) * PAGE_BYTES
     }
 
     /// A span's bytes within its area; empty if the part has none.
@@ -126,7 +127,37 @@ impl Views {
 
     fn write_pointer(&self, area: AreaId, bytes: &Range<u64>) -> *mut u8 {
         assert!(bytes.start <= bytes.end && bytes.end <= self.geometry().area_bytes, "invariant: spans lie in areas");
+        debug_assert!(self.is_open(area), "invariant: who writes has opened the window");
         ptr::with_exposed_provenance_mut(self.write_address(area) + bytes.start as usize)
+    }
+}
+
+/// The pages of [`Views`] for who has not opened the window: opens it for each change.
+pub(super) struct Opening<'a>(&'a Views);
+
+impl Opening<'_> {
+    fn open<T>(&self, area: AreaId, change: impl FnOnce(&Views) -> Result<T, Errno>) -> Result<T, Errno> {
+        self.0.open_writer(area.arena)?;
+        let changed = change(self.0);
+        self.0.close_writer(area.arena);
+        changed
+    }
+}
+
+impl Backing for Opening<'_> {
+    fn commit(&self, area: AreaId, pages: Range<u32>) -> Result<(), Errno> {
+        self.open(area, |views| views.commit(area, pages))
+    }
+
+    fn decommit(&self, area: AreaId, pages: Range<u32>) -> Result<(), Errno> {
+        self.open(area, |views| views.decommit(area, pages))
+    }
+}
+
+impl Views {
+    /// These pages, for who has not opened the window.
+    pub(super) fn opening(&self) -> Opening<'_> {
+        Opening(self)
     }
 }
 
@@ -134,25 +165,30 @@ impl Backing for Views {
     /// Through the writable view, so that the first write finds its page mapped, and what the system cannot give is
     /// an error here and no signal later. All or nothing.
     fn commit(&self, area: AreaId, pages: Range<u32>) -> Result<(), Errno> {
-        if let Err(errno) = self.advise_pages(area, &pages, MmapAdvise::MADV_POPULATE_WRITE) {
+        if let Err(errno) = self.advise_written(area, self.page_bytes(&pages), Advice::PopulateWrite) {
             // What came before the failure; if even that fails there is nothing better to say than the first error.
             let _ = self.decommit(area, pages);
             return Err(errno);
         }
         if area.kind == PartKind::Code {
-            self.fill(area, u64::from(pages.start) * PAGE_BYTES..u64::from(pages.end) * PAGE_BYTES, TRAP);
+            self.fill(area, self.page_bytes(&pages), TRAP);
         }
         Ok(())
     }
 
-    /// A hole in the file: `fallocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)`, but without a descriptor.
+    /// A hole in the file: `fallocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)`, but without a descriptor. Private
+    /// memory becomes writable before, so that it can be committed again.
     fn decommit(&self, area: AreaId, pages: Range<u32>) -> Result<(), Errno> {
-        self.advise_pages(area, &pages, MmapAdvise::MADV_REMOVE)
+        let bytes = self.page_bytes(&pages);
+        self.make_writable(area, bytes.clone())?;
+        let advice = if self.strategy().is_dual_mapping() { Advice::Remove } else { Advice::DontNeed };
+        self.advise_written(area, bytes, advice)
     }
 }
 
 impl Drop for Views {
     fn drop(&mut self) {
+        self.open_all();
         // Sealed mappings outlive this value, their memory shall not.
         self.decommit_all();
     }

@@ -24,7 +24,7 @@
 //! ```
 //!
 //! Limits of this version: what faulty code touches in pages that are not committed becomes memory that no count knows
-//! until the page is used and given back, or the arenas are dropped. Large layouts are committed under the one lock.
+//! until the page is used and given back, or the arenas are dropped.
 
 mod area;
 mod arenas;
@@ -32,29 +32,42 @@ mod barrier;
 mod blocks;
 mod canary;
 mod cells;
+mod check;
 mod classes;
+mod collapse;
 mod commit;
 mod config;
 mod draft;
 mod epochs;
 mod error;
+mod facts;
+#[cfg(test)]
+mod faults;
 mod free_error;
 mod geometry;
 mod holding;
+mod huge;
 mod layout;
 mod mapping;
 mod memory;
+mod memory_file;
 mod occupancy;
 mod page_set;
 mod pool;
 mod published;
+mod remedy;
+mod reservation;
 mod shard;
 mod stats;
+mod strategy;
 mod sync;
+mod system;
 #[cfg(test)]
 mod testing;
+mod window;
 
 pub use arenas::{Arenas, Found};
+pub use check::{Finding, FindingLevel, explain};
 pub use config::{ArenaConfig, HugePages, WriteWindow};
 pub use draft::Draft;
 pub use error::{MapError, PublishError, ReserveError};
@@ -63,3 +76,4 @@ pub use layout::{Addresses, Layout, Part};
 pub use occupancy::{OccupancyRun, RunState};
 pub use published::Published;
 pub use stats::{AreaStats, ArenaStats, KindStats};
+pub use strategy::{Attempt, Step, StepError, StrategyKind};

@@ -41,7 +41,15 @@ impl PageSet {
     }
 
     pub(super) fn remove(&mut self, pages: Range<u32>) {
+        if self.count == 0 {
+            return;
+        }
         self.update(pages, |word, mask| word & !mask);
+    }
+
+    /// Whether all of these pages are in the set.
+    pub(super) fn contains(&self, pages: &Range<u32>) -> bool {
+        self.next(pages.clone(), false) == pages.end
     }
 
     /// The runs within `pages` that are in the set (`present`), or that are not; in order, each as long as it can be.

@@ -34,9 +34,15 @@ const HOLD_PAGES: u64 = 64;
 /// the system instead of many.
 const AHEAD_PAGES: u32 = 16;
 
+/// So often a thread finds its shard held before it moves to another: who gives memory back there holds it, too, and
+/// is gone at once.
+const PATIENCE: u32 = 4;
+
 thread_local! {
     /// The shard that this thread tries first, to be taken modulo their number.
     static HOME: Cell<usize> = const { Cell::new(0) };
+    /// How often in a row it was found held.
+    static MET: Cell<u32> = const { Cell::new(0) };
 }
 
 /// What can be done to the pages of an area.
@@ -51,7 +57,7 @@ pub(super) trait Backing {
 #[repr(align(128))]
 struct Locked {
     shard: Mutex<Shard>,
-    /// How often a thread found the lock held and went elsewhere.
+    /// How often a thread that wanted spans found the lock held.
     contended: AtomicU64,
 }
 
@@ -143,8 +149,9 @@ impl Pool {
 
     /// Takes note that a span's owner has given back pages that lie wholly in the span.
     pub(super) fn note_decommitted(&self, id: AreaId, pages: Range<u32>) {
-        self.commit.discharge(pages.len() as u64);
+        let count = pages.len() as u64;
         self.shard(id.arena).area_mut(id.kind).decommit(pages);
+        self.commit.discharge(count);
     }
 
     /// Cuts one of a grant's spans to its first `granules`.
@@ -202,25 +209,11 @@ impl Pool {
     /// Finds spans, and says whether all their pages are committed.
     fn place(&self, wants: &Wants) -> Result<(Grant, bool), ReserveError> {
         let home = self.home();
-        let order = || (home..self.shards.len()).chain(0..home);
-        let mut busy = false;
-        let mut lacking = PartKind::Code;
-        for at in order() {
-            let Some(mut shard) = self.try_lock(at) else {
-                busy = true;
-                continue;
-            };
-            match take(&mut shard, at, wants) {
-                Ok(found) => {
-                    if busy {
-                        HOME.set(at);
-                    }
-                    return Ok(found);
-                }
-                Err(kind) => lacking = kind,
-            }
-        }
-        for at in order().filter(|_| busy) {
+        let mut lacking = match take(&mut self.lock_home(home), home, wants) {
+            Ok(found) => return Ok(found),
+            Err(kind) => kind,
+        };
+        for at in (home + 1..self.shards.len()).chain(0..home) {
             match take(&mut self.shard(at as u32), at, wants) {
                 Ok(found) => return Ok(found),
                 Err(kind) => lacking = kind,
@@ -228,6 +221,23 @@ impl Pool {
         }
         let granules = wants[lacking as usize].map_or(0, |want| want.granules);
         Err(self.fragmented(lacking, u64::from(granules) * self.geometry.granule_bytes))
+    }
+
+    /// Waits for the thread's shard. Who has to again and again has the next one from the next time on.
+    fn lock_home(&self, home: usize) -> MutexGuard<'_, Shard> {
+        let met = MET.get();
+        if let Some(shard) = self.try_lock(home) {
+            if met > 0 {
+                MET.set(0);
+            }
+            return shard;
+        }
+        MET.set(met + 1);
+        if met + 1 >= PATIENCE {
+            MET.set(0);
+            HOME.set((home + 1) % self.shards.len());
+        }
+        self.shard(home as u32)
     }
 
     fn home(&self) -> usize {

@@ -54,7 +54,7 @@ pub struct AreaStats {
     pub memory: KindStats,
     /// Spans taken, given back, cut and grown since the start.
     pub operations: u64,
-    /// How often a thread found the arena's lock held and went to another. The same number for all kinds.
+    /// How often a thread that wanted memory found the arena's lock held. The same number for all kinds.
     pub contended: u64,
 }
 

@@ -18,6 +18,9 @@ pub(super) fn lines_touched<T>(operation: impl FnOnce() -> T) -> (T, usize) {
     (done, LINES.take().map_or(0, |lines| lines.len()))
 }
 
+/// Set in the process that [`alone`] starts.
+const ALONE: &str = "CODECACHED_TEST_ALONE";
+
 /// Repeatable random numbers: splitmix64.
 pub(super) struct Random(u64);
 
@@ -75,4 +78,30 @@ pub(super) fn smaps() -> Vec<MapEntry> {
         }
     }
     entries
+}
+
+/// Bytes of addresses that this process has mapped, but for the heap, which grows when it likes.
+pub(super) fn mapped_bytes() -> u64 {
+    let text = fs::read_to_string("/proc/self/maps").unwrap();
+    let entries = text.lines().filter_map(MapEntry::parse).filter(|it| it.name != "[heap]");
+    entries.map(|it| it.range.end - it.range.start).sum()
+}
+
+/// How many descriptors this process has open, the one that lists them included.
+pub(super) fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Runs the test of this name in a process of its own, where nobody else maps or opens anything, and answers whether
+/// this is that process.
+pub(super) fn alone(name: &str) -> bool {
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let test = std::env::current_exe().unwrap();
+    let mut command = std::process::Command::new(test);
+    let ended = command.args([name, "--exact", "--test-threads=1"]).env(ALONE, "1").output().unwrap();
+    let text = String::from_utf8_lossy(&ended.stdout);
+    assert!(ended.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&ended.stderr));
+    false
 }

@@ -249,6 +249,10 @@ impl Cache {
         if let Some(call) = on_freed {
             entry.on_freed(call);
         }
+        // No new pin can come: what nobody holds now is freed below, and only what somebody holds need be marked.
+        if Arc::strong_count(&entry) > 1 {
+            entry.published.linger();
+        }
         // Before this share goes, so that the last pin, which may go at any moment, finds it counted.
         entry.charge.linger();
         match Arc::into_inner(entry) {

@@ -29,9 +29,10 @@ use tonic::{
 };
 
 use crate::proto::{
-    EvictRequest, EvictResponse, ExecuteRequest, ExecuteResponse, GetCapabilitiesRequest, GetCapabilitiesResponse,
-    GetStatusRequest, GetStatusResponse, InstallRequest, InstallResponse, ListRequest, ListResponse, LookupRequest,
-    LookupResponse, admin_service_client::AdminServiceClient, code_cache_service_client::CodeCacheServiceClient,
+    EvictRequest, EvictResponse, ExecuteRequest, ExecuteResponse, GetArenasRequest, GetArenasResponse,
+    GetCapabilitiesRequest, GetCapabilitiesResponse, GetStatusRequest, GetStatusResponse, InstallRequest,
+    InstallResponse, ListRequest, ListResponse, LookupRequest, LookupResponse,
+    admin_service_client::AdminServiceClient, code_cache_service_client::CodeCacheServiceClient,
     execution_service_client::ExecutionServiceClient,
 };
 
@@ -146,6 +147,15 @@ impl Client {
     pub async fn status(&self) -> Result<GetStatusResponse, ClientError> {
         let mut stub = AdminServiceClient::new(self.channel.clone());
         self.once(GetStatusRequest {}, |request| async move { stub.get_status(request).await }).await
+    }
+
+    /// A map of the executable memory.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn arenas(&self, request: GetArenasRequest) -> Result<GetArenasResponse, ClientError> {
+        let mut stub = AdminServiceClient::new(self.channel.clone());
+        self.once(request, |request| async move { stub.get_arenas(request).await }).await
     }
 
     /// The bare stub for Install, Lookup, Evict and List: no deadline, no retry.

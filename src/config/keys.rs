@@ -1,6 +1,6 @@
 //! Every key with its unit and range.
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, path::Path};
 
 use toml::{Table, Value};
 
@@ -10,6 +10,8 @@ use super::{ConfigError, Listen, Origin, size};
 const LISTEN_MAX: usize = 16;
 /// Bytes of the filter of the log.
 const LEVEL_MAX_BYTES: usize = 4096;
+/// Bytes of a path: what the system takes, but for the zero at its end.
+const PATH_MAX_BYTES: usize = 4095;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -36,14 +38,25 @@ pub enum Kind {
         /// The most.
         max: u64,
     },
+    /// A power of two from `min` to `max`, in bytes.
+    PowerOfTwo {
+        /// The least.
+        min: u64,
+        /// The most.
+        max: u64,
+    },
+    /// true or false.
+    Switch,
+    /// One of these words, at least two.
+    Word(&'static [&'static str]),
+    /// The absolute path of a directory, or nothing.
+    Directory,
     /// A list of [`Listen`].
     Listeners,
     /// `ADDRESS:PORT` or "off".
     AddressOrOff,
     /// Directives of tracing's env-filter. Their syntax is checked by whoever sets up the log.
     Filter,
-    /// "text" or "json".
-    Format,
 }
 
 /// What a number counts.
@@ -73,6 +86,13 @@ pub const KEYS: &[Key] = &[
     bytes("cache.budget_bytes", 64 * KIB, 1024 * GIB),
     count("cache.eviction_window", 0, 1024),
     bytes("arena.reserve_max_bytes", 2 * MIB, 1024 * GIB),
+    Key { path: "arena.granule_bytes", kind: Kind::PowerOfTwo { min: 16, max: 4 * KIB } },
+    count("arena.shards", 0, 64),
+    bytes("arena.keep_free_bytes", 0, GIB),
+    Key { path: "arena.write_window", kind: Kind::Word(&["always", "on-demand"]) },
+    Key { path: "arena.directory", kind: Kind::Directory },
+    Key { path: "arena.allow_mprotect", kind: Kind::Switch },
+    Key { path: "arena.huge_pages", kind: Kind::Word(&["never", "collapse", "hugetlb"]) },
     // Code reaches all of its image by 32-bit displacements, so the bound is below 2 GiB.
     bytes("code.image_max_bytes", 4 * KIB, 512 * MIB),
     // Objects number their sections with 16 bits.
@@ -88,7 +108,7 @@ pub const KEYS: &[Key] = &[
     milliseconds("exec.cpu_limit_max_ms", 1, HOUR_MS),
     Key { path: "exec.watchdog_tick_us", kind: Kind::Number { unit: Unit::Microseconds, min: 100, max: 1_000_000 } },
     Key { path: "log.level", kind: Kind::Filter },
-    Key { path: "log.format", kind: Kind::Format },
+    Key { path: "log.format", kind: Kind::Word(&["text", "json"]) },
 ];
 
 impl Key {
@@ -156,30 +176,23 @@ pub(super) fn written(value: &Value) -> String {
 impl Kind {
     /// The value in its one form, or what was expected instead.
     fn read(self, raw: &Value) -> Result<Value, String> {
-        match self {
-            Self::Number { unit, min, max } => unit
-                .read(raw)
-                .filter(|number| (min..=max).contains(number))
-                .and_then(|number| i64::try_from(number).ok())
-                .map(Value::Integer)
-                .ok_or_else(|| self.to_string()),
-            Self::Listeners => read_listeners(raw).map_err(|why| format!("{self}: {why}")),
-            Self::AddressOrOff => raw
-                .as_str()
-                .filter(|text| *text == "off" || text.parse::<SocketAddr>().is_ok())
-                .map(Value::from)
-                .ok_or_else(|| self.to_string()),
-            Self::Filter => raw
-                .as_str()
-                .filter(|text| !text.is_empty() && text.len() <= LEVEL_MAX_BYTES)
-                .map(Value::from)
-                .ok_or_else(|| self.to_string()),
-            Self::Format => raw
-                .as_str()
-                .filter(|text| ["text", "json"].contains(text))
-                .map(Value::from)
-                .ok_or_else(|| self.to_string()),
-        }
+        let text = |fits: &dyn Fn(&str) -> bool| raw.as_str().filter(|text| fits(text)).map(Value::from);
+        let number = |unit: Unit, fits: &dyn Fn(u64) -> bool| {
+            unit.read(raw).filter(|number| fits(*number)).and_then(|it| i64::try_from(it).ok()).map(Value::Integer)
+        };
+        let value = match self {
+            Self::Number { unit, min, max } => number(unit, &|it| (min..=max).contains(&it)),
+            Self::PowerOfTwo { min, max } => {
+                number(Unit::Bytes, &|it| it.is_power_of_two() && (min..=max).contains(&it))
+            }
+            Self::Switch => read_switch(raw),
+            Self::Word(words) => text(&|text| words.contains(&text)),
+            Self::Directory => text(&is_directory),
+            Self::Listeners => return read_listeners(raw).map_err(|why| format!("{self}: {why}")),
+            Self::AddressOrOff => text(&|text| text == "off" || text.parse::<SocketAddr>().is_ok()),
+            Self::Filter => text(&|text| !text.is_empty() && text.len() <= LEVEL_MAX_BYTES),
+        };
+        value.ok_or_else(|| self.to_string())
     }
 }
 
@@ -192,10 +205,16 @@ impl fmt::Display for Kind {
             Self::Number { unit: Unit::Milliseconds, min, max } => write!(f, "milliseconds, {min} to {max}"),
             Self::Number { unit: Unit::Microseconds, min, max } => write!(f, "microseconds, {min} to {max}"),
             Self::Number { unit: Unit::Count, min, max } => write!(f, "count, {min} to {max}"),
+            Self::PowerOfTwo { min, max } => {
+                write!(f, "bytes, a power of two, {} to {}", size::format(min), size::format(max))
+            }
+            Self::Switch => write!(f, "true or false"),
+            Self::Word([first @ .., last]) => write!(f, "{} or {last}", first.join(", ")),
+            Self::Word([]) => write!(f, "no word"),
+            Self::Directory => write!(f, "absolute path of a directory, or empty"),
             Self::Listeners => write!(f, "1 to {LISTEN_MAX} of unix:PATH and tcp:ADDRESS:PORT, each once"),
             Self::AddressOrOff => write!(f, "ADDRESS:PORT or off"),
             Self::Filter => write!(f, "env-filter directives, 1 to {LEVEL_MAX_BYTES} bytes"),
-            Self::Format => write!(f, "text or json"),
         }
     }
 }
@@ -209,6 +228,21 @@ impl Unit {
             _ => None,
         }
     }
+}
+
+/// A truth value, or its word as flags and the environment have it.
+fn read_switch(raw: &Value) -> Option<Value> {
+    match raw {
+        Value::Boolean(on) => Some(*on),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    }
+    .map(Value::Boolean)
+}
+
+/// Whether there is such a directory is for the arenas to find out.
+fn is_directory(text: &str) -> bool {
+    text.is_empty() || (Path::new(text).is_absolute() && text.len() <= PATH_MAX_BYTES && !text.contains('\0'))
 }
 
 /// A list, or one text with commas as flags and the environment have it.

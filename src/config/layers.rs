@@ -19,11 +19,13 @@ const FILE_MAX_BYTES: u64 = 1 << 20;
 const PREFIX: &str = "CODECACHED_";
 
 /// Variables with the prefix that are no keys: of the client, of this program's own flags, of the build and the tests.
-const OTHER_VARIABLES: [&str; 5] = [
+const OTHER_VARIABLES: [&str; 7] = [
     "CODECACHED_SERVER",
     "CODECACHED_CONFIG",
     "CODECACHED_REVISION",
     "CODECACHED_TEST_SCALE",
+    "CODECACHED_SOAK_SECONDS",
+    "CODECACHED_SOAK_SEED",
     "CODECACHED_REQUIRE_REAL_OBJECTS",
 ];
 

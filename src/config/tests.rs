@@ -177,6 +177,17 @@ fn a_value_of_the_wrong_form_is_refused() {
         "[server]\nlisten = [1]",
         "[server]\nlisten = ['unix:/a', 'unix:/a']",
         "[log]\nformat = 'xml'",
+        "[log]\nformat = ''",
+        "[arena]\ngranule_bytes = 48",
+        "[arena]\ngranule_bytes = 8192",
+        "[arena]\nshards = 65",
+        "[arena]\nwrite_window = 'never'",
+        "[arena]\nwrite_window = true",
+        "[arena]\ndirectory = 'here'",
+        "[arena]\ndirectory = false",
+        "[arena]\nallow_mprotect = 1",
+        "[arena]\nallow_mprotect = 'yes'",
+        "[arena]\nhuge_pages = 'always'",
         "[log]\nlevel = ''",
     ] {
         let error = load_file(text).unwrap_err();
@@ -269,6 +280,33 @@ fn flags_and_the_environment_give_lists_with_commas_or_one_by_one() {
     let listed = Setting::list("--listen", "server.listen", &["unix:/a,b".to_owned()]);
     let (config, _) = Config::load(&Sources { flags: vec![listed], ..Sources::default() }).unwrap();
     assert_eq!(config.server.listen, [Listen::Unix("/a,b".into())]);
+}
+
+#[test]
+fn words_switches_and_directories_are_taken_from_every_source() {
+    let given = [
+        "arena.granule_bytes=4 KiB",
+        "arena.write_window=on-demand",
+        "arena.directory=/dev/shm",
+        "arena.allow_mprotect=true",
+        "arena.huge_pages=hugetlb",
+    ];
+    let (config, _) = Config::load(&flags(&given)).unwrap();
+    let in_file = load_file(
+        "[arena]\ngranule_bytes = 4096\nwrite_window = 'on-demand'\ndirectory = '/dev/shm'\nallow_mprotect = true\n\
+         huge_pages = 'hugetlb'",
+    );
+    assert_eq!(in_file.unwrap(), config);
+    let arena = &config.arena;
+    assert_eq!((arena.granule_bytes, arena.write_window), (4096, WriteWindow::OnDemand));
+    assert_eq!((arena.directory.to_str(), arena.huge_pages), (Some("/dev/shm"), HugePages::Hugetlb));
+    assert!(arena.allow_mprotect);
+    for (key, text) in
+        [("arena.granule_bytes", "4 KiB"), ("arena.directory", "/dev/shm"), ("arena.allow_mprotect", "true")]
+    {
+        assert!(config.effective().unwrap().contains(&(key, text.to_owned())), "{key}");
+    }
+    assert!(Config::default().effective().unwrap().contains(&("arena.directory", "empty".to_owned())));
 }
 
 #[test]

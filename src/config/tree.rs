@@ -1,6 +1,6 @@
 //! The tree of values, with its defaults.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -75,6 +75,44 @@ pub struct Arena {
     /// Bytes of address space that are reserved at start for each kind of memory (code, read-only data, data).
     /// At least `cache.budget_bytes`, which may only ever move below it.
     pub reserve_max_bytes: u64,
+    /// Bytes that spans are rounded up to: a power of two.
+    pub granule_bytes: u64,
+    /// Parts that threads allocate from side by side; 0: one per core.
+    pub shards: u32,
+    /// Bytes of free committed memory that each shard keeps before whole free chunks go back to the system.
+    pub keep_free_bytes: u64,
+    /// When code memory can be written.
+    pub write_window: WriteWindow,
+    /// Where a nameless file may back the arenas if the system gives no memory file; empty: nowhere.
+    pub directory: PathBuf,
+    /// Whether changing the protection of pages back and forth may do if nothing else works.
+    pub allow_mprotect: bool,
+    /// Whether the arenas lie on huge pages.
+    pub huge_pages: HugePages,
+}
+
+/// When code memory can be written, where it cannot run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WriteWindow {
+    /// At any time.
+    #[default]
+    Always,
+    /// While something is written or given back.
+    OnDemand,
+}
+
+/// Whether the arenas lie on huge pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HugePages {
+    /// No.
+    #[default]
+    Never,
+    /// Full 2 MiB chunks become huge pages in the background.
+    Collapse,
+    /// All of it, from the pool that the system administrator has set aside.
+    Hugetlb,
 }
 
 /// Bounds of objects.
@@ -198,7 +236,11 @@ impl Config {
 
 fn shown(key: &Key, value: &Value) -> String {
     match (key.kind, value) {
-        (Kind::Number { unit: Unit::Bytes, .. }, Value::Integer(bytes)) => size::format(bytes.unsigned_abs()),
+        (Kind::Number { unit: Unit::Bytes, .. } | Kind::PowerOfTwo { .. }, Value::Integer(bytes)) => {
+            size::format(bytes.unsigned_abs())
+        }
+        // Not taken for a path, which begins with a slash.
+        (Kind::Directory, Value::String(text)) if text.is_empty() => "empty".to_owned(),
         (_, Value::String(text)) => text.clone(),
         (_, Value::Array(items)) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
         _ => keys::written(value),
@@ -229,7 +271,16 @@ impl Default for Cache {
 
 impl Default for Arena {
     fn default() -> Self {
-        Self { reserve_max_bytes: GIB }
+        Self {
+            reserve_max_bytes: GIB,
+            granule_bytes: 64,
+            shards: 0,
+            keep_free_bytes: 8 * MIB,
+            write_window: WriteWindow::Always,
+            directory: PathBuf::new(),
+            allow_mprotect: false,
+            huge_pages: HugePages::Never,
+        }
     }
 }
 

@@ -34,8 +34,14 @@ pub(super) const ENTRIES: Named = ("codecache_entries", "Entries, by state.");
 pub(super) const ARENA_BYTES: Named = ("codecache_arena_bytes", "Arena memory in bytes, by kind and state.");
 pub(super) const ARENA_RESIDENT_BYTES: Named =
     ("codecache_arena_resident_bytes", "Memory of the kernel behind the arenas in bytes.");
+pub(super) const ARENA_HUGE_PAGE_BYTES: Named =
+    ("codecache_arena_huge_page_bytes", "Of codecache_arena_resident_bytes, what lies on huge pages.");
 pub(super) const ARENA_LARGEST_FREE_BYTES: Named =
     ("codecache_arena_largest_free_bytes", "The longest part that could still be placed in every kind of memory.");
+pub(super) const ARENA_FRAGMENTATION_RATIO: Named = (
+    "codecache_arena_fragmentation_ratio",
+    "Of committed arena memory, the share that has no owner, from 0 to 1: gaps, and what is kept for later.",
+);
 pub(super) const BUDGET_BYTES: Named = ("codecache_budget_bytes", "Bytes charged against the budget, by component.");
 pub(super) const BUDGET_LIMIT_BYTES: Named =
     ("codecache_budget_limit_bytes", "What the sum of codecache_budget_bytes never exceeds.");
@@ -109,7 +115,9 @@ pub(super) const GAUGES: &[Named] = &[
     ENTRIES,
     ARENA_BYTES,
     ARENA_RESIDENT_BYTES,
+    ARENA_HUGE_PAGE_BYTES,
     ARENA_LARGEST_FREE_BYTES,
+    ARENA_FRAGMENTATION_RATIO,
     BUDGET_BYTES,
     BUDGET_LIMIT_BYTES,
     LRU_OLDEST_IDLE,

@@ -50,6 +50,8 @@ labels! {
         Execute = "Execute",
         /// AdminService/GetStatus
         GetStatus = "GetStatus",
+        /// AdminService/GetArenas
+        GetArenas = "GetArenas",
         /// Health, reflection, and whatever does not exist.
         Other = "other",
     }
@@ -297,6 +299,7 @@ impl Rpc {
             ("CodeCacheService", "List") => Self::List,
             ("ExecutionService", "Execute") => Self::Execute,
             ("AdminService", "GetStatus") => Self::GetStatus,
+            ("AdminService", "GetArenas") => Self::GetArenas,
             _ => Self::Other,
         }
     }

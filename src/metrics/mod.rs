@@ -34,7 +34,7 @@ pub struct BuildInfo {
     pub revision: &'static str,
     /// Such as "x86_64".
     pub arch: &'static str,
-    /// How code becomes executable, such as "dual-mapping".
+    /// How code becomes executable, such as "memfd-noexec".
     pub strategy: &'static str,
     /// Where code runs, such as "thread".
     pub isolation: &'static str,

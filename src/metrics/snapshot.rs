@@ -11,7 +11,7 @@ use super::{
 };
 
 /// What the daemon holds at one moment, and what it has counted since its start.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     /// Takes requests.
     pub ready: bool,
@@ -29,8 +29,12 @@ pub struct Snapshot {
     pub arena_data: ArenaBytes,
     /// Memory of the kernel behind the arenas, in bytes.
     pub arena_resident_bytes: u64,
+    /// Of that, what lies on huge pages, in bytes.
+    pub arena_huge_page_bytes: u64,
     /// The longest part that could still be placed, the least over the kinds of memory, in bytes.
     pub arena_largest_free_bytes: u64,
+    /// Of committed memory, the share that has no owner, from 0 to 1.
+    pub arena_fragmentation_ratio: f64,
     /// Charged for rounded spans, in bytes.
     pub budget_spans_bytes: u64,
     /// Charged for entries that are evicted and still run, in bytes.
@@ -86,7 +90,9 @@ pub(super) struct SnapshotHandles {
     entries: By<EntryState, Gauge>,
     arena_bytes: By<MemoryKind, By<MemoryState, Gauge>>,
     arena_resident_bytes: Gauge,
+    arena_huge_page_bytes: Gauge,
     arena_largest_free_bytes: Gauge,
+    arena_fragmentation_ratio: Gauge,
     budget_bytes: By<BudgetComponent, Gauge>,
     budget_limit_bytes: Gauge,
     lru_oldest_idle: Gauge,
@@ -110,7 +116,9 @@ impl SnapshotHandles {
                 })
             }),
             arena_resident_bytes: registry.gauge(catalog::ARENA_RESIDENT_BYTES, &[]),
+            arena_huge_page_bytes: registry.gauge(catalog::ARENA_HUGE_PAGE_BYTES, &[]),
             arena_largest_free_bytes: registry.gauge(catalog::ARENA_LARGEST_FREE_BYTES, &[]),
+            arena_fragmentation_ratio: registry.gauge(catalog::ARENA_FRAGMENTATION_RATIO, &[]),
             budget_bytes: registry.gauges(catalog::BUDGET_BYTES, "component"),
             budget_limit_bytes: registry.gauge(catalog::BUDGET_LIMIT_BYTES, &[]),
             lru_oldest_idle: registry.gauge(catalog::LRU_OLDEST_IDLE, &[]),
@@ -152,7 +160,9 @@ impl SnapshotHandles {
             set(states.get(MemoryState::Reserved), bytes.reserved_bytes);
         }
         set(&self.arena_resident_bytes, now.arena_resident_bytes);
+        set(&self.arena_huge_page_bytes, now.arena_huge_page_bytes);
         set(&self.arena_largest_free_bytes, now.arena_largest_free_bytes);
+        self.arena_fragmentation_ratio.set(now.arena_fragmentation_ratio);
         set(self.budget_bytes.get(BudgetComponent::Spans), now.budget_spans_bytes);
         set(self.budget_bytes.get(BudgetComponent::Lingering), now.budget_lingering_bytes);
         set(self.budget_bytes.get(BudgetComponent::Metadata), now.budget_metadata_bytes);

@@ -12,7 +12,7 @@ fn metrics() -> Metrics {
         version: "1.2.3",
         revision: "abc",
         arch: "x86_64",
-        strategy: "dual-mapping",
+        strategy: "memfd-noexec",
         isolation: "thread",
     })
 }
@@ -179,7 +179,9 @@ fn numbered_snapshot() -> Snapshot {
         arena_rodata: area(200),
         arena_data: area(300),
         arena_resident_bytes: 1003,
+        arena_huge_page_bytes: 1019,
         arena_largest_free_bytes: 1004,
+        arena_fragmentation_ratio: 0.25,
         budget_spans_bytes: 1005,
         budget_lingering_bytes: 1006,
         budget_metadata_bytes: 1007,
@@ -208,7 +210,9 @@ fn each_field_of_a_snapshot_has_its_own_sample() {
         ("codecache_arena_bytes{kind=\"rodata\",state=\"free\"}", 202.0),
         ("codecache_arena_bytes{kind=\"data\",state=\"reserved\"}", 303.0),
         ("codecache_arena_resident_bytes", 1003.0),
+        ("codecache_arena_huge_page_bytes", 1019.0),
         ("codecache_arena_largest_free_bytes", 1004.0),
+        ("codecache_arena_fragmentation_ratio", 0.25),
         ("codecache_budget_bytes{component=\"spans\"}", 1005.0),
         ("codecache_budget_bytes{component=\"lingering\"}", 1006.0),
         ("codecache_budget_bytes{component=\"metadata\"}", 1007.0),
@@ -258,7 +262,7 @@ fn the_process_is_measured() {
 
 #[test]
 fn the_build_is_told() {
-    let labels = "version=\"1.2.3\",revision=\"abc\",arch=\"x86_64\",strategy=\"dual-mapping\",isolation=\"thread\"";
+    let labels = "version=\"1.2.3\",revision=\"abc\",arch=\"x86_64\",strategy=\"memfd-noexec\",isolation=\"thread\"";
     assert_eq!(value(&scrape(&metrics()), &format!("codecache_build_info{{{labels}}}")), 1.0);
 }
 
@@ -267,6 +271,7 @@ fn paths_of_requests_map_to_rpcs() {
     assert_eq!(Rpc::from_path("/codecache.v1.CodeCacheService/Lookup"), Rpc::Lookup);
     assert_eq!(Rpc::from_path("/codecache.v1.ExecutionService/Execute"), Rpc::Execute);
     assert_eq!(Rpc::from_path("/codecache.v1.AdminService/GetStatus"), Rpc::GetStatus);
+    assert_eq!(Rpc::from_path("/codecache.v1.AdminService/GetArenas"), Rpc::GetArenas);
     for path in ["/codecache.v1.ExecutionService/Lookup", "/grpc.health.v1.Health/Check", "/Lookup", "", "/"] {
         assert_eq!(Rpc::from_path(path), Rpc::Other, "{path}");
     }

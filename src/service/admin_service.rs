@@ -1,10 +1,13 @@
 //! AdminService: for those who run the daemon.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use tonic::{Request, Response, Status};
 
-use super::Service;
+use super::{
+    Service, arenas,
+    failure::{Failure, Reason},
+};
 use crate::proto::{self, admin_service_server::AdminService};
 
 #[tonic::async_trait]
@@ -18,9 +21,26 @@ impl AdminService for Service {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.started.elapsed().as_secs(),
             pid: std::process::id(),
-            ready: !draining,
+            ready: self.ready().is_ok(),
             draining,
             ..self.counts()
         }))
+    }
+
+    async fn get_arenas(
+        &self,
+        request: Request<proto::GetArenasRequest>,
+    ) -> Result<Response<proto::GetArenasResponse>, Status> {
+        let asked = arenas::Asked::new(request.get_ref())?;
+        // Waits here, where it ends with its client; a map that is being made is made to its end.
+        let permit = Arc::clone(&self.mapping).acquire_owned().await;
+        let service = self.clone();
+        let answer = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            arenas::answer(&service, &asked)
+        })
+        .await;
+        let answer = answer.map_err(|error| Failure::new(Reason::Internal, format!("the map broke off: {error}")))?;
+        Ok(Response::new(answer?))
     }
 }

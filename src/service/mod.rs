@@ -4,8 +4,10 @@
 //! is mapped, how signals are handled, where the configuration comes from. Authorisation is who may open the socket.
 
 mod admin_service;
+mod arenas;
 mod asked;
 mod cache_service;
+mod canary;
 mod capabilities;
 mod convert;
 mod edge;
@@ -15,6 +17,7 @@ pub mod http;
 mod install;
 mod listener;
 mod observe;
+mod occupancy;
 pub mod server;
 
 use std::{
@@ -29,6 +32,7 @@ pub use self::{
     failure::{DOMAIN, Reason},
     listener::{Endpoint, Listener},
 };
+use canary::Canary;
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -73,6 +77,9 @@ pub struct Service {
     in_flight: Arc<Semaphore>,
     /// Installs that may still be taken beside the runtime's threads.
     linking: Arc<Semaphore>,
+    /// Maps of the arenas that may be made at once.
+    mapping: Arc<Semaphore>,
+    canary: Arc<Canary>,
     started: Instant,
 }
 
@@ -86,18 +93,25 @@ impl Service {
             metrics,
             in_flight: Arc::new(Semaphore::new(limits.in_flight_max)),
             linking: Arc::new(Semaphore::new(limits.linking_max)),
+            mapping: Arc::new(Semaphore::new(1)),
+            canary: Arc::default(),
             limits: Arc::new(limits),
             draining: Arc::new(AtomicBool::new(false)),
             started: Instant::now(),
         }
     }
 
-    /// Whether requests are taken; if not, why.
+    /// Whether requests are taken, and new code runs; if not, why. Tries the latter at most once a second, which takes
+    /// some microseconds.
     ///
     /// # Errors
     /// The reason, for a person.
     pub fn ready(&self) -> Result<(), String> {
-        if self.draining.load(Relaxed) { Err("draining".to_owned()) } else { Ok(()) }
+        if self.draining.load(Relaxed) {
+            return Err("draining".to_owned());
+        }
+        self.canary
+            .ask(Instant::now(), || self.arenas.canary().map_err(|error| format!("new code does not run: {error}")))
     }
 
     /// Refuses new work from now on.

@@ -31,12 +31,15 @@ impl Service {
             entries: Some(EntryStatus { resident: cache.resident_entries, lingering: charged.lingering_entries }),
             arena: Some(ArenaStatus {
                 strategy: arena.strategy.to_owned(),
-                strategy_reason: arena.reason.to_string(),
+                strategy_reason: arena.reason,
                 reserved_bytes: memory.reserved_bytes,
                 committed_bytes: memory.committed_bytes,
                 used_bytes: memory.used_bytes,
                 free_bytes: memory.free_bytes,
                 spans: memory.spans,
+                strategy_attempts: arena.attempts,
+                lingering_bytes: memory.lingering_bytes,
+                metadata_bytes: arena.metadata_bytes,
             }),
             executors: Some(ExecutorStatus {
                 threads: pool.executors as u32,
@@ -68,18 +71,21 @@ impl Service {
 
     fn snapshot(&self) -> Snapshot {
         let (cache, arena, pool) = (self.cache.stats(), self.arenas.stats(), self.pool.stats());
+        let memory = arena.total();
         let draining = self.draining.load(Relaxed);
         let largest = [arena.code, arena.rodata, arena.data].map(|kind| kind.largest_free_bytes);
         Snapshot {
-            ready: !draining,
+            ready: self.ready().is_ok(),
             draining,
             entries_resident: cache.resident_entries,
             entries_lingering: cache.charged.lingering_entries,
             arena_code: arena_bytes(&arena.code),
             arena_rodata: arena_bytes(&arena.rodata),
             arena_data: arena_bytes(&arena.data),
-            arena_resident_bytes: arena.committed_bytes(),
+            arena_resident_bytes: memory.committed_bytes,
+            arena_huge_page_bytes: self.arenas.huge_bytes(),
             arena_largest_free_bytes: largest.into_iter().min().unwrap_or_default(),
+            arena_fragmentation_ratio: memory.fragmentation_ratio(),
             budget_spans_bytes: cache.charged.live.spans_bytes,
             budget_lingering_bytes: cache.charged.lingering.total_bytes(),
             budget_metadata_bytes: cache.charged.live.metadata_bytes,
@@ -99,9 +105,9 @@ impl Service {
 fn arena_bytes(kind: &KindStats) -> ArenaBytes {
     ArenaBytes {
         used_bytes: kind.used_bytes,
+        lingering_bytes: kind.lingering_bytes,
         free_bytes: kind.free_bytes,
         reserved_bytes: kind.reserved_bytes,
-        ..Default::default()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use codecached::proto::{FlatEntry, ListOrder, ResultType};
+use codecached::proto::{FlatEntry, ListOrder, MemoryKind, ResultType};
 
 use crate::{units, value::Argument};
 
@@ -63,6 +63,8 @@ pub(crate) enum Command {
     List(List),
     /// Show what the daemon holds and does
     Stats,
+    /// Show where the executable memory is used, lingers and is free, as a picture
+    Arenas(Arenas),
     /// Show what the daemon runs on, takes and offers
     Capabilities,
     /// Measure throughput and latency; its entries push out others if the budget is full
@@ -147,6 +149,22 @@ pub(crate) struct List {
     /// Entries at most; orders other than by key end at one page of the daemon
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Arenas {
+    /// Only memory of this kind
+    #[arg(long, value_enum)]
+    pub(crate) kind: Option<Kind>,
+    /// Only this arena, counted from 0
+    #[arg(long, value_name = "N")]
+    pub(crate) arena: Option<u32>,
+    /// Columns of the picture [default: COLUMNS, else those of the terminal, else 100]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(20..=1000))]
+    pub(crate) width: Option<u16>,
+    /// Colours: auto is for terminals, unless NO_COLOR is set
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) color: Color,
 }
 
 #[derive(Debug, Args)]
@@ -235,6 +253,32 @@ impl From<Order> for ListOrder {
     }
 }
 
+/// What memory is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    Code,
+    Rodata,
+    Data,
+}
+
+impl From<Kind> for MemoryKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Code => Self::Code,
+            Kind::Rodata => Self::Rodata,
+            Kind::Data => Self::Data,
+        }
+    }
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
 /// What the load generator does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Workload {
@@ -308,6 +352,9 @@ mod tests {
             "bench lookup --seconds NaN",
             "bench lookup --in-flight 100000",
             "stats --timeout 10",
+            "arenas --kind heap",
+            "arenas --width 5",
+            "arenas --color red",
         ] {
             let parsed = Arguments::try_parse_from(std::iter::once("codecachectl").chain(line.split(' ')));
             assert_eq!(parsed.expect_err(line).exit_code(), 2, "{line}");

@@ -1,5 +1,6 @@
 //! `codecachectl`: talks to a running codecached.
 
+mod arenas;
 mod args;
 mod bench;
 mod call;
@@ -7,9 +8,11 @@ mod context;
 mod failure;
 mod install;
 mod listing;
+mod picture;
 mod residency;
 mod status;
 mod table;
+mod terminal;
 mod units;
 mod value;
 
@@ -56,6 +59,7 @@ fn run(arguments: Arguments) -> Result<Report, Failure> {
             Command::Evict(asked) => residency::evict(&context, asked).await,
             Command::List(asked) => listing::run(&context, asked).await,
             Command::Stats => status::stats(&context).await,
+            Command::Arenas(asked) => arenas::run(&context, asked).await,
             Command::Capabilities => status::capabilities(&context).await,
             Command::Bench(asked) => bench::run(&context, asked).await,
         }

@@ -1,6 +1,6 @@
 //! `stats` and `capabilities`: what the daemon says about itself.
 
-use codecached::proto::{BlobFormat, GetCapabilitiesResponse, GetStatusResponse};
+use codecached::proto::{ArenaStatus, BlobFormat, GetCapabilitiesResponse, GetStatusResponse};
 use serde_json::{Value, json};
 
 use crate::{
@@ -54,14 +54,15 @@ fn stats_human(status: &GetStatusResponse) -> String {
         (
             "arena",
             format!(
-                "{} used, {} free, {} committed",
+                "{} used, {} lingering, {} free, {} committed",
                 b(arena.used_bytes),
+                b(arena.lingering_bytes),
                 b(arena.free_bytes),
                 b(arena.committed_bytes)
             ),
         ),
         ("", format!("{} reserved, {} spans", b(arena.reserved_bytes), arena.spans)),
-        ("strategy", format!("{}: {}", arena.strategy, arena.strategy_reason)),
+        ("strategy", strategy(&arena)),
         (
             "executors",
             format!(
@@ -80,6 +81,15 @@ fn stats_human(status: &GetStatusResponse) -> String {
         ),
         ("calls", format!("{}, {} trapped", counters.calls, counters.traps)),
     ])
+}
+
+/// How and why, and what was tried before.
+fn strategy(arena: &ArenaStatus) -> String {
+    let before = match arena.strategy_attempts.len() {
+        0 => String::new(),
+        _ => format!("; before: {}", arena.strategy_attempts.join("; ")),
+    };
+    format!("{}: {}{before}", arena.strategy, arena.strategy_reason)
 }
 
 fn bar(charged_bytes: u64, limit_bytes: u64) -> String {
@@ -121,11 +131,14 @@ fn stats_json(status: &GetStatusResponse) -> Value {
         "arena": {
             "strategy": arena.strategy,
             "strategy_reason": arena.strategy_reason,
+            "strategy_attempts": arena.strategy_attempts,
             "reserved_bytes": arena.reserved_bytes,
             "committed_bytes": arena.committed_bytes,
             "used_bytes": arena.used_bytes,
+            "lingering_bytes": arena.lingering_bytes,
             "free_bytes": arena.free_bytes,
             "spans": arena.spans,
+            "metadata_bytes": arena.metadata_bytes,
         },
         "executors": {
             "threads": executors.threads,

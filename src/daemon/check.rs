@@ -1,0 +1,123 @@
+//! What the platform gives, tried and told to a person.
+
+use nix::errno::Errno;
+
+use super::{DaemonError, arena_config, build, executors};
+use crate::{
+    arena::{self, Finding, FindingLevel},
+    config::Config,
+};
+
+/// Columns of a level with the blanks behind it.
+const LEVEL_COLUMNS: usize = 10;
+
+/// What was found out about executable memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    /// Findings, each with its remedy on a line of its own if there is one.
+    pub lines: Vec<String>,
+    /// Findings that would keep the daemon from starting, or from using its budget.
+    pub failed: usize,
+}
+
+/// Tries every way to executable memory, and says what is wrong with those that do not work and what to do about it.
+/// Never fails: it is for when [`check`] does.
+pub fn explain(config: &Config) -> Explained {
+    told(&arena::explain(&arena_config(config)))
+}
+
+/// Tries what [`serve`](super::serve) needs of the platform, and says what it found: name and finding.
+///
+/// # Errors
+/// [`DaemonError`]: what would stop the daemon from starting.
+pub fn check(config: &Config) -> Result<Vec<(String, String)>, DaemonError> {
+    let (service, _) = build(config)?;
+    let arena = service.arena_stats();
+    Ok([
+        ("architecture", std::env::consts::ARCH.to_owned()),
+        ("memory strategy", format!("{}: {}", arena.strategy, arena.reason)),
+        (
+            "arena reservation",
+            format!("{} bytes for each of code, read-only data and data", config.arena.reserve_max_bytes),
+        ),
+        ("executors", format!("{} threads, a fault in one was recovered", executors(config))),
+        ("system calls from code", "not contained in this version".to_owned()),
+    ]
+    .map(|(name, finding)| (name.to_owned(), finding))
+    .into())
+}
+
+fn told(findings: &[Finding]) -> Explained {
+    Explained {
+        lines: findings.iter().flat_map(lines).collect(),
+        failed: findings.iter().filter(|it| it.level == FindingLevel::Failed).count(),
+    }
+}
+
+fn lines(finding: &Finding) -> impl Iterator<Item = String> {
+    let level = match finding.level {
+        FindingLevel::Ok => "ok",
+        FindingLevel::Degraded => "degraded",
+        FindingLevel::Failed => "failed",
+    };
+    // Most texts have the error in them.
+    let errno = finding.errno.map(errno_name).filter(|name| !finding.what.contains(name));
+    let errno = errno.map(|name| format!(" ({name})")).unwrap_or_default();
+    let what = format!("{level:LEVEL_COLUMNS$}{}{errno}", finding.what);
+    let remedy = finding.remedy.as_ref().map(|remedy| format!("{:LEVEL_COLUMNS$}remedy: {remedy}", ""));
+    [Some(what), remedy].into_iter().flatten()
+}
+
+/// Such as "ENOSYS"; the number of one that has no name here.
+fn errno_name(number: i32) -> String {
+    match Errno::from_raw(number) {
+        Errno::UnknownErrno => format!("errno {number}"),
+        errno => format!("{errno:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(level: FindingLevel, what: &str, errno: Option<i32>, remedy: Option<&str>) -> Finding {
+        Finding { level, what: what.to_owned(), errno, remedy: remedy.map(str::to_owned) }
+    }
+
+    #[test]
+    fn findings_line_up_with_the_name_of_the_error_and_the_remedy_below() {
+        let explained = told(&[
+            finding(FindingLevel::Ok, "memfd", None, None),
+            finding(FindingLevel::Degraded, "sealing: EPERM: not permitted", Some(1), None),
+            finding(FindingLevel::Degraded, "mseal", Some(38), None),
+            finding(FindingLevel::Failed, "file: map code", Some(1), Some("remount without noexec")),
+            finding(FindingLevel::Failed, "mprotect", Some(9999), None),
+        ]);
+        let wanted = [
+            "ok        memfd",
+            "degraded  sealing: EPERM: not permitted",
+            "degraded  mseal (ENOSYS)",
+            "failed    file: map code (EPERM)",
+            "          remedy: remount without noexec",
+            "failed    mprotect (errno 9999)",
+        ];
+        assert_eq!((explained.lines, explained.failed), (wanted.map(str::to_owned).into(), 2));
+    }
+
+    #[test]
+    fn the_keys_of_the_arena_reach_the_arenas() {
+        let mut config = Config::default();
+        assert_eq!(arena_config(&config).directory, None);
+        config.arena.directory = "/dev/shm".into();
+        config.arena.granule_bytes = 16;
+        config.arena.shards = 3;
+        config.arena.keep_free_bytes = 5;
+        config.arena.allow_mprotect = true;
+        config.arena.write_window = crate::config::WriteWindow::OnDemand;
+        config.arena.huge_pages = crate::config::HugePages::Collapse;
+        let given = arena_config(&config);
+        assert_eq!(given.directory, Some("/dev/shm".into()));
+        assert_eq!((given.granule_bytes, given.shards, given.keep_free_bytes, given.allow_mprotect), (16, 3, 5, true));
+        assert_eq!((given.write_window, given.huge_pages), (arena::WriteWindow::OnDemand, arena::HugePages::Collapse));
+    }
+}
