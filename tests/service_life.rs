@@ -176,7 +176,8 @@ async fn a_full_queue_is_refused_at_once_and_empties_again() {
             }
         }
     }
-    assert!(stopped >= 3 && refused >= 1, "{stopped} ran, {refused} were refused");
+    // As many as may wait, and one more if the executor was quick to take one.
+    assert!(stopped >= 2 && refused >= 1, "{stopped} ran, {refused} were refused");
     let sum = client.execute(call(add, "f", vec![Kind::I32(2), Kind::I32(3)], ResultType::I32)).await.unwrap();
     assert_eq!(returned(sum).0, Some(Kind::I32(5)));
 }

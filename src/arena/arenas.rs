@@ -190,5 +190,8 @@ impl fmt::Debug for Arenas {
 }
 
 #[cfg(test)]
+#[path = "arenas_options_tests.rs"]
+mod options_tests;
+#[cfg(test)]
 #[path = "arenas_tests.rs"]
 mod tests;
