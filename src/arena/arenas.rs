@@ -1,6 +1,10 @@
 //! The public face of the room: all arenas of a process.
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{
+    fmt,
+    ops::{Deref, Range},
+    sync::Arc,
+};
 
 use super::{
     AreaStats, ArenaConfig, ArenaStats, Draft, HugePages, Layout, MapError, OccupancyRun, PartKind, ReserveError,
@@ -13,6 +17,7 @@ use super::{
     mapping::Views,
     occupancy,
     pool::Pool,
+    shard::Grant,
 };
 
 /// What lies at an address.
@@ -24,16 +29,42 @@ pub struct Found {
     pub range: Range<u64>,
 }
 
-/// Executable memory. Shared as `Arc<Arenas>` with whoever holds a part of it.
-///
-/// Meant to live as long as the process: where the kernel can, it makes the mappings permanent, so that what is left of
-/// dropped arenas is their addresses (but no memory).
-pub struct Arenas {
+/// What all who hold a part of the memory share.
+pub(super) struct Memory {
     pub(super) views: Views,
     pub(super) barrier: Barrier,
     pub(super) epochs: Epochs,
     pub(super) pool: Pool,
     huge_pages: HugePages,
+}
+
+impl Memory {
+    pub(super) fn geometry(&self) -> Geometry {
+        self.pool.geometry()
+    }
+}
+
+/// Keeps the memory for those who hold a part of one arena: on a cache line of its own, so that threads which keep to
+/// different arenas do not count on the same one.
+#[repr(align(128))]
+pub(super) struct Anchor(Arc<Memory>);
+
+impl Deref for Anchor {
+    type Target = Memory;
+
+    fn deref(&self) -> &Memory {
+        &self.0
+    }
+}
+
+/// Executable memory. Shared as `Arc<Arenas>` with whoever takes of it; each part that is taken keeps it, too.
+///
+/// Meant to live as long as the process: where the kernel can, it makes the mappings permanent, so that what is left of
+/// dropped arenas is their addresses (but no memory).
+pub struct Arenas {
+    pub(super) memory: Arc<Memory>,
+    /// One per arena.
+    anchors: Box<[Arc<Anchor>]>,
 }
 
 impl Arenas {
@@ -50,11 +81,17 @@ impl Arenas {
         views.seal();
         let pool = Pool::new(views.geometry(), config.commit_limit_bytes, config.keep_free_bytes);
         let huge_pages = config.huge_pages;
-        let arenas = Arc::new(Self { views, barrier, epochs: Epochs::new(), pool, huge_pages });
+        let memory = Arc::new(Memory { views, barrier, epochs: Epochs::new(), pool, huge_pages });
         if huge_pages == HugePages::Collapse {
-            collapse::start(&arenas).map_err(|error| MapError::Thread { error })?;
+            collapse::start(&memory).map_err(|error| MapError::Thread { error })?;
         }
-        Ok(arenas)
+        Ok(Self::over(memory))
+    }
+
+    fn over(memory: Arc<Memory>) -> Arc<Self> {
+        let anchor = |_| Arc::new(Anchor(Arc::clone(&memory)));
+        let anchors = (0..memory.geometry().arenas).map(anchor).collect();
+        Arc::new(Self { memory, anchors })
     }
 
     /// Takes committed memory for a layout: nothing is executable in it before [`Draft::publish`], free code memory is
@@ -62,75 +99,75 @@ impl Arenas {
     ///
     /// # Errors
     /// [`ReserveError::Fragmented`] if giving up memory would help, others if not. Nothing is taken then.
-    pub fn reserve(self: &Arc<Self>, layout: &Layout) -> Result<Draft, ReserveError> {
-        let wants = layout.wants(self.geometry(), self.pool.limit_bytes())?;
-        let grant = self.pool.reserve(&wants, &self.views.opening())?;
-        Ok(Draft::new(Holding::new(Arc::clone(self), layout, grant)?))
+    pub fn reserve(&self, layout: &Layout) -> Result<Draft, ReserveError> {
+        let wants = layout.wants(self.memory.geometry(), self.memory.pool.limit_bytes())?;
+        let grant = self.memory.pool.reserve(&wants, &self.memory.views.opening())?;
+        self.own(layout, grant)
     }
 
     /// Memory for all of several layouts, or for none.
     ///
     /// # Errors
     /// That of the first layout that found no memory.
-    pub fn reserve_many(self: &Arc<Self>, layouts: &[Layout]) -> Result<Vec<Draft>, ReserveError> {
-        let geometry = self.geometry();
-        let wants: Result<Vec<_>, _> = layouts.iter().map(|it| it.wants(geometry, self.pool.limit_bytes())).collect();
-        let grants = self.pool.reserve_many(&wants?, &self.views.opening())?;
+    pub fn reserve_many(&self, layouts: &[Layout]) -> Result<Vec<Draft>, ReserveError> {
+        let geometry = self.memory.geometry();
+        let wants: Result<Vec<_>, _> =
+            layouts.iter().map(|it| it.wants(geometry, self.memory.pool.limit_bytes())).collect();
+        let grants = self.memory.pool.reserve_many(&wants?, &self.memory.views.opening())?;
         // All get an owner, who gives back what is not to be used, before the first that fails is looked at.
-        let own = |(layout, grant)| Ok(Draft::new(Holding::new(Arc::clone(self), layout, grant)?));
-        let drafts: Vec<_> = layouts.iter().zip(grants).map(own).collect();
+        let drafts: Vec<_> = layouts.iter().zip(grants).map(|(layout, grant)| self.own(layout, grant)).collect();
         drafts.into_iter().collect()
     }
 
     /// What a span's owner is to be charged for a layout: its parts, rounded up to whole granules. Alignment costs
     /// nothing. Saturates at `u64::MAX`, which no arena can hold.
     pub fn charge_bytes(&self, layout: &Layout) -> u64 {
-        layout.charge_bytes(self.geometry().granule_bytes)
+        layout.charge_bytes(self.memory.geometry().granule_bytes)
     }
 
     /// What spans are rounded up to.
     pub fn granule_bytes(&self) -> u64 {
-        self.geometry().granule_bytes
+        self.memory.geometry().granule_bytes
     }
 
     /// The span that an address lies in, wherever in it. Takes time by the span's length: a word of metadata for each
     /// 64 granules.
     pub fn find(&self, address: u64) -> Option<Found> {
-        let geometry = self.geometry();
-        let (id, offset_bytes) = geometry.locate(address.checked_sub(self.views.run_range().start)?)?;
+        let geometry = self.memory.geometry();
+        let (id, offset_bytes) = geometry.locate(address.checked_sub(self.memory.views.run_range().start)?)?;
         let granule = (offset_bytes / geometry.granule_bytes) as u32;
-        let span = self.pool.shard(id.arena).area(id.kind).find(granule)?;
-        let (start, bytes) = (self.views.run_address(id) as u64, geometry.bytes_of(&span.range()));
+        let span = self.memory.pool.shard(id.arena).area(id.kind).find(granule)?;
+        let (start, bytes) = (self.memory.views.run_address(id) as u64, geometry.bytes_of(&span.range()));
         Some(Found { kind: id.kind, range: start + bytes.start..start + bytes.end })
     }
 
     /// Counts of this moment.
     pub fn stats(&self) -> ArenaStats {
         ArenaStats {
-            code: self.pool.stats(PartKind::Code),
-            rodata: self.pool.stats(PartKind::Rodata),
-            data: self.pool.stats(PartKind::Data),
-            commit_limit_bytes: self.pool.limit_bytes(),
-            metadata_bytes: self.pool.metadata_bytes(),
-            barriers: self.epochs.barriers(),
-            strategy: self.views.strategy().name(),
-            reason: format!("{}, {}", self.views.describe(), self.barrier.describe()),
-            attempts: self.views.attempts().iter().map(ToString::to_string).collect(),
+            code: self.memory.pool.stats(PartKind::Code),
+            rodata: self.memory.pool.stats(PartKind::Rodata),
+            data: self.memory.pool.stats(PartKind::Data),
+            commit_limit_bytes: self.memory.pool.limit_bytes(),
+            metadata_bytes: self.memory.pool.metadata_bytes(),
+            barriers: self.memory.epochs.barriers(),
+            strategy: self.memory.views.strategy().name(),
+            reason: format!("{}, {}", self.memory.views.describe(), self.memory.barrier.describe()),
+            attempts: self.memory.views.attempts().iter().map(ToString::to_string).collect(),
         }
     }
 
     /// Counts of each area.
     pub fn areas(&self) -> Vec<AreaStats> {
-        let geometry = self.geometry();
+        let geometry = self.memory.geometry();
         let of = |id: AreaId| {
-            let shard = self.pool.shard(id.arena);
+            let shard = self.memory.pool.shard(id.arena);
             AreaStats {
                 arena: id.arena,
                 kind: id.kind,
-                start: self.views.run_address(id) as u64,
+                start: self.memory.views.run_address(id) as u64,
                 memory: shard.stats(id.kind, geometry),
                 operations: shard.area(id.kind).operations(),
-                contended: self.pool.contended(id.arena),
+                contended: self.memory.pool.contended(id.arena),
             }
         };
         geometry.areas().map(of).collect()
@@ -139,32 +176,32 @@ impl Arenas {
     /// What each byte of an area is, in order. `None` if there is no such arena. Takes the arena's lock for as long as
     /// it takes to look at each span.
     pub fn occupancy(&self, kind: PartKind, arena: u32) -> Option<Vec<OccupancyRun>> {
-        let geometry = self.geometry();
-        (arena < geometry.arenas).then(|| occupancy::of(&self.pool.shard(arena), kind, geometry))
+        let geometry = self.memory.geometry();
+        (arena < geometry.arenas).then(|| occupancy::of(&self.memory.pool.shard(arena), kind, geometry))
     }
 
     /// The addresses of all arenas, their guards included: published code runs in this range and nowhere else.
     pub fn executable_range(&self) -> Range<u64> {
-        self.views.run_range()
+        self.memory.views.run_range()
     }
 
     /// Changes the limit on committed memory. Lowered, it gives back what is free at once; what is in use stays, and
     /// until enough of it is given up, reservations that need new pages fail.
     pub fn set_commit_limit(&self, bytes: u64) {
-        self.pool.set_limit(bytes, &self.views.opening());
+        self.memory.pool.set_limit(bytes, &self.memory.views.opening());
     }
 
     /// When code memory is writable. Where one mapping serves for both, always what the configuration calls so.
     pub fn write_window(&self) -> WriteWindow {
-        if self.views.opens_on_demand() { WriteWindow::OnDemand } else { WriteWindow::Always }
+        if self.memory.views.opens_on_demand() { WriteWindow::OnDemand } else { WriteWindow::Always }
     }
 
     /// Bytes that lie on huge pages where they run. 0 without asking if none are to be used; else it reads
     /// `/proc/self/smaps`, for which the kernel walks all memory of the process.
     pub fn huge_bytes(&self) -> u64 {
-        match self.huge_pages {
+        match self.memory.huge_pages {
             HugePages::Never => 0,
-            HugePages::Collapse | HugePages::Hugetlb => self.views.huge_bytes().unwrap_or(0),
+            HugePages::Collapse | HugePages::Hugetlb => self.memory.views.huge_bytes().unwrap_or(0),
         }
     }
 
@@ -173,13 +210,14 @@ impl Arenas {
     ///
     /// # Errors
     /// [`MapError::Canary`] with the step that failed.
-    pub fn canary(self: &Arc<Self>) -> Result<(), MapError> {
+    pub fn canary(&self) -> Result<(), MapError> {
         let Ok(draft) = self.reserve(&Layout::code(PAGE_BYTES, PAGE_BYTES)) else { return Ok(()) };
         draft.prove().map_err(MapError::Canary)
     }
 
-    pub(super) fn geometry(&self) -> Geometry {
-        self.pool.geometry()
+    fn own(&self, layout: &Layout, grant: Grant) -> Result<Draft, ReserveError> {
+        let anchor = Arc::clone(&self.anchors[grant.arena as usize]);
+        Ok(Draft::new(Holding::new(anchor, layout, grant)?))
     }
 }
 

@@ -39,13 +39,13 @@ fn windows_that_open_on_demand_are_closed_while_nobody_writes() {
     let arenas = Arenas::map(&config).unwrap();
     let area = AreaId { arena: 0, kind: PartKind::Code };
     let draft = arenas.reserve(&layout(6, 6, 6)).unwrap();
-    assert!(arenas.views.is_open(area));
+    assert!(arenas.memory.views.is_open(area));
     drop(draft);
-    assert!(!arenas.views.is_open(area));
+    assert!(!arenas.memory.views.is_open(area));
     let mut held = Vec::new();
     for value in 0..100 {
         held.push((publish(&arenas, &constant(value)), value));
-        assert!(!arenas.views.is_open(area));
+        assert!(!arenas.memory.views.is_open(area));
         if value % 3 == 0 {
             held.swap_remove(value as usize / 2);
         }
@@ -54,7 +54,7 @@ fn windows_that_open_on_demand_are_closed_while_nobody_writes() {
     assert_eq!(arenas.canary().map_err(|error| error.to_string()), Ok(()));
     held.clear();
     arenas.set_commit_limit(0);
-    assert!(!arenas.views.is_open(area));
+    assert!(!arenas.memory.views.is_open(area));
     assert_eq!((arenas.stats().committed_bytes(), arenas.write_window()), (0, WriteWindow::OnDemand));
 }
 
@@ -65,7 +65,7 @@ fn memory_whose_protection_changes_runs_code_and_is_never_writable_meanwhile() {
     let views = Views::only(StrategyKind::Protect, geometry, &config).unwrap();
     let pool = Pool::new(views.geometry(), config.commit_limit_bytes, 0);
     let (barrier, epochs) = (Barrier::register().unwrap(), Epochs::new());
-    let arenas = Arc::new(Arenas { views, barrier, epochs, pool, huge_pages: HugePages::Never });
+    let arenas = Arenas::over(Arc::new(Memory { views, barrier, epochs, pool, huge_pages: HugePages::Never }));
     assert_eq!(arenas.granule_bytes(), PAGE_BYTES);
     let mut random = Random::new(1);
     let mut held = Vec::new();
@@ -96,7 +96,7 @@ fn memory_whose_protection_changes_runs_code_and_is_never_writable_meanwhile() {
 fn chunks_in_use_throughout_are_put_on_huge_pages_and_single_pages_still_go_back() {
     let config = ArenaConfig { huge_pages: HugePages::Collapse, ..ArenaConfig::new(8 * MIB, 8 * MIB) };
     let arenas = Arenas::map(&config).unwrap();
-    assert_eq!(collapse::look(&arenas), 0, "nothing is in use");
+    assert_eq!(collapse::look(&arenas.memory), 0, "nothing is in use");
     let mut held: Vec<_> = (0..4 * MIB / 4096)
         .map(|value| {
             let mut draft = arenas.reserve(&layout(4096, 0, 0)).unwrap();
@@ -104,11 +104,11 @@ fn chunks_in_use_throughout_are_put_on_huge_pages_and_single_pages_still_go_back
             (draft.publish().unwrap(), value as u32)
         })
         .collect();
-    collapse::look(&arenas);
+    collapse::look(&arenas.memory);
     // The thread may have been faster; a system without huge pages has none.
     assert!([0, HUGE_BYTES, 2 * HUGE_BYTES].contains(&arenas.huge_bytes()), "{}", arenas.huge_bytes());
     assert!(held.iter().all(|(it, value)| call(it) == *value));
-    assert_eq!(collapse::look(&arenas), 0, "settled chunks are left alone");
+    assert_eq!(collapse::look(&arenas.memory), 0, "settled chunks are left alone");
     held.retain(|(_, value)| value % 2 == 0);
     assert!(held.iter().all(|(it, value)| call(it) == *value));
     arenas.set_commit_limit(0);

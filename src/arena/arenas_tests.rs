@@ -55,8 +55,8 @@ fn byte_at(arenas: &Arenas, address: u64) -> u8 {
 
 /// What the system says that these arenas take: both views of all areas.
 pub(super) fn pss_bytes(arenas: &Arenas) -> u64 {
-    let window = arenas.views.write_address(AreaId { arena: 0, kind: PartKind::Code }) as u64;
-    let window = window..window + arenas.views.geometry().window_bytes();
+    let window = arenas.memory.views.write_address(AreaId { arena: 0, kind: PartKind::Code }) as u64;
+    let window = window..window + arenas.memory.views.geometry().window_bytes();
     let ours = |start| arenas.executable_range().contains(&start) || window.contains(&start);
     let entries = smaps().into_iter().filter(|it| it.name.contains("codecached") && ours(it.range.start));
     entries.map(|it| it.pss_bytes).sum()
@@ -272,16 +272,16 @@ fn every_area_lies_between_guards_and_no_page_is_writable_and_executable() {
         let entry = entries.iter().find(|it| it.range.contains(&address));
         entry.map_or("none", |it| it.permissions.as_str())
     };
-    let geometry = arenas.views.geometry();
+    let geometry = arenas.memory.views.geometry();
     assert_eq!(geometry.arenas, 2);
     for area in geometry.areas() {
-        let start = arenas.views.run_address(area) as u64;
+        let start = arenas.memory.views.run_address(area) as u64;
         let end = start + geometry.area_bytes;
         let expected = ["r-xs", "r--s", "rw-s"][area.kind as usize];
         let found = [start - HUGE_BYTES, start - 1, start, end - 1, end, end + HUGE_BYTES - 1].map(permissions);
         assert_eq!(found, ["---p", "---p", expected, expected, "---p", "---p"], "{area:?}");
     }
-    let window = arenas.views.write_address(AreaId { arena: 0, kind: PartKind::Code }) as u64;
+    let window = arenas.memory.views.write_address(AreaId { arena: 0, kind: PartKind::Code }) as u64;
     let found = [window - 1, window, window + geometry.window_bytes()].map(permissions);
     assert_eq!(found, ["---p", "rw-s", "---p"]);
     let both = entries.iter().filter(|it| it.permissions.contains('w') && it.permissions.contains('x')).count();
@@ -293,14 +293,14 @@ fn every_area_lies_between_guards_and_no_page_is_writable_and_executable() {
 fn code_cannot_be_made_writable_nor_its_mapping_removed_once_sealed() {
     let arenas = arenas(2 * MIB, MIB);
     let published = publish(&arenas, &constant(3));
-    let start = arenas.views.run_address(AreaId { arena: 0, kind: PartKind::Code });
+    let start = arenas.memory.views.run_address(AreaId { arena: 0, kind: PartKind::Code });
     let page = ptr::with_exposed_provenance_mut::<c_void>(start);
     for prot in [libc::PROT_READ | libc::PROT_WRITE, libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC] {
         // SAFETY: Fails, which is the point; if it did not, the bytes would stay as they are.
         assert_eq!(unsafe { libc::mprotect(page, PAGE_BYTES as usize, prot) }, -1);
     }
     if arenas.stats().reason.contains("sealed mappings") {
-        let window = arenas.views.write_address(AreaId { arena: 0, kind: PartKind::Code });
+        let window = arenas.memory.views.write_address(AreaId { arena: 0, kind: PartKind::Code });
         let window = ptr::with_exposed_provenance_mut::<c_void>(window);
         // SAFETY: Fails, see above.
         assert_eq!(unsafe { libc::mprotect(window, PAGE_BYTES as usize, libc::PROT_READ | libc::PROT_EXEC) }, -1);

@@ -133,16 +133,13 @@ fn seen(word: &u64) -> u64 {
 }
 
 fn next(words: &[u64], from: usize) -> Option<usize> {
-    let first = from / BITS;
-    let mut mask = u64::MAX.checked_shl((from % BITS) as u32).unwrap_or(0);
-    for (at, word) in words.iter().enumerate().skip(first) {
-        let bits = word & mask;
-        if bits != 0 {
-            return Some(at * BITS + bits.trailing_zeros() as usize);
-        }
-        mask = u64::MAX;
+    let mut at = from / BITS;
+    let mut bits = words.get(at)? >> (from % BITS) << (from % BITS);
+    while bits == 0 {
+        at += 1;
+        bits = *words.get(at)?;
     }
-    None
+    Some(at * BITS + bits.trailing_zeros() as usize)
 }
 
 fn bits(words: &[u64]) -> impl Iterator<Item = usize> {

@@ -12,7 +12,7 @@ use std::{
 
 use nix::errno::Errno;
 
-use super::{Arenas, geometry::AreaId};
+use super::{arenas::Memory, geometry::AreaId};
 
 /// How long the thread waits between two looks at all areas.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -20,29 +20,29 @@ const PAUSE: Duration = Duration::from_secs(1);
 const CHUNKS_MAX: u32 = 8;
 
 /// Ends by itself when the arenas are gone.
-pub(super) fn start(arenas: &Arc<Arenas>) -> io::Result<()> {
-    let arenas = Arc::downgrade(arenas);
-    thread::Builder::new().name("arena-huge".to_owned()).spawn(move || run(&arenas)).map(drop)
+pub(super) fn start(memory: &Arc<Memory>) -> io::Result<()> {
+    let memory = Arc::downgrade(memory);
+    thread::Builder::new().name("arena-huge".to_owned()).spawn(move || run(&memory)).map(drop)
 }
 
-fn run(arenas: &Weak<Arenas>) {
-    while let Some(arenas) = arenas.upgrade() {
-        look(&arenas);
-        drop(arenas);
+fn run(memory: &Weak<Memory>) {
+    while let Some(memory) = memory.upgrade() {
+        look(&memory);
+        drop(memory);
         thread::sleep(PAUSE);
     }
 }
 
 /// Puts a few chunks on huge pages; answers how many.
-pub(super) fn look(arenas: &Arenas) -> u32 {
+pub(super) fn look(memory: &Memory) -> u32 {
     let mut collapsed = 0;
-    for area in arenas.geometry().areas() {
+    for area in memory.geometry().areas() {
         let mut from = 0;
         while collapsed < CHUNKS_MAX
-            && let Some(chunk) = hold(arenas, area, from)
+            && let Some(chunk) = hold(memory, area, from)
         {
             from = chunk + 1;
-            match collapse(arenas, area, chunk) {
+            match collapse(memory, area, chunk) {
                 Ok(()) => collapsed += 1,
                 // No huge page is free, or a page was held: another time.
                 Err(Errno::ENOMEM | Errno::EAGAIN | Errno::EBUSY) => return collapsed,
@@ -54,14 +54,14 @@ pub(super) fn look(arenas: &Arenas) -> u32 {
 }
 
 /// A function of its own, so that the lock is free again when the chunk is worked on.
-fn hold(arenas: &Arenas, area: AreaId, from: u32) -> Option<u32> {
-    arenas.pool.shard(area.arena).area_mut(area.kind).hold_full_chunk(from)
+fn hold(memory: &Memory, area: AreaId, from: u32) -> Option<u32> {
+    memory.pool.shard(area.arena).area_mut(area.kind).hold_full_chunk(from)
 }
 
 /// Tries a held chunk and releases it. Unless another try may help, it is not tried again.
-fn collapse(arenas: &Arenas, area: AreaId, chunk: u32) -> Result<(), Errno> {
-    let outcome = arenas.views.collapse(area, chunk);
+fn collapse(memory: &Memory, area: AreaId, chunk: u32) -> Result<(), Errno> {
+    let outcome = memory.views.collapse(area, chunk);
     let again = matches!(outcome, Err(Errno::ENOMEM | Errno::EAGAIN | Errno::EBUSY));
-    arenas.pool.shard(area.arena).area_mut(area.kind).release_chunk(!again);
+    memory.pool.shard(area.arena).area_mut(area.kind).release_chunk(!again);
     outcome
 }

@@ -5,7 +5,8 @@ use std::{fmt, ops::Range, sync::Arc};
 use nix::errno::Errno;
 
 use super::{
-    Addresses, Arenas, Layout, Part, PartKind, ReserveError,
+    Addresses, Layout, Part, PartKind, ReserveError,
+    arenas::{Anchor, Memory},
     geometry::{AreaId, PAGE_BYTES},
     memory::TRAP,
     pool::Backing,
@@ -14,7 +15,7 @@ use super::{
 
 /// Spans with their only owner, who gives them back by dropping this. Fills a cache line.
 pub(super) struct Holding {
-    pub(super) arenas: Arc<Arenas>,
+    pub(super) arenas: Arc<Anchor>,
     pub(super) grant: Grant,
     /// In the order of [`PartKind::ALL`].
     sizes_bytes: [u32; 3],
@@ -25,7 +26,7 @@ pub(super) struct Holding {
 
 impl Holding {
     /// Takes a grant over, with its arena's window open; or gives it back.
-    pub(super) fn new(arenas: Arc<Arenas>, layout: &Layout, grant: Grant) -> Result<Self, ReserveError> {
+    pub(super) fn new(arenas: Arc<Anchor>, layout: &Layout, grant: Grant) -> Result<Self, ReserveError> {
         if let Err(errno) = arenas.views.open_writer(grant.arena) {
             let given = arenas.pool.give(&grant, None, &arenas.views.opening());
             given.expect("invariant: these spans were taken a moment ago");
@@ -134,7 +135,7 @@ impl Drop for Holding {
             // It cannot be wiped, so it cannot be given to anybody: it stays taken.
             return;
         }
-        let Arenas { views, pool, epochs, .. } = &*self.arenas;
+        let Memory { views, pool, epochs, .. } = &**self.arenas;
         // Before the lock, while the spans are still ours: nobody can be given bytes that are not wiped yet.
         for (area, span) in self.grant.spans() {
             let gone = self.wipe(area, &span.range());

@@ -7,6 +7,7 @@
 
 use std::{
     cell::Cell,
+    hint,
     ops::Range,
     sync::{
         Mutex, MutexGuard, TryLockError,
@@ -34,15 +35,19 @@ const HOLD_PAGES: u64 = 64;
 /// the system instead of many.
 const AHEAD_PAGES: u32 = 16;
 
-/// So often a thread finds its shard held before it moves to another: who gives memory back there holds it, too, and
-/// is gone at once.
-const PATIENCE: u32 = 4;
+/// How often a thread looks again at its shard, which most often is held for less than a microsecond, before it waits.
+const LOOKS_MAX: u32 = 100;
+/// What meeting another thread in its shard adds to a thread's annoyance, of which each quiet visit takes one away.
+const MET: u32 = 5;
+/// Annoyed so much, a thread moves to another shard: it meets others there in more than one of five visits. Who only
+/// gives memory back there is met less often.
+const MOVES: u32 = 40;
 
 thread_local! {
     /// The shard that this thread tries first, to be taken modulo their number.
     static HOME: Cell<usize> = const { Cell::new(0) };
-    /// How often in a row it was found held.
-    static MET: Cell<u32> = const { Cell::new(0) };
+    /// From meeting others there.
+    static ANNOYANCE: Cell<u32> = const { Cell::new(0) };
 }
 
 /// What can be done to the pages of an area.
@@ -225,19 +230,24 @@ impl Pool {
 
     /// Waits for the thread's shard. Who has to again and again has the next one from the next time on.
     fn lock_home(&self, home: usize) -> MutexGuard<'_, Shard> {
-        let met = MET.get();
+        let annoyance = ANNOYANCE.get();
         if let Some(shard) = self.try_lock(home) {
-            if met > 0 {
-                MET.set(0);
+            if annoyance > 0 {
+                ANNOYANCE.set(annoyance - 1);
             }
             return shard;
         }
-        MET.set(met + 1);
-        if met + 1 >= PATIENCE {
-            MET.set(0);
+        self.shards[home].contended.fetch_add(1, Relaxed);
+        ANNOYANCE.set(annoyance + MET);
+        if annoyance + MET >= MOVES {
+            ANNOYANCE.set(0);
             HOME.set((home + 1) % self.shards.len());
         }
-        self.shard(home as u32)
+        let mut looks = (0..LOOKS_MAX).filter_map(|_| {
+            hint::spin_loop();
+            self.try_lock(home)
+        });
+        looks.next().unwrap_or_else(|| self.shard(home as u32))
     }
 
     fn home(&self) -> usize {
@@ -248,10 +258,7 @@ impl Pool {
     fn try_lock(&self, at: usize) -> Option<MutexGuard<'_, Shard>> {
         match self.shards[at].shard.try_lock() {
             Ok(shard) => Some(shard),
-            Err(TryLockError::WouldBlock) => {
-                self.shards[at].contended.fetch_add(1, Relaxed);
-                None
-            }
+            Err(TryLockError::WouldBlock) => None,
             Err(TryLockError::Poisoned(_)) => panic!("invariant: nothing panics under an arena's lock"),
         }
     }
