@@ -62,11 +62,15 @@ impl Blocks {
 
     /// A span of `granules` (at least one), its start a multiple of `align` (a power of two). `None` only if no free
     /// run holds it.
+    ///
+    /// The number of spans does not matter as long as a run is left that is surely long enough. If there is none, all
+    /// that may be are searched: not those for fewer than 128 granules at any start, where the class says it all.
     pub(super) fn take(&mut self, granules: u32, align: u32) -> Option<Span> {
-        let Some(run) = self.find_run(granules, align) else { return self.take_top(granules, align) };
-        let span = Span { start: aligned(run.start, align), granules };
-        self.cut(&run, &span.range());
-        Some(span)
+        if let Some(run) = self.find_run(granules, align) {
+            return Some(self.take_from(&run, granules, align));
+        }
+        let span = self.take_top(granules, align);
+        span.or_else(|| self.search_all(granules, align).map(|run| self.take_from(&run, granules, align)))
     }
 
     /// Gives a span back and says which free run its granules lie in now.
@@ -167,21 +171,22 @@ impl Blocks {
         Ok(())
     }
 
-    /// The shortest run that the classes tell to fit, or one of a few shorter ones that were looked at; if there is
-    /// none of these, any that fits.
+    /// The shortest run that the classes tell to fit, or one of a few shorter ones that were looked at.
     fn find_run(&self, granules: u32, align: u32) -> Option<Range<u32>> {
-        let needed = granules.checked_add(align - 1)?;
-        let sure = if needed <= AREA_GRANULES_MAX { class_holding(needed) } else { usize::MAX };
-        let own = class_of(granules.min(AREA_GRANULES_MAX));
+        let (own, sure) = classes_for(granules, align)?;
         if own < sure
             && let Some(run) = self.visit(self.cells_of(own, sure).take(VISITS_MAX), granules, align)
         {
             return Some(run);
         }
-        if let Some(class) = self.classes.next_class(sure) {
-            return self.cells.run_in(self.classes.lowest(class), &lengths(class), granules, align);
-        }
-        // A cell may have several runs of a length, which differ in their alignment.
+        let class = self.classes.next_class(sure)?;
+        self.cells.run_in(self.classes.lowest(class), &lengths(class), granules, align)
+    }
+
+    /// Any run that fits, where no class says that one does. Looks at each cell that may have one, and there at each
+    /// run: those of one length differ in their alignment.
+    fn search_all(&self, granules: u32, align: u32) -> Option<Range<u32>> {
+        let (own, sure) = classes_for(granules, align)?;
         self.visit(self.cells_of(own, sure), granules, align)
     }
 
@@ -201,6 +206,13 @@ impl Blocks {
             at = class + 1;
             Some(class)
         })
+    }
+
+    /// Takes the first granules of a free run that are aligned so.
+    fn take_from(&mut self, run: &Range<u32>, granules: u32, align: u32) -> Span {
+        let span = Span { start: aligned(run.start, align), granules };
+        self.cut(run, &span.range());
+        span
     }
 
     /// Takes a part of a free run.
@@ -281,6 +293,13 @@ impl Blocks {
             self.classes.remove(class, cell);
         }
     }
+}
+
+/// The lowest class in which a run may fit, and the lowest all of whose runs do.
+fn classes_for(granules: u32, align: u32) -> Option<(usize, usize)> {
+    let needed = granules.checked_add(align - 1)?;
+    let sure = if needed <= AREA_GRANULES_MAX { class_holding(needed) } else { usize::MAX };
+    Some((class_of(granules.min(AREA_GRANULES_MAX)), sure))
 }
 
 #[cfg(test)]

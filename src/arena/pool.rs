@@ -39,7 +39,7 @@ const AHEAD_PAGES: u32 = 16;
 const LOOKS_MAX: u32 = 100;
 /// What meeting another thread in its shard adds to a thread's annoyance, of which each quiet visit takes one away.
 const MET: u32 = 5;
-/// Annoyed so much, a thread moves to another shard: it meets others there in more than one of five visits. Who only
+/// Annoyed so much, a thread moves to another shard: it meets others there in more than one of six visits. Who only
 /// gives memory back there is met less often.
 const MOVES: u32 = 40;
 
