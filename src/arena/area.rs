@@ -162,13 +162,16 @@ impl Area {
         Some(chunk)
     }
 
-    pub(super) fn release_chunk(&mut self, settled: bool) {
-        if let Some(chunk) = self.held_chunk.take() {
-            self.settled[chunk as usize] = settled;
-            for page in chunk_pages(chunk) {
-                self.idle_again(page..page + 1);
-            }
+    /// Answers those of the chunk's pages that an owner has given back by itself meanwhile: the system may have
+    /// committed them again.
+    pub(super) fn release_chunk(&mut self, settled: bool) -> Vec<Range<u32>> {
+        let Some(chunk) = self.held_chunk.take() else { return Vec::new() };
+        for page in chunk_pages(chunk) {
+            self.idle_again(page..page + 1);
         }
+        let missing: Vec<_> = self.committed.runs(chunk_pages(chunk), false).collect();
+        self.settled[chunk as usize] = settled && missing.is_empty();
+        missing
     }
 
     pub(super) fn idle_pages(&self) -> u32 {

@@ -7,6 +7,7 @@ use super::{
 use crate::arena::{
     StrategyKind,
     geometry::HUGE_BYTES,
+    pool::Backing,
     testing::{Random, smaps},
 };
 
@@ -116,6 +117,36 @@ fn chunks_in_use_throughout_are_put_on_huge_pages_and_single_pages_still_go_back
     held.clear();
     arenas.set_commit_limit(0);
     assert_eq!((arenas.stats().committed_bytes(), arenas.huge_bytes()), (0, 0));
+}
+
+#[test]
+fn what_an_owner_gives_back_while_a_huge_page_is_made_of_it_stays_given_back() {
+    let config = ArenaConfig { keep_free_bytes: 0, ..ArenaConfig::new(8 * MIB, 8 * MIB) };
+    let arenas = Arenas::map(&config).unwrap();
+    let area = AreaId { arena: 0, kind: PartKind::Code };
+    let large = arenas.reserve(&layout(4 * MIB, 0, 0)).unwrap();
+    let hold = || arenas.memory.pool.shard(0).area_mut(PartKind::Code).hold_full_chunk(0);
+    let backing = arenas.memory.views.opening();
+    for note_first in [true, false] {
+        let pages = 0..512;
+        assert_eq!(hold(), Some(0));
+        arenas.memory.views.decommit(area, pages.clone()).unwrap();
+        if note_first {
+            arenas.memory.pool.note_decommitted(area, pages.clone(), &backing);
+        }
+        // As collapsing does to pages that are missing.
+        arenas.memory.views.commit(area, pages.clone()).unwrap();
+        arenas.memory.pool.release_chunk(area, true, &backing);
+        if !note_first {
+            arenas.memory.pool.note_decommitted(area, pages.clone(), &backing);
+        }
+        assert_eq!(pss_bytes(&arenas), 2 * MIB);
+        assert_eq!(arenas.stats().committed_bytes(), 2 * MIB);
+        // Back to where it was, charged as whoever commits does.
+        arenas.memory.pool.commit_for_tests(area, pages, &backing);
+    }
+    drop(large);
+    assert_eq!((arenas.stats().committed_bytes(), pss_bytes(&arenas)), (0, 0));
 }
 
 #[test]

@@ -62,6 +62,6 @@ fn hold(memory: &Memory, area: AreaId, from: u32) -> Option<u32> {
 fn collapse(memory: &Memory, area: AreaId, chunk: u32) -> Result<(), Errno> {
     let outcome = memory.views.collapse(area, chunk);
     let again = matches!(outcome, Err(Errno::ENOMEM | Errno::EAGAIN | Errno::EBUSY));
-    memory.pool.shard(area.arena).area_mut(area.kind).release_chunk(!again);
+    memory.pool.release_chunk(area, !again, &memory.views.opening());
     outcome
 }

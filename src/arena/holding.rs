@@ -140,7 +140,7 @@ impl Drop for Holding {
         for (area, span) in self.grant.spans() {
             let gone = self.wipe(area, &span.range());
             if !gone.is_empty() {
-                pool.note_decommitted(area, gone);
+                pool.note_decommitted(area, gone, &views.opening());
             }
         }
         let stamp = self.published.then(|| epochs.stamp());

@@ -153,10 +153,23 @@ impl Pool {
     }
 
     /// Takes note that a span's owner has given back pages that lie wholly in the span.
-    pub(super) fn note_decommitted(&self, id: AreaId, pages: Range<u32>) {
+    pub(super) fn note_decommitted(&self, id: AreaId, pages: Range<u32>, backing: &impl Backing) {
+        let mut shard = self.shard(id.arena);
+        // Once more, for a huge page that was made of them since; from now on its maker knows better. What is refused
+        // here was given back already, but for that case.
+        let _ = backing.decommit(id, pages.clone());
         let count = pages.len() as u64;
-        self.shard(id.arena).area_mut(id.kind).decommit(pages);
+        shard.area_mut(id.kind).decommit(pages);
         self.commit.discharge(count);
+    }
+
+    /// Ends the hold on a chunk, and gives back what the system has committed in it beyond what is counted.
+    pub(super) fn release_chunk(&self, id: AreaId, settled: bool, backing: &impl Backing) {
+        let mut shard = self.shard(id.arena);
+        for run in shard.area_mut(id.kind).release_chunk(settled) {
+            // Refused, it stays until the pages are used and given back.
+            let _ = backing.decommit(id, run);
+        }
     }
 
     /// Cuts one of a grant's spans to its first `granules`.
@@ -401,6 +414,15 @@ impl Pool {
             let pages = decommit(shard, AreaId { arena, kind }, run, backing).unwrap_or(0);
             self.commit.discharge(pages);
         }
+    }
+
+    /// Commits pages of a span again that were given back under it.
+    #[cfg(test)]
+    pub(super) fn commit_for_tests(&self, id: AreaId, pages: Range<u32>, backing: &impl Backing) {
+        backing.commit(id, pages.clone()).unwrap();
+        self.commit.charge(pages.len() as u64).unwrap();
+        let owned = self.geometry.granules_of(&pages);
+        self.shard(id.arena).area_mut(id.kind).commit(pages, &owned);
     }
 
     fn fragmented(&self, part: PartKind, needed_bytes: u64) -> ReserveError {
