@@ -1,9 +1,6 @@
 //! Memory that is being written.
 
-use super::{
-    Addresses, Layout, PartKind, PublishError, Published, ReserveError, StepError, canary, geometry::AreaId,
-    holding::Holding,
-};
+use super::{Addresses, Layout, PartKind, PublishError, Published, ReserveError, StepError, canary, holding::Holding};
 
 /// Spans for one layout, not yet to be run. Dropped instead of published, it gives them back.
 #[derive(Debug)]
@@ -103,10 +100,8 @@ impl Draft {
     /// protection is changed instead of memory mapped twice. The memory is given back.
     pub fn publish(mut self) -> Result<Published, PublishError> {
         let Holding { arenas, grant, .. } = &self.holding;
-        for (area, _) in grant.spans().filter(|(area, _)| area.kind != PartKind::Data) {
-            let AreaId { kind, .. } = area;
-            let refused = |errno| PublishError::Protect { part: kind, errno };
-            arenas.views.make_runnable(area, self.holding.bytes(kind)).map_err(refused)?;
+        if arenas.views.changes_protection() {
+            self.holding.make_runnable()?;
         }
         if !arenas.epochs.is_fresh(grant.stamp) {
             arenas.epochs.serialise(|| arenas.barrier.serialise());

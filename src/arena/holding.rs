@@ -5,7 +5,7 @@ use std::{fmt, ops::Range, sync::Arc};
 use nix::errno::Errno;
 
 use super::{
-    Addresses, Layout, Part, PartKind, ReserveError,
+    Addresses, Layout, Part, PartKind, PublishError, ReserveError,
     arenas::{Anchor, Memory},
     geometry::{AreaId, PAGE_BYTES},
     memory::TRAP,
@@ -108,11 +108,22 @@ impl Holding {
         gone
     }
 
+    /// Lets all pages run that were written, where protection changes.
+    pub(super) fn make_runnable(&self) -> Result<(), PublishError> {
+        self.grant.spans().try_for_each(|(area, _)| {
+            let runnable = self.arenas.views.make_runnable(area, self.bytes(area.kind));
+            runnable.map_err(|errno| PublishError::Protect { part: area.kind, errno })
+        })
+    }
+
     /// Opens the window, which a draft has open already, and makes all pages writable again where that changes.
     fn make_writable(&self) -> Result<(), Errno> {
         let views = &self.arenas.views;
         if self.published {
             views.open_writer(self.grant.arena)?;
+        }
+        if !views.changes_protection() {
+            return Ok(());
         }
         let mut spans = self.grant.spans();
         spans

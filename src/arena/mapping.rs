@@ -192,6 +192,11 @@ impl Views {
         }
     }
 
+    /// Whether memory is made writable and runnable in turn at one address.
+    pub(super) fn changes_protection(&self) -> bool {
+        self.strategy == StrategyKind::Protect
+    }
+
     /// Whether windows are closed while nobody writes.
     pub(super) fn opens_on_demand(&self) -> bool {
         self.gates.is_some()
@@ -303,7 +308,7 @@ impl Views {
     }
 
     fn protect(&self, area: AreaId, bytes: Range<u64>, prot: ProtFlags) -> Result<(), Errno> {
-        if self.strategy != StrategyKind::Protect || bytes.is_empty() {
+        if !self.changes_protection() || bytes.is_empty() {
             return Ok(());
         }
         let whole = bytes.start.is_multiple_of(PAGE_BYTES) && bytes.end.is_multiple_of(PAGE_BYTES);
