@@ -9,9 +9,10 @@ use std::{
     cell::Cell,
     hint,
     ops::Range,
+    ptr,
     sync::{
         Mutex, MutexGuard, TryLockError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -37,16 +38,15 @@ const AHEAD_PAGES: u32 = 16;
 
 /// How often a thread looks again at its shard, which most often is held for less than a microsecond, before it waits.
 const LOOKS_MAX: u32 = 100;
-/// What meeting another thread in its shard adds to a thread's annoyance, of which each quiet visit takes one away.
-const MET: u32 = 5;
-/// Annoyed so much, a thread moves to another shard: it meets others there in more than one of six visits. Who only
-/// gives memory back there is met less often.
-const MOVES: u32 = 40;
+/// What waiting for another thread in its shard adds to a thread's annoyance, of which each quiet visit takes one away.
+const WAITED: u32 = 8;
+/// Annoyed so much, a thread moves to another shard.
+const MOVES: u32 = 64;
 
 thread_local! {
     /// The shard that this thread tries first, to be taken modulo their number.
     static HOME: Cell<usize> = const { Cell::new(0) };
-    /// From meeting others there.
+    /// From waiting for others who take spans there. Who gives spans back there is gone at once and never comes twice.
     static ANNOYANCE: Cell<u32> = const { Cell::new(0) };
 }
 
@@ -64,6 +64,8 @@ struct Locked {
     shard: Mutex<Shard>,
     /// How often a thread that wanted spans found the lock held.
     contended: AtomicU64,
+    /// Which thread took spans here last.
+    taker: AtomicUsize,
 }
 
 /// Every area of every arena.
@@ -78,7 +80,11 @@ pub(super) struct Pool {
 impl Pool {
     /// Each shard keeps `keep_bytes` of free committed memory.
     pub(super) fn new(geometry: Geometry, commit_limit_bytes: u64, keep_bytes: u64) -> Self {
-        let shard = |_| Locked { shard: Mutex::new(Shard::new(geometry)), contended: AtomicU64::new(0) };
+        let shard = |_| Locked {
+            shard: Mutex::new(Shard::new(geometry)),
+            contended: AtomicU64::new(0),
+            taker: AtomicUsize::new(0),
+        };
         Self {
             geometry,
             shards: (0..geometry.arenas).map(shard).collect(),
@@ -243,24 +249,41 @@ impl Pool {
 
     /// Waits for the thread's shard. Who has to again and again has the next one from the next time on.
     fn lock_home(&self, home: usize) -> MutexGuard<'_, Shard> {
-        let annoyance = ANNOYANCE.get();
-        if let Some(shard) = self.try_lock(home) {
-            if annoyance > 0 {
-                ANNOYANCE.set(annoyance - 1);
+        let (annoyance, own) = ANNOYANCE.with(|it| (it.get(), ptr::from_ref(it).addr()));
+        let taker = &self.shards[home].taker;
+        let shard = match self.try_lock(home) {
+            Some(shard) => {
+                if annoyance > 0 {
+                    ANNOYANCE.set(annoyance - 1);
+                }
+                shard
             }
-            return shard;
+            None => {
+                self.shards[home].contended.fetch_add(1, Relaxed);
+                // Of two who wait for each other one stays, or both would meet again where they go.
+                if taker.load(Relaxed) < own {
+                    self.annoy(annoyance + WAITED, home);
+                }
+                let mut looks = (0..LOOKS_MAX).filter_map(|_| {
+                    hint::spin_loop();
+                    self.try_lock(home)
+                });
+                looks.next().unwrap_or_else(|| self.shard(home as u32))
+            }
+        };
+        if taker.load(Relaxed) != own {
+            taker.store(own, Relaxed);
         }
-        self.shards[home].contended.fetch_add(1, Relaxed);
-        ANNOYANCE.set(annoyance + MET);
-        if annoyance + MET >= MOVES {
+        shard
+    }
+
+    fn annoy(&self, annoyance: u32, home: usize) {
+        if annoyance < MOVES {
+            ANNOYANCE.set(annoyance);
+        } else {
             ANNOYANCE.set(0);
             HOME.set((home + 1) % self.shards.len());
         }
-        let mut looks = (0..LOOKS_MAX).filter_map(|_| {
-            hint::spin_loop();
-            self.try_lock(home)
-        });
-        looks.next().unwrap_or_else(|| self.shard(home as u32))
     }
 
     fn home(&self) -> usize {
