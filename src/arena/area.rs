@@ -58,26 +58,25 @@ impl Area {
         Some(span)
     }
 
-    /// Takes a span back whose code, if it ran, was freed at `stamp`.
-    pub(super) fn give(&mut self, span: &Span, stamp: Option<Stamp>) -> Result<(), FreeError> {
+    /// Takes a span back where code was last freed at `stamp`.
+    pub(super) fn give(&mut self, span: &Span, stamp: Stamp) -> Result<(), FreeError> {
         self.blocks.give(span)?;
         self.granules_used -= span.range().len() as u32;
         self.spans -= 1;
         self.operations += 1;
-        let pages = self.geometry.pages_touched(&span.range());
-        if let Some(stamp) = stamp {
-            self.stamps[pages.start as usize..pages.end as usize].fill(stamp.to_word());
-        }
-        self.idle_again(pages);
+        self.stamp_granules(&span.range(), stamp);
+        self.idle_again(self.geometry.pages_touched(&span.range()));
         Ok(())
     }
 
-    /// Cuts a span to its first `granules`.
-    pub(super) fn shrink(&mut self, span: &Span, granules: u32) -> Result<Span, FreeError> {
+    /// Cuts a span to its first `granules`; where the others lie code was last freed at `stamp`.
+    pub(super) fn shrink(&mut self, span: &Span, granules: u32, stamp: Stamp) -> Result<Span, FreeError> {
         let kept = self.blocks.shrink(span, granules)?;
         self.granules_used -= span.range().len() as u32 - granules;
         self.operations += 1;
-        self.idle_again(self.geometry.pages_touched(&(kept.range().end..span.range().end)));
+        let given = kept.range().end..span.range().end;
+        self.stamp_granules(&given, stamp);
+        self.idle_again(self.geometry.pages_touched(&given));
         Ok(kept)
     }
 
@@ -218,6 +217,15 @@ impl Area {
             committed_bytes,
             spans: self.spans.into(),
             largest_free_bytes: self.largest_free_bytes(),
+        }
+    }
+
+    /// A page keeps the latest stamp: a span may come back long after its neighbour whose code was freed later.
+    fn stamp_granules(&mut self, granules: &Range<u32>, stamp: Stamp) {
+        if stamp != Stamp::default() {
+            let pages = self.geometry.pages_touched(granules);
+            let stamps = &mut self.stamps[pages.start as usize..pages.end as usize];
+            stamps.iter_mut().for_each(|it| *it = stamp.to_word().max(*it));
         }
     }
 

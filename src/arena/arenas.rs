@@ -2,8 +2,8 @@
 
 use std::{
     fmt,
-    ops::{Deref, Range},
-    sync::Arc,
+    ops::Range,
+    sync::{Arc, Mutex, atomic::AtomicU64},
 };
 
 use super::{
@@ -17,7 +17,9 @@ use super::{
     mapping::Views,
     occupancy,
     pool::Pool,
+    reuse,
     shard::Grant,
+    shelves::Shelves,
 };
 
 /// What lies at an address.
@@ -29,12 +31,19 @@ pub struct Found {
     pub range: Range<u64>,
 }
 
-/// What all who hold a part of the memory share.
+/// What all who hold a part of the memory share; on other cache lines than the count of who they are.
+#[repr(align(128))]
 pub(super) struct Memory {
     pub(super) views: Views,
     pub(super) barrier: Barrier,
     pub(super) epochs: Epochs,
     pub(super) pool: Pool,
+    /// What was freed a moment ago; `None` where memory cannot be used again as it is.
+    pub(super) shelves: Option<Shelves>,
+    /// Held by who empties the shelves.
+    pub(super) emptying: Mutex<()>,
+    /// How often something was on them then.
+    pub(super) emptied: AtomicU64,
     huge_pages: HugePages,
 }
 
@@ -44,27 +53,12 @@ impl Memory {
     }
 }
 
-/// Keeps the memory for those who hold a part of one arena: on a cache line of its own, so that threads which keep to
-/// different arenas do not count on the same one.
-#[repr(align(128))]
-pub(super) struct Anchor(Arc<Memory>);
-
-impl Deref for Anchor {
-    type Target = Memory;
-
-    fn deref(&self) -> &Memory {
-        &self.0
-    }
-}
-
 /// Executable memory. Shared as `Arc<Arenas>` with whoever takes of it; each part that is taken keeps it, too.
 ///
 /// Meant to live as long as the process: where the kernel can, it makes the mappings permanent, so that what is left of
 /// dropped arenas is their addresses (but no memory).
 pub struct Arenas {
     pub(super) memory: Arc<Memory>,
-    /// One per arena.
-    anchors: Box<[Arc<Anchor>]>,
 }
 
 impl Arenas {
@@ -79,19 +73,25 @@ impl Arenas {
         let mut views = Views::map(geometry, config)?;
         canary::run(&views, &barrier)?;
         views.seal();
-        let pool = Pool::new(views.geometry(), config.commit_limit_bytes, config.keep_free_bytes);
-        let huge_pages = config.huge_pages;
-        let memory = Arc::new(Memory { views, barrier, epochs: Epochs::new(), pool, huge_pages });
-        if huge_pages == HugePages::Collapse {
-            collapse::start(&memory).map_err(|error| MapError::Thread { error })?;
+        let arenas = Self::over(views, barrier, config);
+        if config.huge_pages == HugePages::Collapse {
+            collapse::start(&arenas.memory).map_err(|error| MapError::Thread { error })?;
         }
-        Ok(Self::over(memory))
+        Ok(arenas)
     }
 
-    fn over(memory: Arc<Memory>) -> Arc<Self> {
-        let anchor = |_| Arc::new(Anchor(Arc::clone(&memory)));
-        let anchors = (0..memory.geometry().arenas).map(anchor).collect();
-        Arc::new(Self { memory, anchors })
+    fn over(views: Views, barrier: Barrier, config: &ArenaConfig) -> Arc<Self> {
+        let memory = Memory {
+            pool: Pool::new(views.geometry(), config.commit_limit_bytes, config.keep_free_bytes),
+            shelves: reuse::shelves_for(&views, config.keep_free_bytes),
+            emptying: Mutex::new(()),
+            emptied: AtomicU64::new(0),
+            views,
+            barrier,
+            epochs: Epochs::new(),
+            huge_pages: config.huge_pages,
+        };
+        Arc::new(Self { memory: Arc::new(memory) })
     }
 
     /// Takes committed memory for a layout: nothing is executable in it before [`Draft::publish`], free code memory is
@@ -100,9 +100,14 @@ impl Arenas {
     /// # Errors
     /// [`ReserveError::Fragmented`] if giving up memory would help, others if not. Nothing is taken then.
     pub fn reserve(&self, layout: &Layout) -> Result<Draft, ReserveError> {
+        if let Some(want) = layout.only_code(self.memory.geometry())
+            && let Some((memory, grant)) = self.memory.reuse(want)
+        {
+            return Ok(Draft::new(Holding::of_shelf(memory, layout, grant)));
+        }
         let wants = layout.wants(self.memory.geometry(), self.memory.pool.limit_bytes())?;
-        let grant = self.memory.pool.reserve(&wants, &self.memory.views.opening())?;
-        self.own(layout, grant)
+        let reserve = || self.memory.pool.reserve(&wants, &self.memory.views.opening());
+        self.own(layout, self.memory.with_all_free(reserve)?)
     }
 
     /// Memory for all of several layouts, or for none.
@@ -113,7 +118,9 @@ impl Arenas {
         let geometry = self.memory.geometry();
         let wants: Result<Vec<_>, _> =
             layouts.iter().map(|it| it.wants(geometry, self.memory.pool.limit_bytes())).collect();
-        let grants = self.memory.pool.reserve_many(&wants?, &self.memory.views.opening())?;
+        let wants = wants?;
+        let reserve = || self.memory.pool.reserve_many(&wants, &self.memory.views.opening());
+        let grants = self.memory.with_all_free(reserve)?;
         // All get an owner, who gives back what is not to be used, before the first that fails is looked at.
         let drafts: Vec<_> = layouts.iter().zip(grants).map(|(layout, grant)| self.own(layout, grant)).collect();
         drafts.into_iter().collect()
@@ -137,18 +144,24 @@ impl Arenas {
         let (id, offset_bytes) = geometry.locate(address.checked_sub(self.memory.views.run_range().start)?)?;
         let granule = (offset_bytes / geometry.granule_bytes) as u32;
         let span = self.memory.pool.shard(id.arena).area(id.kind).find(granule)?;
+        let is_shelved = |shelves: &Shelves| shelves.contains(id.arena, span.start, span.granules);
+        if id.kind == PartKind::Code && self.memory.shelves.as_ref().is_some_and(is_shelved) {
+            return None;
+        }
         let (start, bytes) = (self.memory.views.run_address(id) as u64, geometry.bytes_of(&span.range()));
         Some(Found { kind: id.kind, range: start + bytes.start..start + bytes.end })
     }
 
-    /// Counts of this moment.
+    /// Counts of this moment. What threads keep for themselves of what they have freed is given back for it.
     pub fn stats(&self) -> ArenaStats {
+        self.memory.empty_shelves();
         ArenaStats {
             code: self.memory.pool.stats(PartKind::Code),
             rodata: self.memory.pool.stats(PartKind::Rodata),
             data: self.memory.pool.stats(PartKind::Data),
             commit_limit_bytes: self.memory.pool.limit_bytes(),
-            metadata_bytes: self.memory.pool.metadata_bytes(),
+            metadata_bytes: self.memory.pool.metadata_bytes()
+                + self.memory.shelves.as_ref().map_or(0, Shelves::heap_bytes),
             barriers: self.memory.epochs.barriers(),
             strategy: self.memory.views.strategy().name(),
             reason: format!("{}, {}", self.memory.views.describe(), self.memory.barrier.describe()),
@@ -156,8 +169,9 @@ impl Arenas {
         }
     }
 
-    /// Counts of each area.
+    /// Counts of each area. What threads keep for themselves of what they have freed is given back for it.
     pub fn areas(&self) -> Vec<AreaStats> {
+        self.memory.empty_shelves();
         let geometry = self.memory.geometry();
         let of = |id: AreaId| {
             let shard = self.memory.pool.shard(id.arena);
@@ -167,15 +181,16 @@ impl Arenas {
                 start: self.memory.views.run_address(id) as u64,
                 memory: shard.stats(id.kind, geometry),
                 operations: shard.area(id.kind).operations(),
-                contended: self.memory.pool.contended(id.arena),
+                contended: self.memory.pool.shards().contended(id.arena),
             }
         };
         geometry.areas().map(of).collect()
     }
 
     /// What each byte of an area is, in order. `None` if there is no such arena. Takes the arena's lock for as long as
-    /// it takes to look at each span.
+    /// it takes to look at each span. What threads keep for themselves of what they have freed is given back for it.
     pub fn occupancy(&self, kind: PartKind, arena: u32) -> Option<Vec<OccupancyRun>> {
+        self.memory.empty_shelves();
         let geometry = self.memory.geometry();
         (arena < geometry.arenas).then(|| occupancy::of(&self.memory.pool.shard(arena), kind, geometry))
     }
@@ -188,6 +203,7 @@ impl Arenas {
     /// Changes the limit on committed memory. Lowered, it gives back what is free at once; what is in use stays, and
     /// until enough of it is given up, reservations that need new pages fail.
     pub fn set_commit_limit(&self, bytes: u64) {
+        self.memory.empty_shelves();
         self.memory.pool.set_limit(bytes, &self.memory.views.opening());
     }
 
@@ -216,8 +232,13 @@ impl Arenas {
     }
 
     fn own(&self, layout: &Layout, grant: Grant) -> Result<Draft, ReserveError> {
-        let anchor = Arc::clone(&self.anchors[grant.arena as usize]);
-        Ok(Draft::new(Holding::new(anchor, layout, grant)?))
+        Ok(Draft::new(Holding::new(Arc::clone(&self.memory), layout, grant)?))
+    }
+}
+
+impl Drop for Arenas {
+    fn drop(&mut self) {
+        self.memory.close_shelves();
     }
 }
 
@@ -230,6 +251,9 @@ impl fmt::Debug for Arenas {
 #[cfg(test)]
 #[path = "arenas_options_tests.rs"]
 mod options_tests;
+#[cfg(test)]
+#[path = "arenas_reuse_tests.rs"]
+mod reuse_tests;
 #[cfg(test)]
 #[path = "arenas_tests.rs"]
 mod tests;

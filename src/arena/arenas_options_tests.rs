@@ -62,11 +62,9 @@ fn windows_that_open_on_demand_are_closed_while_nobody_writes() {
 #[test]
 fn memory_whose_protection_changes_runs_code_and_is_never_writable_meanwhile() {
     let geometry = Geometry::new(2 * MIB, 64, 1).unwrap();
-    let config = ArenaConfig::new(2 * MIB, 2 * MIB);
+    let config = ArenaConfig { keep_free_bytes: 0, ..ArenaConfig::new(2 * MIB, 2 * MIB) };
     let views = Views::only(StrategyKind::Protect, geometry, &config).unwrap();
-    let pool = Pool::new(views.geometry(), config.commit_limit_bytes, 0);
-    let (barrier, epochs) = (Barrier::register().unwrap(), Epochs::new());
-    let arenas = Arenas::over(Arc::new(Memory { views, barrier, epochs, pool, huge_pages: HugePages::Never }));
+    let arenas = Arenas::over(views, Barrier::register().unwrap(), &config);
     assert_eq!(arenas.granule_bytes(), PAGE_BYTES);
     let mut random = Random::new(1);
     let mut held = Vec::new();

@@ -47,7 +47,7 @@ pub(super) fn call(published: &Published) -> u32 {
 }
 
 /// A byte where code runs, whoever owns it.
-fn byte_at(arenas: &Arenas, address: u64) -> u8 {
+pub(super) fn byte_at(arenas: &Arenas, address: u64) -> u8 {
     assert!(arenas.executable_range().contains(&address));
     // SAFETY: In an area, and those are mapped readable as long as the arenas live.
     unsafe { ptr::with_exposed_provenance::<u8>(address as usize).read_volatile() }

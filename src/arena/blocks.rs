@@ -22,8 +22,8 @@ const VISITS_MAX: usize = 8;
 /// A run of granules with one owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span {
-    start: u32,
-    granules: u32,
+    pub(super) start: u32,
+    pub(super) granules: u32,
 }
 
 impl Span {

@@ -35,9 +35,7 @@ impl Draft {
 
     /// [`Self::code_mut`] and [`Self::rodata_mut`] at once.
     pub fn code_and_rodata_mut(&mut self) -> (&mut [u8], &mut [u8]) {
-        let sizes_bytes = [PartKind::Code, PartKind::Rodata].map(|kind| self.holding.size_bytes(kind));
-        let Holding { arenas, grant, .. } = &mut self.holding;
-        arenas.views.code_and_rodata_mut(grant, sizes_bytes)
+        self.holding.code_and_rodata_mut()
     }
 
     /// Copies `initial` to the start of the data and makes the rest zero. Without this call the data holds anything.
@@ -45,7 +43,7 @@ impl Draft {
     /// # Panics
     /// If `initial` is longer than the data, rounded up to whole granules.
     pub fn write_data(&mut self, initial: &[u8]) {
-        self.holding.arenas.views.write_data(&self.holding.grant, initial);
+        self.holding.memory().views.write_data(&self.holding.grant, initial);
     }
 
     /// Gives up what lies behind the first `size_bytes` of a part: for code whose length is known only once it is
@@ -56,12 +54,12 @@ impl Draft {
     pub fn shrink(&mut self, kind: PartKind, size_bytes: u64) {
         let old_bytes = self.holding.size_bytes(kind);
         assert!((1..=old_bytes).contains(&size_bytes), "{kind} of {old_bytes} bytes cannot shrink to {size_bytes}");
-        let arenas = &self.holding.arenas;
-        let granules = arenas.geometry().granules(size_bytes).expect("invariant: shorter than what fits");
+        let geometry = self.holding.memory().geometry();
+        let granules = geometry.granules(size_bytes).expect("invariant: shorter than what fits");
         let old = self.holding.grant.granules(kind);
         if granules < old.len() as u32 {
             self.holding.wipe_tail(kind, &(old.start + granules..old.end));
-            self.holding.arenas.pool.shrink(&mut self.holding.grant, kind, granules);
+            self.holding.shrink(kind, granules);
         }
         self.holding.set_size(kind, size_bytes);
     }
@@ -77,12 +75,11 @@ impl Draft {
     pub fn grow(&mut self, kind: PartKind, size_bytes: u64) -> Result<bool, ReserveError> {
         let old_bytes = self.holding.size_bytes(kind);
         assert!(old_bytes > 0 && size_bytes >= old_bytes, "{kind} of {old_bytes} bytes cannot grow to {size_bytes}");
-        let Holding { arenas, grant, .. } = &mut self.holding;
-        let max_bytes = arenas.geometry().area_bytes;
-        let too_large = ReserveError::TooLarge { needed_bytes: size_bytes, max_bytes };
-        let granules = arenas.geometry().granules(size_bytes).ok_or(too_large)?;
-        let grown = granules as usize == grant.granules(kind).len()
-            || arenas.pool.grow(grant, kind, granules, &arenas.views.opening())?;
+        let geometry = self.holding.memory().geometry();
+        let too_large = ReserveError::TooLarge { needed_bytes: size_bytes, max_bytes: geometry.area_bytes };
+        let granules = geometry.granules(size_bytes).ok_or(too_large)?;
+        let grown =
+            granules as usize == self.holding.grant.granules(kind).len() || self.holding.grow(kind, granules)?;
         if grown {
             self.holding.set_size(kind, size_bytes);
         }
@@ -99,22 +96,26 @@ impl Draft {
     /// The system refused to change the memory's protection: only where the window is opened on demand, or where
     /// protection is changed instead of memory mapped twice. The memory is given back.
     pub fn publish(mut self) -> Result<Published, PublishError> {
-        let Holding { arenas, grant, .. } = &self.holding;
-        if arenas.views.changes_protection() {
+        let memory = &**self.holding.memory();
+        if memory.views.changes_protection() {
             self.holding.make_runnable()?;
         }
-        if !arenas.epochs.is_fresh(grant.stamp) {
-            arenas.epochs.serialise(|| arenas.barrier.serialise());
+        let stamp = self.holding.grant.stamp;
+        if !memory.epochs.is_fresh(stamp) {
+            memory.epochs.serialise(|| memory.barrier.serialise());
         }
-        arenas.views.close_writer(grant.arena);
-        self.holding.published = true;
+        memory.views.close_writer(self.holding.grant.arena);
+        self.holding.publishes();
         Ok(Published::new(self.holding))
     }
 
     /// Writes, runs, rewrites and runs code in a draft of one whole page of code.
-    pub(super) fn prove(self) -> Result<(), StepError> {
-        let Holding { arenas, grant, .. } = &self.holding;
-        let page = arenas.geometry().pages_within(&grant.granules(PartKind::Code)).start;
-        canary::run_at(&arenas.views, &arenas.barrier, grant.area(PartKind::Code), page)
+    pub(super) fn prove(mut self) -> Result<(), StepError> {
+        self.holding.writes();
+        let (memory, grant) = (self.holding.memory(), &self.holding.grant);
+        let page = memory.geometry().pages_within(&grant.granules(PartKind::Code)).start;
+        let proved = canary::run_at(&memory.views, &memory.barrier, grant.area(PartKind::Code), page);
+        self.holding.ran();
+        proved
     }
 }

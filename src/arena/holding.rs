@@ -1,12 +1,19 @@
 //! Memory that has an owner: what a draft and what is published have in common.
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{
+    fmt,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
+};
 
 use nix::errno::Errno;
 
 use super::{
     Addresses, Layout, Part, PartKind, PublishError, ReserveError,
-    arenas::{Anchor, Memory},
+    arenas::Memory,
     geometry::{AreaId, PAGE_BYTES},
     memory::TRAP,
     pool::Backing,
@@ -15,35 +22,79 @@ use super::{
 
 /// Spans with their only owner, who gives them back by dropping this. Fills a cache line.
 pub(super) struct Holding {
-    pub(super) arenas: Arc<Anchor>,
+    /// `None` only once this is dropped.
+    memory: Option<Arc<Memory>>,
     pub(super) grant: Grant,
     /// In the order of [`PartKind::ALL`].
     sizes_bytes: [u32; 3],
     aligns_log2: [u8; 3],
-    /// The code may have been run.
-    pub(super) published: bool,
+    /// Bits of what has been done to the memory.
+    done: AtomicU8,
 }
+
+/// The code holds anything but traps, perhaps.
+const WRITTEN: u8 = 1;
+/// The code may have been run.
+const PUBLISHED: u8 = 2;
+/// The spans are counted as lingering.
+const LINGERING: u8 = 4;
 
 impl Holding {
     /// Takes a grant over, with its arena's window open; or gives it back.
-    pub(super) fn new(arenas: Arc<Anchor>, layout: &Layout, grant: Grant) -> Result<Self, ReserveError> {
-        if let Err(errno) = arenas.views.open_writer(grant.arena) {
-            let given = arenas.pool.give(&grant, None, &arenas.views.opening());
+    pub(super) fn new(memory: Arc<Memory>, layout: &Layout, grant: Grant) -> Result<Self, ReserveError> {
+        if let Err(errno) = memory.views.open_writer(grant.arena) {
+            let given = memory.pool.give(&grant, &memory.views.opening());
             given.expect("invariant: these spans were taken a moment ago");
-            let bytes = layout.charge_bytes(arenas.geometry().granule_bytes);
+            let bytes = layout.charge_bytes(memory.geometry().granule_bytes);
             return Err(ReserveError::Commit { part: PartKind::Code, step: "open the window of", bytes, errno });
         }
-        let parts = PartKind::ALL.map(|kind| layout.part(kind));
-        let holding = Self {
-            arenas,
+        let holding = Self::of_shelf(memory, layout, grant);
+        holding.clear_padding();
+        Ok(holding)
+    }
+
+    /// Takes a grant over that comes from a shelf: code alone, at an arena whose window is always open.
+    pub(super) fn of_shelf(memory: Arc<Memory>, layout: &Layout, grant: Grant) -> Self {
+        let parts = [&layout.code, &layout.rodata, &layout.data];
+        Self {
+            memory: Some(memory),
             grant,
             // An area has fewer bytes than 2^32, and a span lies in one.
             sizes_bytes: parts.map(|part| part.size_bytes as u32),
-            aligns_log2: parts.map(|part| part.align_bytes.checked_ilog2().unwrap_or(0) as u8),
-            published: false,
-        };
-        holding.clear_padding();
-        Ok(holding)
+            // Powers of two, but for parts without a span: 0 has as many zeroes as there are bits.
+            aligns_log2: parts.map(|part| part.align_bytes.trailing_zeros() as u8 % 64),
+            done: AtomicU8::new(0),
+        }
+    }
+
+    pub(super) fn memory(&self) -> &Arc<Memory> {
+        self.memory.as_ref().expect("invariant: only drop takes it")
+    }
+
+    /// The code is about to be written.
+    pub(super) fn writes(&mut self) {
+        *self.done.get_mut() |= WRITTEN;
+    }
+
+    /// The code has run, and is not published.
+    pub(super) fn ran(&mut self) {
+        self.grant.stamp = self.memory().epochs.stamp();
+    }
+
+    /// The code may run from now on.
+    pub(super) fn publishes(&mut self) {
+        *self.done.get_mut() |= WRITTEN | PUBLISHED;
+    }
+
+    /// Counts the spans as lingering.
+    pub(super) fn lingers(&self) {
+        // Before: who drops this sees what those did who had it before, and so finds what is marked.
+        self.done.fetch_or(LINGERING, Relaxed);
+        self.memory().pool.shard(self.grant.arena).linger(&self.grant);
+    }
+
+    fn is(&self, done: u8) -> bool {
+        self.done.load(Relaxed) & done != 0
     }
 
     pub(super) fn layout(&self) -> Layout {
@@ -69,7 +120,36 @@ impl Holding {
 
     /// Where the part's span lies in its area.
     pub(super) fn bytes(&self, kind: PartKind) -> Range<u64> {
-        self.arenas.geometry().bytes_of(&self.grant.granules(kind))
+        self.memory().geometry().bytes_of(&self.grant.granules(kind))
+    }
+
+    /// The code and the read-only data, to be written.
+    pub(super) fn code_and_rodata_mut(&mut self) -> (&mut [u8], &mut [u8]) {
+        self.writes();
+        let [code_bytes, rodata_bytes, _] = self.sizes_bytes.map(u64::from);
+        let memory = self.memory.as_ref().expect("invariant: only drop takes it");
+        memory.views.code_and_rodata_mut(&mut self.grant, [code_bytes, rodata_bytes])
+    }
+
+    /// Cuts a part's span to its first `granules`.
+    pub(super) fn shrink(&mut self, kind: PartKind, granules: u32) {
+        let memory = self.memory.as_ref().expect("invariant: only drop takes it");
+        memory.pool.shrink(&mut self.grant, kind, granules);
+    }
+
+    /// Makes a part's span longer where it is. `false` if there is no room behind it.
+    pub(super) fn grow(&mut self, kind: PartKind, granules: u32) -> Result<bool, ReserveError> {
+        let memory = self.memory.as_ref().expect("invariant: only drop takes it");
+        let mut grow = || memory.pool.grow(&mut self.grant, kind, granules, &memory.views.opening());
+        // What lies behind may be on a shelf.
+        match grow() {
+            Ok(true) => Ok(true),
+            Ok(false) | Err(_) if kind == PartKind::Code => {
+                memory.empty_shelves();
+                grow()
+            }
+            refused => refused,
+        }
     }
 
     /// Sets a part's size, for which its span has been cut or has grown.
@@ -79,7 +159,7 @@ impl Holding {
     }
 
     fn address(&self, kind: PartKind) -> u64 {
-        self.arenas.views.run_address(self.grant.area(kind)) as u64 + self.bytes(kind).start
+        self.memory().views.run_address(self.grant.area(kind)) as u64 + self.bytes(kind).start
     }
 
     /// What lies between the requested size and the span's end is not for the owner to write; it shall not show what
@@ -89,18 +169,20 @@ impl Holding {
         let bytes = self.bytes(kind);
         if !bytes.is_empty() {
             let padding = bytes.start + self.size_bytes(kind)..bytes.end;
-            self.arenas.views.fill(self.grant.area(kind), padding, 0);
+            self.memory().views.fill(self.grant.area(kind), padding, 0);
         }
     }
 
     /// Leaves no code in granules of this holding, and gives the memory of very many back. Answers which pages.
     fn wipe(&self, area: AreaId, granules: &Range<u32>) -> Range<u32> {
-        let views = &self.arenas.views;
-        let pages = self.arenas.pool.large_pages(granules);
+        let views = &self.memory().views;
+        let pages = self.memory().pool.large_pages(granules);
         // A refusal only means that the pages stay committed.
-        let gone = if !pages.is_empty() && views.decommit(area, pages.clone()).is_ok() { pages } else { 0..0 };
-        if area.kind == PartKind::Code {
-            let bytes = self.arenas.geometry().bytes_of(granules);
+        let refused = !pages.is_empty() && views.decommit(area, pages.clone()).is_err();
+        let gone = if refused { 0..0 } else { pages };
+        // What was refused may have been done in part, and then there are zeroes.
+        if area.kind == PartKind::Code && (self.is(WRITTEN) || refused) {
+            let bytes = self.memory().geometry().bytes_of(granules);
             let hole = u64::from(gone.start) * PAGE_BYTES..u64::from(gone.end) * PAGE_BYTES;
             let edges = if gone.is_empty() { [bytes, 0..0] } else { [bytes.start..hole.start, hole.end..bytes.end] };
             edges.into_iter().filter(|it| !it.is_empty()).for_each(|edge| views.fill(area, edge, TRAP));
@@ -111,15 +193,15 @@ impl Holding {
     /// Lets all pages run that were written, where protection changes.
     pub(super) fn make_runnable(&self) -> Result<(), PublishError> {
         self.grant.spans().try_for_each(|(area, _)| {
-            let runnable = self.arenas.views.make_runnable(area, self.bytes(area.kind));
+            let runnable = self.memory().views.make_runnable(area, self.bytes(area.kind));
             runnable.map_err(|errno| PublishError::Protect { part: area.kind, errno })
         })
     }
 
     /// Opens the window, which a draft has open already, and makes all pages writable again where that changes.
     fn make_writable(&self) -> Result<(), Errno> {
-        let views = &self.arenas.views;
-        if self.published {
+        let views = &self.memory().views;
+        if self.is(PUBLISHED) {
             views.open_writer(self.grant.arena)?;
         }
         if !views.changes_protection() {
@@ -133,9 +215,9 @@ impl Holding {
 
     /// Leaves no code in what a draft gives up of a part.
     pub(super) fn wipe_tail(&self, kind: PartKind, granules: &Range<u32>) {
-        if kind == PartKind::Code {
-            let bytes = self.arenas.geometry().bytes_of(granules);
-            self.arenas.views.fill(self.grant.area(kind), bytes, TRAP);
+        if kind == PartKind::Code && self.is(WRITTEN) {
+            let bytes = self.memory().geometry().bytes_of(granules);
+            self.memory().views.fill(self.grant.area(kind), bytes, TRAP);
         }
     }
 }
@@ -146,18 +228,27 @@ impl Drop for Holding {
             // It cannot be wiped, so it cannot be given to anybody: it stays taken.
             return;
         }
-        let Memory { views, pool, epochs, .. } = &**self.arenas;
-        // Before the lock, while the spans are still ours: nobody can be given bytes that are not wiped yet.
+        // Before anybody can be given the spans, while they are still ours: they are wiped, and cannot run stale.
         for (area, span) in self.grant.spans() {
             let gone = self.wipe(area, &span.range());
             if !gone.is_empty() {
-                pool.note_decommitted(area, gone, &views.opening());
+                let memory = self.memory();
+                memory.pool.note_decommitted(area, gone, &memory.views.opening());
             }
         }
-        let stamp = self.published.then(|| epochs.stamp());
-        let given = pool.give(&self.grant, stamp, &views.opening());
-        views.close_writer(self.grant.arena);
+        if self.is(PUBLISHED) {
+            self.grant.stamp = self.memory().epochs.stamp();
+        }
+        let memory = self.memory.take().expect("invariant: dropped once");
+        let shelved = if self.is(LINGERING) { Err(memory) } else { memory.shelve(&self.grant) };
+        let Err(memory) = shelved else { return };
+        let given = memory.pool.give(&self.grant, &memory.views.opening());
+        memory.views.close_writer(self.grant.arena);
         given.expect("invariant: a holding gives back the spans that it was given, once");
+        // What is on shelves may be all that keeps chunks from going back.
+        if memory.pool.shards().take_newly_spare() {
+            memory.empty_shelves();
+        }
     }
 }
 

@@ -66,6 +66,12 @@ impl Layout {
         PartKind::ALL.into_iter().fold(0, |sum: u64, kind| sum.saturating_add(rounded(self.part(kind).size_bytes)))
     }
 
+    /// What is asked for if it is code alone, and can be had.
+    pub(super) fn only_code(&self, geometry: Geometry) -> Option<Want> {
+        let code_alone = self.rodata.size_bytes == 0 && self.data.size_bytes == 0;
+        if code_alone { self.code.want(PartKind::Code, geometry).ok().flatten() } else { None }
+    }
+
     /// What the allocator is asked for.
     pub(super) fn wants(&self, geometry: Geometry, commit_limit_bytes: u64) -> Result<Wants, ReserveError> {
         let mut wants = [None; 3];

@@ -1,20 +1,10 @@
 //! All areas and the limit on what they commit: finds spans, and commits and gives back pages.
 //!
-//! Each arena is a shard with a lock of its own. A thread keeps to one shard until it meets another thread there; what
-//! does not fit into its shard goes into any other. Two of these locks are never held together. Knows no address; what
+//! What does not fit into a thread's own shard goes into any other. Two of these locks are never held together. Knows no address; what
 //! must be done to pages it asks of a [`Backing`], so it runs in tests without an operating system. The work under a
 //! lock is bounded: by the pages at the edges of one layout, or by [`HOLD_PAGES`].
 
-use std::{
-    cell::Cell,
-    hint,
-    ops::Range,
-    ptr,
-    sync::{
-        Mutex, MutexGuard, TryLockError,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
-    },
-};
+use std::{ops::Range, sync::MutexGuard};
 
 use nix::errno::Errno;
 
@@ -23,10 +13,10 @@ use super::{
     area::Area,
     blocks::Span,
     commit::{Commit, Credit},
-    epochs::Stamp,
     free_error::FreeError,
     geometry::{AreaId, Geometry, HUGE_BYTES, PAGE_BYTES, PartKind},
     shard::{Grant, Shard, Wants},
+    shards::Shards,
     stats::KindStats,
 };
 
@@ -36,20 +26,6 @@ const HOLD_PAGES: u64 = 64;
 /// the system instead of many.
 const AHEAD_PAGES: u32 = 16;
 
-/// How often a thread looks again at its shard, which most often is held for less than a microsecond, before it waits.
-const LOOKS_MAX: u32 = 100;
-/// What waiting for another thread in its shard adds to a thread's annoyance, of which each quiet visit takes one away.
-const WAITED: u32 = 8;
-/// Annoyed so much, a thread moves to another shard.
-const MOVES: u32 = 64;
-
-thread_local! {
-    /// The shard that this thread tries first, to be taken modulo their number.
-    static HOME: Cell<usize> = const { Cell::new(0) };
-    /// From waiting for others who take spans there. Who gives spans back there is gone at once and never comes twice.
-    static ANNOYANCE: Cell<u32> = const { Cell::new(0) };
-}
-
 /// What can be done to the pages of an area.
 pub(super) trait Backing {
     /// Gives pages memory, or says why not. Code pages come filled with the trap byte.
@@ -58,20 +34,10 @@ pub(super) trait Backing {
     fn decommit(&self, area: AreaId, pages: Range<u32>) -> Result<(), Errno>;
 }
 
-/// A shard with its lock, on cache lines of its own.
-#[repr(align(128))]
-struct Locked {
-    shard: Mutex<Shard>,
-    /// How often a thread that wanted spans found the lock held.
-    contended: AtomicU64,
-    /// Which thread took spans here last.
-    taker: AtomicUsize,
-}
-
 /// Every area of every arena.
 pub(super) struct Pool {
     geometry: Geometry,
-    shards: Box<[Locked]>,
+    shards: Shards,
     commit: Commit,
     /// Free committed pages that a shard keeps before it gives back whole chunks.
     keep_pages: u64,
@@ -80,14 +46,9 @@ pub(super) struct Pool {
 impl Pool {
     /// Each shard keeps `keep_bytes` of free committed memory.
     pub(super) fn new(geometry: Geometry, commit_limit_bytes: u64, keep_bytes: u64) -> Self {
-        let shard = |_| Locked {
-            shard: Mutex::new(Shard::new(geometry)),
-            contended: AtomicU64::new(0),
-            taker: AtomicUsize::new(0),
-        };
         Self {
             geometry,
-            shards: (0..geometry.arenas).map(shard).collect(),
+            shards: Shards::new(geometry),
             commit: Commit::new(commit_limit_bytes),
             keep_pages: keep_bytes / PAGE_BYTES,
         }
@@ -97,12 +58,12 @@ impl Pool {
         self.geometry
     }
 
-    pub(super) fn shard(&self, arena: u32) -> MutexGuard<'_, Shard> {
-        self.shards[arena as usize].shard.lock().expect("invariant: nothing panics under an arena's lock")
+    pub(super) fn shards(&self) -> &Shards {
+        &self.shards
     }
 
-    pub(super) fn contended(&self, arena: u32) -> u64 {
-        self.shards[arena as usize].contended.load(Relaxed)
+    pub(super) fn shard(&self, arena: u32) -> MutexGuard<'_, Shard> {
+        self.shards.lock(arena)
     }
 
     /// Spans on committed pages. Nothing has changed when this fails, but that idle pages may have been given back.
@@ -114,7 +75,7 @@ impl Pool {
         match self.commit(&grant, backing) {
             Ok(()) => Ok(grant),
             Err(error) => {
-                self.give(&grant, None, backing).expect("invariant: these spans were taken a moment ago");
+                self.give(&grant, backing).expect("invariant: these spans were taken a moment ago");
                 Err(error)
             }
         }
@@ -123,8 +84,8 @@ impl Pool {
     /// Spans for all of several layouts, or for none. As many as fit there are taken under one hold of a lock.
     pub(super) fn reserve_many(&self, wants: &[Wants], backing: &impl Backing) -> Result<Vec<Grant>, ReserveError> {
         let mut grants = Vec::with_capacity(wants.len());
-        let home = self.home();
-        if let Some(mut shard) = self.try_lock(home) {
+        let home = self.shards.home();
+        if let Some(mut shard) = self.shards.try_lock(home) {
             grants.extend(wants.iter().map_while(|wants| take(&mut shard, home, wants).ok()));
         }
         let committed = grants.iter().filter(|(_, committed)| !committed);
@@ -136,17 +97,17 @@ impl Pool {
         }
         outcome.map(|()| std::mem::take(&mut grants)).inspect_err(|_| {
             for grant in &grants {
-                self.give(grant, None, backing).expect("invariant: these spans were taken a moment ago");
+                self.give(grant, backing).expect("invariant: these spans were taken a moment ago");
             }
         })
     }
 
-    /// Gives all spans back, whose code, if it ran, was freed at `stamp`; or those before the first that was not given
-    /// exactly so.
-    pub(super) fn give(&self, grant: &Grant, stamp: Option<Stamp>, backing: &impl Backing) -> Result<(), FreeError> {
+    /// Gives all spans back, or those before the first that was not given exactly so.
+    pub(super) fn give(&self, grant: &Grant, backing: &impl Backing) -> Result<(), FreeError> {
         let mut shard = self.shard(grant.arena);
-        let given = shard.give(grant, stamp);
+        let given = shard.give(grant);
         self.trim(&mut shard, grant.arena, backing);
+        self.shards.note_spare(grant.arena, shard.idle_pages() > self.keep_pages);
         given
     }
 
@@ -181,7 +142,7 @@ impl Pool {
     /// Cuts one of a grant's spans to its first `granules`.
     pub(super) fn shrink(&self, grant: &mut Grant, kind: PartKind, granules: u32) {
         let Some(span) = grant.span(kind) else { return };
-        let kept = self.shard(grant.arena).area_mut(kind).shrink(&span, granules);
+        let kept = self.shard(grant.arena).area_mut(kind).shrink(&span, granules, grant.stamp_of(kind));
         grant.set(kind, &kept.expect("invariant: a grant's spans are what was taken"));
     }
 
@@ -198,7 +159,7 @@ impl Pool {
         let longer = shard.area_mut(kind).grow(&span, granules).expect("invariant: a grant's spans are what was taken");
         let Some(longer) = longer else { return Ok(false) };
         if kind == PartKind::Code {
-            grant.stamp = shard.area(kind).stamp(&longer.range());
+            grant.stamp = grant.stamp.max(shard.area(kind).stamp(&longer.range()));
         }
         drop(shard);
         grant.set(kind, &longer);
@@ -232,8 +193,8 @@ impl Pool {
 
     /// Finds spans, and says whether all their pages are committed.
     fn place(&self, wants: &Wants) -> Result<(Grant, bool), ReserveError> {
-        let home = self.home();
-        let mut lacking = match take(&mut self.lock_home(home), home, wants) {
+        let home = self.shards.home();
+        let mut lacking = match take(&mut self.shards.lock_home(home), home, wants) {
             Ok(found) => return Ok(found),
             Err(kind) => kind,
         };
@@ -245,58 +206,6 @@ impl Pool {
         }
         let granules = wants[lacking as usize].map_or(0, |want| want.granules);
         Err(self.fragmented(lacking, u64::from(granules) * self.geometry.granule_bytes))
-    }
-
-    /// Waits for the thread's shard. Who has to again and again has the next one from the next time on.
-    fn lock_home(&self, home: usize) -> MutexGuard<'_, Shard> {
-        let (annoyance, own) = ANNOYANCE.with(|it| (it.get(), ptr::from_ref(it).addr()));
-        let taker = &self.shards[home].taker;
-        let shard = match self.try_lock(home) {
-            Some(shard) => {
-                if annoyance > 0 {
-                    ANNOYANCE.set(annoyance - 1);
-                }
-                shard
-            }
-            None => {
-                self.shards[home].contended.fetch_add(1, Relaxed);
-                // Of two who wait for each other one stays, or both would meet again where they go.
-                if taker.load(Relaxed) < own {
-                    self.annoy(annoyance + WAITED, home);
-                }
-                let mut looks = (0..LOOKS_MAX).filter_map(|_| {
-                    hint::spin_loop();
-                    self.try_lock(home)
-                });
-                looks.next().unwrap_or_else(|| self.shard(home as u32))
-            }
-        };
-        if taker.load(Relaxed) != own {
-            taker.store(own, Relaxed);
-        }
-        shard
-    }
-
-    fn annoy(&self, annoyance: u32, home: usize) {
-        if annoyance < MOVES {
-            ANNOYANCE.set(annoyance);
-        } else {
-            ANNOYANCE.set(0);
-            HOME.set((home + 1) % self.shards.len());
-        }
-    }
-
-    fn home(&self) -> usize {
-        let home = HOME.get();
-        if home < self.shards.len() { home } else { home % self.shards.len() }
-    }
-
-    fn try_lock(&self, at: usize) -> Option<MutexGuard<'_, Shard>> {
-        match self.shards[at].shard.try_lock() {
-            Ok(shard) => Some(shard),
-            Err(TryLockError::WouldBlock) => None,
-            Err(TryLockError::Poisoned(_)) => panic!("invariant: nothing panics under an arena's lock"),
-        }
     }
 
     /// Commits the pages of a grant. Each round either ends this or takes idle pages over.

@@ -126,8 +126,8 @@ fn committed_pages_are_counted_exactly_and_stay_below_the_limit_under_any_load_a
                 }
             } else if !grants.is_empty() {
                 let grant = grants.swap_remove(random.below(grants.len() as u32) as usize);
-                pool.give(&grant, None, &pages).unwrap_or_else(|error| panic!("{context}: {error}"));
-                assert!(pool.give(&grant, None, &pages).is_err() || granules(&grant) == 0, "{context}: given twice");
+                pool.give(&grant, &pages).unwrap_or_else(|error| panic!("{context}: {error}"));
+                assert!(pool.give(&grant, &pages).is_err() || granules(&grant) == 0, "{context}: given twice");
             }
             let used_bytes = grants.iter().map(granules).sum::<u64>() * GRANULE_BYTES;
             assert_eq!(committed_and_used(&pool), (pages.bytes(), used_bytes), "{context}");
@@ -136,7 +136,7 @@ fn committed_pages_are_counted_exactly_and_stay_below_the_limit_under_any_load_a
         assert!(taken > 0 && (failed > 0 || cfg!(miri)), "seed {seed}: {taken} taken, {failed} failed");
         pages.refuse_after.set(None);
         for grant in grants.drain(..) {
-            pool.give(&grant, None, &pages).unwrap();
+            pool.give(&grant, &pages).unwrap();
         }
         // With nothing in use, every page that is committed can be given back.
         pool.set_limit(0, &pages);
@@ -153,7 +153,7 @@ fn idle_pages_are_given_back_before_new_ones_are_taken_and_only_as_many_as_neede
     let limit_bytes = 10 * PAGE_BYTES;
     let (pool, pages) = (pool(limit_bytes), Pages::new(limit_bytes));
     let eight = pool.reserve(&code(8), &pages).unwrap();
-    pool.give(&eight, None, &pages).unwrap();
+    pool.give(&eight, &pages).unwrap();
     assert_eq!(pages.bytes(), 8 * PAGE_BYTES, "nothing is committed ahead where that would pass the limit");
     let data = [None, None, Some(Want { granules: 64 * 5, align_granules: 1 })];
     let five = pool.reserve(&data, &pages).unwrap();
@@ -161,7 +161,7 @@ fn idle_pages_are_given_back_before_new_ones_are_taken_and_only_as_many_as_neede
     // Six cannot be: data has five, and code kept the lowest five.
     let refused = pool.reserve(&code(6), &pages).unwrap_err();
     assert!(matches!(refused, ReserveError::Fragmented { part: PartKind::Code, needed_bytes: 4096, .. }), "{refused}");
-    pool.give(&five, None, &pages).unwrap();
+    pool.give(&five, &pages).unwrap();
     pool.reserve(&code(6), &pages).unwrap();
 }
 
@@ -171,11 +171,11 @@ fn a_span_shares_its_edge_pages_with_neighbours_and_only_the_last_of_them_makes_
     let granules = |granules| [Some(Want { granules, align_granules: 1 }), None, None];
     let grants = [48, 32, 48].map(|it| pool.reserve(&granules(it), &pages).unwrap());
     assert_eq!(pages.bytes(), 2 * PAGE_BYTES);
-    pool.give(&grants[0], None, &pages).unwrap();
-    pool.give(&grants[2], None, &pages).unwrap();
+    pool.give(&grants[0], &pages).unwrap();
+    pool.give(&grants[2], &pages).unwrap();
     pool.set_limit(0, &pages);
     assert_eq!(pages.bytes(), 2 * PAGE_BYTES, "the span in the middle lies on both pages");
-    pool.give(&grants[1], None, &pages).unwrap();
+    pool.give(&grants[1], &pages).unwrap();
     pool.set_limit(0, &pages);
     assert_eq!(pages.bytes(), 0);
 }
@@ -204,7 +204,7 @@ fn a_refusal_of_the_system_is_reported_with_its_errno_and_takes_nothing() {
     // Refused pages that are not needed yet are done without; refused again, the reservation fails.
     let grant = pool.reserve(&wants, &pages).unwrap();
     assert_eq!(pages.bytes(), (16 + 16 + 2) * PAGE_BYTES);
-    pool.give(&grant, None, &pages).unwrap();
+    pool.give(&grant, &pages).unwrap();
     pages.refuse_after.set(Some(0));
     let wants = [Some(Want { granules: 100 * 64, align_granules: 64 }); 3];
     let refused = pool.reserve(&wants, &pages).unwrap_err();
@@ -221,13 +221,13 @@ fn a_lowered_limit_gives_back_what_is_free_at_once_and_no_more_than_it_must() {
     let (pool, pages) = (pool(1 << 30), Pages::new(1 << 30));
     let kept = pool.reserve(&code(20), &pages).unwrap();
     let grant = pool.reserve(&code(100), &pages).unwrap();
-    pool.give(&grant, None, &pages).unwrap();
+    pool.give(&grant, &pages).unwrap();
     pool.set_limit(50 * PAGE_BYTES, &pages);
     assert_eq!(pages.bytes(), 50 * PAGE_BYTES);
     pool.set_limit(10 * PAGE_BYTES, &pages);
     assert_eq!(pages.bytes(), 20 * PAGE_BYTES);
     pool.reserve(&code(1), &pages).unwrap_err();
-    pool.give(&kept, None, &pages).unwrap();
+    pool.give(&kept, &pages).unwrap();
     pool.reserve(&code(1), &pages).unwrap();
 }
 
@@ -237,9 +237,9 @@ fn whole_free_chunks_go_back_when_more_is_free_than_is_to_be_kept() {
     for (keep_bytes, left_bytes) in [(0, 0), (chunk - 1, 0), (chunk, chunk)] {
         let pool = Pool::new(GEOMETRY, 1 << 30, keep_bytes);
         let [large, small] = [500, 12].map(|count| pool.reserve(&code(count), &pages).unwrap());
-        pool.give(&large, None, &pages).unwrap();
+        pool.give(&large, &pages).unwrap();
         assert_eq!(pages.bytes(), chunk, "the chunk is not free as a whole");
-        pool.give(&small, None, &pages).unwrap();
+        pool.give(&small, &pages).unwrap();
         assert_eq!(pages.bytes(), left_bytes, "{keep_bytes} to be kept");
         pool.set_limit(0, &pages);
     }
@@ -294,14 +294,20 @@ fn threads_never_pass_the_limit_and_each_page_is_committed_once() {
                     let wants = [want(&mut random, 6000), want(&mut random, 600), want(&mut random, 600)];
                     match pool.reserve(&wants, pages) {
                         Ok(grant) => grants.push(grant),
-                        Err(_) => grants.drain(..).for_each(|grant| pool.give(&grant, None, pages).unwrap()),
+                        Err(_) => {
+                            for grant in grants.drain(..) {
+                                pool.give(&grant, pages).unwrap();
+                            }
+                        }
                     }
                     if random.below(3) == 0 && !grants.is_empty() {
                         let grant = grants.swap_remove(random.below(grants.len() as u32) as usize);
-                        pool.give(&grant, None, pages).unwrap();
+                        pool.give(&grant, pages).unwrap();
                     }
                 }
-                grants.iter().for_each(|grant| pool.give(grant, None, pages).unwrap());
+                for grant in &grants {
+                    pool.give(grant, pages).unwrap();
+                }
             });
         }
     });

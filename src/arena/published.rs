@@ -44,17 +44,17 @@ impl Published {
     /// # Panics
     /// If `initial` is longer than the data, rounded up to whole granules.
     pub fn restore_data(&self, initial: &[u8]) {
-        self.holding.arenas.views.write_data(&self.holding.grant, initial);
+        self.holding.memory().views.write_data(&self.holding.grant, initial);
     }
 
     /// A copy of the code.
     pub fn read_code(&self) -> Vec<u8> {
-        self.holding.arenas.views.read_code(&self.holding.grant, self.holding.size_bytes(PartKind::Code))
+        self.holding.memory().views.read_code(&self.holding.grant, self.holding.size_bytes(PartKind::Code))
     }
 
     /// Counts this memory as lingering instead of used from now on: nobody can ask for it any more, and it comes back
     /// when those who have it let go.
     pub fn linger(&self) {
-        self.holding.arenas.pool.shard(self.holding.grant.arena).linger(&self.holding.grant);
+        self.holding.lingers();
     }
 }

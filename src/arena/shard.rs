@@ -34,7 +34,7 @@ pub(super) struct Grant {
 }
 
 impl Grant {
-    fn empty(arena: u32) -> Self {
+    pub(super) fn empty(arena: u32) -> Self {
         Self { arena, starts: [0; 3], granules: [0; 3], stamp: Stamp::default() }
     }
 
@@ -55,6 +55,17 @@ impl Grant {
     pub(super) fn granules(&self, kind: PartKind) -> Range<u32> {
         let start = self.starts[kind as usize];
         start..start + self.granules[kind as usize]
+    }
+
+    /// The only span of a grant that has no more than one, of code.
+    pub(super) fn only_code(&self) -> Option<Span> {
+        let code_alone = self.granules[1..] == [0, 0];
+        if code_alone { self.span(PartKind::Code) } else { None }
+    }
+
+    /// When code was last freed where this part lies.
+    pub(super) fn stamp_of(&self, kind: PartKind) -> Stamp {
+        if kind == PartKind::Code { self.stamp } else { Stamp::default() }
     }
 
     pub(super) fn set(&mut self, kind: PartKind, span: &Span) {
@@ -90,7 +101,7 @@ impl Shard {
         for kind in PartKind::ALL {
             let Some(want) = wants[kind as usize] else { continue };
             let Some(span) = self.area_mut(kind).take(want.granules, want.align_granules) else {
-                self.give(&grant, None).expect("invariant: these spans were taken a moment ago");
+                self.give(&grant).expect("invariant: these spans were taken a moment ago");
                 return Err(kind);
             };
             grant.set(kind, &span);
@@ -102,12 +113,12 @@ impl Shard {
     }
 
     /// Gives all spans back, or those before the first that was not given exactly so.
-    pub(super) fn give(&mut self, grant: &Grant, stamp: Option<Stamp>) -> Result<(), FreeError> {
+    pub(super) fn give(&mut self, grant: &Grant) -> Result<(), FreeError> {
         grant.spans().try_for_each(|(id, span)| {
             if !self.lingering.is_empty() {
                 self.lingering.remove(&(id.kind as u8, span.range().start));
             }
-            self.area_mut(id.kind).give(&span, stamp.filter(|_| id.kind == PartKind::Code))
+            self.area_mut(id.kind).give(&span, grant.stamp_of(id.kind))
         })
     }
 

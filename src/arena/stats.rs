@@ -52,7 +52,8 @@ pub struct AreaStats {
     pub start: u64,
     /// Its counts.
     pub memory: KindStats,
-    /// Spans taken, given back, cut and grown since the start.
+    /// Spans taken, given back, cut and grown since the start, but for those that a thread freed and used again by
+    /// itself.
     pub operations: u64,
     /// How often a thread that wanted memory found the arena's lock held. The same number for all kinds.
     pub contended: u64,

@@ -42,6 +42,7 @@ pub(crate) const UNSAFE_FILES: &[&str] = &[
     "src/arena/barrier.rs",
     "src/arena/memory.rs",
     "src/arena/reservation.rs",
+    "src/arena/reuse.rs",
     "src/arena/system.rs",
     "src/exec/host.rs",
     "src/exec/memory.rs",

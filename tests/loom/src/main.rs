@@ -3,6 +3,7 @@
 //! Each model also runs in a form that leaves a step out, and must then fail: a model that cannot fail shows nothing.
 
 mod reuse;
+mod shelf;
 
 /// What stands for the standard library's atomics in the files that are included.
 mod sync {
@@ -12,6 +13,9 @@ mod sync {
 #[path = "../../../src/arena/epochs.rs"]
 #[allow(dead_code)]
 mod epochs;
+#[path = "../../../src/arena/shelves.rs"]
+#[allow(dead_code)]
+mod shelves;
 
 use std::{
     env,
@@ -24,9 +28,11 @@ const PREEMPTIONS_MAX: usize = 3;
 type Model = fn(Flaw);
 
 /// Each with the flaws that it must find.
-const MODELS: [(&str, Model, &[Flaw]); 2] = [
+const MODELS: [(&str, Model, &[Flaw]); 4] = [
     ("one address, replaced while it may run", reuse::replace, &[Flaw::NoBarrier, Flaw::NoPin]),
     ("two addresses, published side by side", reuse::side_by_side, &[Flaw::NoBarrier, Flaw::EarlyStamp]),
+    ("a span that goes by way of a shelf", shelf::hand_over, &[Flaw::LateWipe]),
+    ("shelves that are closed", shelf::close, &[Flaw::DrainOnly]),
 ];
 
 /// The step that is left out.
@@ -39,6 +45,10 @@ pub(crate) enum Flaw {
     NoPin,
     /// The stamp is that of the last barrier that began, not of the next.
     EarlyStamp,
+    /// A span is wiped when it is on the shelf already.
+    LateWipe,
+    /// The shelves are emptied at the end, but not closed.
+    DrainOnly,
 }
 
 fn explore(model: Model, flaw: Flaw) {
