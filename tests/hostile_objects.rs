@@ -7,7 +7,7 @@ use std::{fs, sync::Arc, time::Instant};
 use codecached::{
     arena::{ArenaConfig, Arenas},
     cache::{Cache, CacheConfig, Install, Name, Namespace, Target},
-    code::{Image, ImportTable, Limits},
+    code::{Image, ImportTable, Limits, Selection},
     exec,
 };
 use support::Random;
@@ -90,7 +90,7 @@ fn a_hundred_thousand_random_and_mutated_objects_are_refused_or_installed() {
         let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ (seed + 1) << 17);
         let object = &objects[random.below(objects.len() as u64) as usize];
         let blob = if random.below(8) == 0 { noise(&mut random, object) } else { mutate(&mut random, object) };
-        let image = match Image::parse_elf(&blob, cache.imports(), &limits) {
+        let image = match Image::parse_elf(&blob, &Selection::default(), cache.imports(), &limits) {
             Ok(image) => image,
             Err(error) => {
                 assert!(!error.to_string().is_empty());

@@ -3,6 +3,7 @@ use object::read::ReadRef;
 use object::read::elf::{FileHeader, SectionHeader as _, Sym as _};
 use object::{LittleEndian, U32, pod};
 
+use super::error::shown;
 use super::{CodeError, Limits, Location};
 
 pub(super) type Header = SectionHeader64<LittleEndian>;
@@ -18,6 +19,8 @@ const SHN_X86_64_LCOMMON: SymbolSection = SymbolSection(0xff02);
 /// The tables of a relocatable object, in bounds. What they say is not checked yet.
 pub(super) struct Object<'a> {
     pub(super) blob: &'a [u8],
+    /// Its name among others; `None` for one alone.
+    name: Option<&'a [u8]>,
     pub(super) limits: &'a Limits,
     /// Index 0 is the null section.
     pub(super) sections: &'a [Header],
@@ -42,7 +45,12 @@ pub(super) enum Base {
 
 impl<'a> Object<'a> {
     /// Checks header and counts, and finds the tables.
-    pub(super) fn read(blob: &'a [u8], limits: &'a Limits) -> Result<Self, CodeError> {
+    pub(super) fn read(blob: &'a [u8], name: Option<&'a [u8]>, limits: &'a Limits) -> Result<Self, CodeError> {
+        let read = Self::read_unnamed(blob, name, limits);
+        read.map_err(|error| error.at(|| Location { object: name.map(shown), ..Location::default() }))
+    }
+
+    fn read_unnamed(blob: &'a [u8], name: Option<&'a [u8]>, limits: &'a Limits) -> Result<Self, CodeError> {
         limits.hold_blob(blob)?;
         let header = header(blob)?;
         let count = header.shnum(LE, blob).map_err(|_| CodeError::malformed("the section count is invalid"))?;
@@ -57,6 +65,7 @@ impl<'a> Object<'a> {
         let section_names = strings(blob, sections, names as usize)?;
         let mut object = Object {
             blob,
+            name,
             limits,
             sections,
             symbols: &[],
@@ -136,7 +145,15 @@ impl<'a> Object<'a> {
             Some(index) if is_section => self.section_name(index),
             _ => self.symbol_name(symbol),
         };
-        name.map(Location::symbol).unwrap_or_default()
+        Location { object: self.shown_name(), ..name.map(Location::symbol).unwrap_or_default() }
+    }
+
+    fn shown_name(&self) -> Option<String> {
+        self.name.map(shown)
+    }
+
+    pub(super) fn malformed(&self, what: &'static str) -> CodeError {
+        CodeError::Malformed { what, at: Location { object: self.shown_name(), ..Location::default() } }
     }
 
     pub(super) fn malformed_section(&self, what: &'static str, index: usize) -> CodeError {
@@ -144,7 +161,7 @@ impl<'a> Object<'a> {
     }
 
     pub(super) fn section_location(&self, index: usize) -> Location {
-        self.section_name(index).map(Location::section).unwrap_or_default()
+        Location { object: self.shown_name(), ..self.section_name(index).map(Location::section).unwrap_or_default() }
     }
 
     /// The name at `offset` of a string table. Reads no more than a name may be long, so that many symbols of one

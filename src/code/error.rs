@@ -97,6 +97,8 @@ pub enum CodeError {
 /// Place in an object, as far as it is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Location {
+    /// Name of the object, where there are several.
+    pub object: Option<String>,
     /// Name of the section.
     pub section: Option<String>,
     /// Name of the symbol.
@@ -188,6 +190,9 @@ impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(section) = &self.section {
             write!(f, " in section {section}")?;
+        }
+        if let Some(object) = &self.object {
+            write!(f, " of {object}")?;
         }
         if let Some(offset_bytes) = self.offset_bytes {
             write!(f, " at offset {offset_bytes:#x}")?;

@@ -1,8 +1,11 @@
 use std::fmt;
 
+use super::entities::Entities;
+use super::layout::Layout;
+use super::reach::Patches;
 use super::relocations::Links;
-use super::{CodeError, FlatEntry, ImportTable, Limits, flat, link, relocations, sections, symbols};
-use super::{elf::Object, layout::Layout};
+use super::{CodeError, FlatEntry, ImportTable, Limits, Selection};
+use super::{flat, inputs, link, reach, relocations, sections, symbols};
 
 /// Size and alignment of a part of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +86,25 @@ pub(super) struct Initial {
     pub(super) data: Vec<u8>,
 }
 
+impl Initial {
+    pub(super) fn part_mut(&mut self, part: PartKind) -> &mut [u8] {
+        match part {
+            PartKind::Code => &mut self.code,
+            PartKind::Rodata => &mut self.rodata,
+            PartKind::Data => &mut self.data,
+        }
+    }
+}
+
+/// What of a blob is not in its image, as nothing that is exported needs it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unused {
+    /// Sections with bytes.
+    pub sections: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 /// A parsed blob: initial bytes of its parts, symbols, and what is left to write once the run addresses are known.
 pub struct Image {
     sizes: Sizes,
@@ -90,23 +112,54 @@ pub struct Image {
     links: Links,
     exports: Vec<Symbol>,
     functions: Vec<Function>,
+    objects: u64,
+    unused: Unused,
 }
 
 impl Image {
-    /// Parses an x86-64 ELF64 relocatable object. What it does not define must be in `imports`.
+    /// Parses an x86-64 ELF64 relocatable object, or an archive of some, of which those are joined that `selection`
+    /// needs. What they do not define must be in `imports`.
     ///
     /// # Errors
     /// Every [`CodeError`] but those of flat entries.
-    pub fn parse_elf(blob: &[u8], imports: &ImportTable, limits: &Limits) -> Result<Image, CodeError> {
-        let object = Object::read(blob, limits)?;
+    pub fn parse_elf(
+        blob: &[u8],
+        selection: &Selection,
+        imports: &ImportTable,
+        limits: &Limits,
+    ) -> Result<Image, CodeError> {
+        let objects = inputs::read(blob, selection, limits)?;
+        let entities = Entities::read(&objects)?;
+        let mut relocations_total = 0;
+        let (mut classes, mut patches) = (Vec::new(), Vec::new());
+        for (object, discarded) in objects.iter().zip(&entities.discarded) {
+            let of_object = sections::classify(object, discarded)?;
+            patches.push(Patches::read(object, &of_object, &mut relocations_total)?);
+            classes.push(of_object);
+        }
+        let exported = symbols::exported(&objects, &entities, &selection.roots)?;
+        let needed = if selection.keep_unused {
+            classes.iter().map(|classes| vec![true; classes.len()]).collect()
+        } else {
+            reach::needed(&objects, &classes, &patches, &entities, exported.iter().copied())?
+        };
         let mut layout = Layout::new(limits);
-        let homes = sections::place(&object, &mut layout)?;
-        let symbols = symbols::resolve(&object, &homes, imports, &mut layout)?;
-        let links = relocations::collect(&object, &homes, &symbols.places, &mut layout)?;
-        let mut initial = sections::contents(&object, &homes, &layout)?;
+        let homes = sections::place(&objects, &classes, &needed, &mut layout)?;
+        let places = symbols::place(&objects, &entities, &homes, imports, &mut layout)?;
+        let links = relocations::collect(&objects, &patches, &homes, &entities, &places, &mut layout)?;
+        let names = symbols::names(&objects, &entities, &places, &exported)?;
+        let mut initial = sections::contents(&objects, &homes, &layout)?;
         links.write_stubs(&mut initial.code);
-        let symbols::Symbols { exports, functions, .. } = symbols;
-        Ok(Image { sizes: layout.sizes(), initial, links, exports, functions })
+        links.write_relaxed(&mut initial.code);
+        Ok(Image {
+            sizes: layout.sizes(),
+            initial,
+            links,
+            exports: names.exports,
+            functions: names.functions,
+            objects: objects.len() as u64,
+            unused: sections::unused(&objects, &classes, &needed),
+        })
     }
 
     /// Takes position-independent machine code as it is. It starts at a multiple of 64 bytes.
@@ -123,7 +176,17 @@ impl Image {
         let mut functions: Vec<Function> = exports.iter().map(Function::from).collect();
         functions.sort_by_key(|function| function.offset_bytes);
         let initial = Initial { code, ..Initial::default() };
-        Image { sizes, initial, links: Links::default(), exports, functions }
+        Image { sizes, initial, links: Links::default(), exports, functions, objects: 1, unused: Unused::default() }
+    }
+
+    /// How many objects it was made of.
+    pub fn objects(&self) -> u64 {
+        self.objects
+    }
+
+    /// What was left out.
+    pub fn unused(&self) -> Unused {
+        self.unused
     }
 
     /// Bytes and alignment of each part, call stubs and global offset table included.

@@ -1,5 +1,5 @@
 use super::image::{Addresses, PartKind};
-use super::relocation::Relocation;
+use super::relocation::{self, Field, Relocation};
 use super::relocations::{Fixup, Links, SLOT_BYTES, STUB_BYTES, To};
 use super::symbols::Place;
 use super::{CodeError, Location};
@@ -48,12 +48,16 @@ impl Linker<'_> {
         if fixup.relocation.is_relative() {
             value -= self.address(source.part, fixup.offset_bytes);
         }
-        let field = &mut buffer[fixup.offset_bytes as usize..][..fixup.relocation.width_bytes() as usize];
-        let fits = match fixup.relocation.width_bytes() {
-            4 => i32::try_from(value).map(|value| field.copy_from_slice(&value.to_le_bytes())).is_ok(),
-            _ => bits64(value).map(|bits| field.copy_from_slice(&bits)).is_some(),
-        };
-        if fits { Ok(()) } else { Err(self.overflow(fixup, value)) }
+        if fixup.relocation.is_relative_to_slots() {
+            value -= self.slots_start();
+        }
+        if !fits(fixup.relocation.field(), value) {
+            return Err(self.overflow(fixup, value));
+        }
+        let width_bytes = fixup.relocation.width_bytes() as usize;
+        let field = &mut buffer[fixup.offset_bytes as usize..][..width_bytes];
+        field.copy_from_slice(&value.to_le_bytes()[..width_bytes]);
+        Ok(())
     }
 
     fn destination(&self, to: To) -> i128 {
@@ -61,13 +65,19 @@ impl Linker<'_> {
             To::Target(target) => self.symbol(target),
             To::Slot(slot) => self.slot(slot),
             To::Stub(stub) => self.stub(stub),
+            To::SlotsStart => self.slots_start(),
         }
+    }
+
+    fn slots_start(&self) -> i128 {
+        self.address(PartKind::Rodata, self.links.slots_offset_bytes)
     }
 
     fn symbol(&self, target: u32) -> i128 {
         match self.links.targets[target as usize].place {
             Place::In(part, offset_bytes) => self.address(part, offset_bytes),
             Place::Absolute(address) | Place::Import(address) => i128::from(address),
+            Place::SlotsStart => self.slots_start(),
             // No target is made of the others but a weak symbol without definition.
             Place::Nothing | Place::Unresolved | Place::NotLoaded | Place::ThreadLocal => 0,
         }
@@ -92,7 +102,7 @@ impl Linker<'_> {
 
     fn slot_contents(&self, target: u32) -> Result<[u8; 8], CodeError> {
         let value = self.symbol(target);
-        bits64(value).ok_or_else(|| self.overflow_of(Relocation::Abs64, value, target, Location::default()))
+        bits64(value).ok_or_else(|| self.overflow_of(Relocation::Abs64, value, Some(target), Location::default()))
     }
 
     fn stub_displacement(&self, index: u32) -> Result<[u8; 4], CodeError> {
@@ -101,25 +111,46 @@ impl Linker<'_> {
         let target = self.links.slots[slot as usize];
         i32::try_from(value)
             .map(i32::to_le_bytes)
-            .map_err(|_| self.overflow_of(Relocation::Plt32, value, target, Location::default()))
+            .map_err(|_| self.overflow_of(Relocation::Plt32, value, Some(target), Location::default()))
     }
 
     fn overflow(&self, fixup: &Fixup, value: i128) -> CodeError {
         let target = match fixup.to {
-            To::Target(target) => target,
-            To::Slot(slot) => self.links.slots[slot as usize],
-            To::Stub(stub) => self.links.slots[self.links.stubs[stub as usize] as usize],
+            To::Target(target) => Some(target),
+            To::Slot(slot) => Some(self.links.slots[slot as usize]),
+            To::Stub(stub) => Some(self.links.slots[self.links.stubs[stub as usize] as usize]),
+            To::SlotsStart => None,
         };
         let source = &self.links.sources[fixup.source as usize];
         let section = Some(source.name.to_string());
         let offset_bytes = Some(fixup.offset_bytes - source.offset_bytes);
-        self.overflow_of(fixup.relocation, value, target, Location { section, offset_bytes, symbol: None })
+        let at = Location { section, offset_bytes, ..Location::default() };
+        self.overflow_of(fixup.relocation, value, target, at)
     }
 
-    fn overflow_of(&self, relocation: Relocation, value: i128, target: u32, at: Location) -> CodeError {
-        let symbol = Some(self.links.targets[target as usize].name.to_string()).filter(|name| !name.is_empty());
-        CodeError::RelocationOverflow { relocation: relocation.name(), value, at: Location { symbol, ..at } }
+    fn overflow_of(&self, relocation: Relocation, value: i128, target: Option<u32>, at: Location) -> CodeError {
+        let name = target.map(|target| self.links.targets[target as usize].name.to_string());
+        let at = Location { symbol: name.filter(|name| !name.is_empty()), ..at };
+        let is_address =
+            target.is_some_and(|it| matches!(self.links.targets[it as usize].place, Place::In(..) | Place::Import(_)));
+        if is_address && relocation.is_low_address() {
+            return relocation::low_address(relocation, at);
+        }
+        CodeError::RelocationOverflow { relocation: relocation.name(), value, at }
     }
+}
+
+/// Whether a field can hold a value.
+fn fits(field: Field, value: i128) -> bool {
+    let (signed, unsigned, bytes) = match field {
+        Field::Signed(bytes) => (true, false, bytes),
+        Field::Unsigned(bytes) => (false, true, bytes),
+        Field::Either(bytes) => (true, true, bytes),
+    };
+    let bits = 8 * bytes as u32;
+    let as_signed = || (-(1_i128 << (bits - 1))..1_i128 << (bits - 1)).contains(&value);
+    let as_unsigned = || (0..1_i128 << bits).contains(&value);
+    signed && as_signed() || unsigned && as_unsigned()
 }
 
 /// The bytes of a 64-bit field that is read as signed or as unsigned.

@@ -23,13 +23,17 @@
 //! ```
 
 mod elf;
+mod entities;
 mod error;
 mod flat;
 mod image;
 mod imports;
+mod inputs;
 mod layout;
 mod limits;
 mod link;
+mod reach;
+mod relax;
 mod relocation;
 mod relocations;
 mod sections;
@@ -39,7 +43,8 @@ mod tests;
 
 pub use error::{CodeError, Location, Reason, RelocationName};
 pub use flat::FlatEntry;
-pub use image::{Addresses, Function, Image, Part, PartKind, Sizes, Symbol};
+pub use image::{Addresses, Function, Image, Part, PartKind, Sizes, Symbol, Unused};
 pub use imports::ImportTable;
+pub use inputs::Selection;
 pub use limits::Limits;
 pub use relocation::RELOCATIONS;

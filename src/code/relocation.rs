@@ -1,12 +1,28 @@
 use super::{CodeError, Location, RelocationName};
 
 /// Relocation types that objects may hold, as the ABI names them. `R_X86_64_NONE` is taken too.
-pub const RELOCATIONS: [&str; 7] = [
+pub const RELOCATIONS: [&str; 23] = [
     "R_X86_64_64",
     "R_X86_64_PC32",
+    "R_X86_64_GOT32",
     "R_X86_64_PLT32",
     "R_X86_64_GOTPCREL",
+    "R_X86_64_32",
+    "R_X86_64_32S",
+    "R_X86_64_16",
+    "R_X86_64_PC16",
+    "R_X86_64_8",
+    "R_X86_64_PC8",
     "R_X86_64_PC64",
+    "R_X86_64_GOTOFF64",
+    "R_X86_64_GOTPC32",
+    "R_X86_64_GOT64",
+    "R_X86_64_GOTPCREL64",
+    "R_X86_64_GOTPC64",
+    "R_X86_64_GOTPLT64",
+    "R_X86_64_PLTOFF64",
+    "R_X86_64_SIZE32",
+    "R_X86_64_SIZE64",
     "R_X86_64_GOTPCRELX",
     "R_X86_64_REX_GOTPCRELX",
 ];
@@ -25,8 +41,8 @@ const NAMES: [&str; 43] = [
     "REX_GOTPCRELX",
 ];
 
-/// A relocation type that this linker takes. S is the symbol's address, A the addend, P the address of the field,
-/// G that of the symbol's slot in the global offset table, L that of its call stub.
+/// A relocation type that this linker takes. S is the symbol's address, Z its size, A the addend, P the address of the
+/// field, GOT that of the global offset table, G that of the symbol's slot in it, L that of its call stub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Relocation {
@@ -34,53 +50,158 @@ pub(super) enum Relocation {
     Abs64 = 1,
     /// S + A - P in 32 bits.
     Pc32 = 2,
+    /// G + A - GOT in 32 bits.
+    Got32 = 3,
     /// L + A - P in 32 bits, or as `Pc32` where the symbol is near.
     Plt32 = 4,
     /// G + A - P in 32 bits.
     GotPcRel = 9,
+    /// S + A in 32 bits, which zeroes follow.
+    Abs32 = 10,
+    /// S + A in 32 bits, which are sign-extended.
+    Abs32S = 11,
+    /// S + A in 16 bits.
+    Abs16 = 12,
+    /// S + A - P in 16 bits.
+    Pc16 = 13,
+    /// S + A in 8 bits.
+    Abs8 = 14,
+    /// S + A - P in 8 bits.
+    Pc8 = 15,
     /// S + A - P in 64 bits.
     Pc64 = 24,
-    /// As `GotPcRel`; the linker may rewrite the instruction, and does not.
+    /// S + A - GOT in 64 bits.
+    GotOff64 = 25,
+    /// GOT + A - P in 32 bits.
+    GotPc32 = 26,
+    /// As `Got32` in 64 bits.
+    Got64 = 27,
+    /// As `GotPcRel` in 64 bits.
+    GotPcRel64 = 28,
+    /// As `GotPc32` in 64 bits.
+    GotPc64 = 29,
+    /// As `Got64`, which a stub may share.
+    GotPlt64 = 30,
+    /// L + A - GOT in 64 bits.
+    PltOff64 = 31,
+    /// Z + A in 32 bits.
+    Size32 = 32,
+    /// Z + A in 64 bits.
+    Size64 = 33,
+    /// As `GotPcRel`; the linker may rewrite the instruction.
     GotPcRelX = 41,
     /// As `GotPcRelX`, of an instruction with a REX prefix.
     RexGotPcRelX = 42,
 }
 
+/// What a field holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Field {
+    /// So many bytes, sign-extended where they are used.
+    Signed(u64),
+    /// So many bytes, followed by zeroes where they are used.
+    Unsigned(u64),
+    /// So many bytes, used as either.
+    Either(u64),
+}
+
 impl Relocation {
     /// The type with the ELF number `number`, if it is taken.
     pub(super) fn from_number(number: u32) -> Option<Self> {
-        Some(match number {
-            1 => Relocation::Abs64,
-            2 => Relocation::Pc32,
-            4 => Relocation::Plt32,
-            9 => Relocation::GotPcRel,
-            24 => Relocation::Pc64,
-            41 => Relocation::GotPcRelX,
-            42 => Relocation::RexGotPcRelX,
-            _ => return None,
-        })
+        use Relocation::*;
+        let all = [
+            Abs64,
+            Pc32,
+            Got32,
+            Plt32,
+            GotPcRel,
+            Abs32,
+            Abs32S,
+            Abs16,
+            Pc16,
+            Abs8,
+            Pc8,
+            Pc64,
+            GotOff64,
+            GotPc32,
+            Got64,
+            GotPcRel64,
+            GotPc64,
+            GotPlt64,
+            PltOff64,
+            Size32,
+            Size64,
+            GotPcRelX,
+            RexGotPcRelX,
+        ];
+        all.into_iter().find(|&it| it as u32 == number)
     }
 
     pub(super) fn name(self) -> RelocationName {
         RelocationName(self as u32)
     }
 
+    /// What the field holds.
+    pub(super) fn field(self) -> Field {
+        use Relocation::*;
+        match self {
+            Abs64 | Pc64 | GotOff64 | Got64 | GotPcRel64 | GotPc64 | GotPlt64 | PltOff64 | Size64 => Field::Either(8),
+            Pc32 | Got32 | Plt32 | GotPcRel | Abs32S | GotPc32 | GotPcRelX | RexGotPcRelX => Field::Signed(4),
+            Abs32 | Size32 => Field::Unsigned(4),
+            Abs16 => Field::Either(2),
+            Pc16 => Field::Signed(2),
+            Abs8 => Field::Either(1),
+            Pc8 => Field::Signed(1),
+        }
+    }
+
     /// Bytes of the field.
     pub(super) fn width_bytes(self) -> u64 {
-        match self {
-            Relocation::Abs64 | Relocation::Pc64 => 8,
-            _ => 4,
+        match self.field() {
+            Field::Signed(bytes) | Field::Unsigned(bytes) | Field::Either(bytes) => bytes,
         }
     }
 
     /// The address of the field is subtracted.
     pub(super) fn is_relative(self) -> bool {
-        self != Relocation::Abs64
+        use Relocation::*;
+        matches!(
+            self,
+            Pc32 | Plt32 | GotPcRel | Pc16 | Pc8 | Pc64 | GotPc32 | GotPcRel64 | GotPc64 | GotPcRelX | RexGotPcRelX
+        )
+    }
+
+    /// The start of the global offset table is subtracted.
+    pub(super) fn is_relative_to_slots(self) -> bool {
+        use Relocation::*;
+        matches!(self, Got32 | GotOff64 | Got64 | GotPlt64 | PltOff64)
     }
 
     /// It refers to a slot of the global offset table instead of the symbol.
     pub(super) fn is_by_slot(self) -> bool {
-        matches!(self, Relocation::GotPcRel | Relocation::GotPcRelX | Relocation::RexGotPcRelX)
+        use Relocation::*;
+        matches!(self, Got32 | GotPcRel | Got64 | GotPcRel64 | GotPlt64 | GotPcRelX | RexGotPcRelX)
+    }
+
+    /// It refers to the start of the global offset table, whatever its symbol.
+    pub(super) fn is_of_slots_start(self) -> bool {
+        matches!(self, Relocation::GotPc32 | Relocation::GotPc64)
+    }
+
+    /// It refers to the size of the symbol.
+    pub(super) fn is_size(self) -> bool {
+        matches!(self, Relocation::Size32 | Relocation::Size64)
+    }
+
+    /// The instruction may be rewritten to do without the slot.
+    pub(super) fn may_relax(self) -> bool {
+        matches!(self, Relocation::GotPcRelX | Relocation::RexGotPcRelX)
+    }
+
+    /// It holds an address in so few bits that only code below 2 GiB has one.
+    pub(super) fn is_low_address(self) -> bool {
+        use Relocation::*;
+        matches!(self, Abs32 | Abs32S | Abs16 | Abs8)
     }
 }
 
@@ -92,10 +213,14 @@ pub(super) fn name(number: u32) -> Option<&'static str> {
 /// The error for a relocation type that is not taken.
 pub(super) fn unsupported(number: u32, at: Location) -> CodeError {
     let hint = match number {
-        10..=15 => "code is not loaded at low addresses, compile with -fPIC",
         16..=23 | 34..=36 => "thread-local storage is not supported",
-        3 | 25..=31 => "this code model is not supported, compile with -fPIC -mcmodel=small",
         _ => "relocatable objects of this linker hold none",
     };
     CodeError::UnsupportedRelocation { relocation: RelocationName(number), hint, at }
+}
+
+/// The error for an address that a field has too few bits for.
+pub(super) fn low_address(relocation: Relocation, at: Location) -> CodeError {
+    let hint = "it needs code below 2 GiB, which there is none of here: compile with -fPIC";
+    CodeError::UnsupportedRelocation { relocation: relocation.name(), hint, at }
 }

@@ -1,14 +1,16 @@
-use object::elf;
-use object::read::elf::SectionHeader as _;
+use object::read::elf::{SectionHeader as _, Sym as _};
 
 use super::elf::{LE, Object, Rela};
+use super::entities::{Entities, SymbolId};
 use super::error::shown;
 use super::image::PartKind;
 use super::layout::Layout;
+use super::reach::Patches;
+use super::relax::Form;
 use super::relocation::{self, Relocation};
 use super::sections::Home;
 use super::symbols::Place;
-use super::{CodeError, Limits, Location};
+use super::{CodeError, Location};
 
 /// Bytes of a slot of the global offset table.
 pub(super) const SLOT_BYTES: u64 = 8;
@@ -33,6 +35,15 @@ pub(super) struct Links {
     pub(super) stubs_offset_bytes: u64,
     /// Sections that hold fixups.
     pub(super) sources: Vec<Source>,
+    /// Instructions that load an address from a slot, and compute it instead.
+    relaxed: Vec<Relaxed>,
+}
+
+/// An instruction to rewrite.
+struct Relaxed {
+    /// Where the field was, from the start of the code part.
+    offset_bytes: u64,
+    form: Form,
 }
 
 /// A field to write. Its extent was checked against its section.
@@ -52,6 +63,8 @@ pub(super) enum To {
     Target(u32),
     Slot(u32),
     Stub(u32),
+    /// The start of the global offset table.
+    SlotsStart,
 }
 
 /// A symbol that fixups refer to.
@@ -72,21 +85,38 @@ pub(super) struct Source {
     pub(super) name: Box<str>,
 }
 
-/// Reads the relocations of all loaded sections, and makes room for the slots and stubs they need.
+/// Reads the relocations of all sections that are placed, and makes room for the slots and stubs they need.
 pub(super) fn collect(
-    object: &Object<'_>,
-    homes: &[Home],
+    objects: &[Object<'_>],
+    patches: &[Patches],
+    homes: &[Vec<Home>],
+    entities: &Entities,
     places: &[Place],
     layout: &mut Layout,
 ) -> Result<Links, CodeError> {
-    let mut collector = Collector::new(object, places);
-    for index in 1..object.sections.len() {
-        collector.section(index, homes)?;
+    let mut collector = Collector {
+        objects,
+        entities,
+        places,
+        links: Links::default(),
+        target_of_entity: vec![None; places.len()],
+        unresolved: Vec::new(),
+        unresolved_total: 0,
+    };
+    for (at, homes) in homes.iter().enumerate() {
+        for (section, &home) in homes.iter().enumerate() {
+            if let Home::Placed { part, offset_bytes, .. } = home {
+                for table in patches[at].of(section) {
+                    collector.table(Section { object: at, section, part, offset_bytes }, table)?;
+                }
+            }
+        }
     }
     let mut links = collector.finish()?;
-    if !links.slots.is_empty() {
-        links.slots_offset_bytes = layout.take(PartKind::Rodata, links.slots.len() as u64 * SLOT_BYTES, SLOT_BYTES)?;
-    }
+    // Where there is none, its start is still a place that others are measured from.
+    let slots_bytes = links.slots.len() as u64 * SLOT_BYTES;
+    links.slots_offset_bytes =
+        layout.take(PartKind::Rodata, slots_bytes, if slots_bytes > 0 { SLOT_BYTES } else { 1 })?;
     if !links.stubs.is_empty() {
         links.stubs_offset_bytes = layout.take(PartKind::Code, links.stubs.len() as u64 * STUB_BYTES, STUB_BYTES)?;
     }
@@ -101,33 +131,38 @@ impl Links {
             stub.copy_from_slice(&STUB);
         }
     }
+
+    /// Rewrites the instructions that need no slot.
+    pub(super) fn write_relaxed(&self, code: &mut [u8]) {
+        for relaxed in &self.relaxed {
+            relaxed.form.write(&mut code[relaxed.offset_bytes as usize - Form::BEFORE_BYTES as usize..]);
+        }
+    }
+}
+
+/// A section whose relocations are read.
+#[derive(Clone, Copy)]
+struct Section {
+    object: usize,
+    section: usize,
+    part: PartKind,
+    /// Bytes from the start of the part.
+    offset_bytes: u64,
 }
 
 struct Collector<'a> {
-    object: &'a Object<'a>,
+    objects: &'a [Object<'a>],
+    entities: &'a Entities,
     places: &'a [Place],
     links: Links,
-    /// By symbol index: its index in `links.targets`.
-    target_of_symbol: Vec<Option<u32>>,
+    /// By entity: its index in `links.targets`.
+    target_of_entity: Vec<Option<u32>>,
     /// Unresolved symbols in the order of their first use, up to the number that an error shows.
     unresolved: Vec<String>,
     unresolved_total: u64,
-    relocations_total: u64,
 }
 
-impl<'a> Collector<'a> {
-    fn new(object: &'a Object<'a>, places: &'a [Place]) -> Self {
-        Collector {
-            object,
-            places,
-            links: Links::default(),
-            target_of_symbol: vec![None; places.len()],
-            unresolved: Vec::new(),
-            unresolved_total: 0,
-            relocations_total: 0,
-        }
-    }
-
+impl Collector<'_> {
     fn finish(self) -> Result<Links, CodeError> {
         if self.unresolved_total > 0 {
             return Err(CodeError::UnresolvedSymbols { names: self.unresolved, total: self.unresolved_total });
@@ -135,106 +170,121 @@ impl<'a> Collector<'a> {
         Ok(self.links)
     }
 
-    /// Reads section `index`, if it holds relocations of a loaded section.
-    fn section(&mut self, index: usize, homes: &[Home]) -> Result<(), CodeError> {
-        let header = &self.object.sections[index];
-        let kind = header.sh_type(LE);
-        let is_other = matches!(kind, elf::SHT_REL | elf::SHT_RELR | elf::SHT_CREL);
-        if (kind != elf::SHT_RELA && !is_other) || header.sh_size(LE) == 0 {
-            return Ok(());
-        }
-        let patched = header.sh_info(LE) as usize;
-        let malformed = |what| Err(self.object.malformed_section(what, index));
-        let Some(&home) = homes.get(patched) else {
-            return malformed("the relocations are of a section that does not exist");
-        };
-        let Home::Placed { part, offset_bytes, is_zeros } = home else { return Ok(()) };
-        if is_other {
-            let what = "relocations of this encoding are not taken, only RELA";
-            return Err(CodeError::Unsupported { what, at: self.object.section_location(index) });
-        }
-        if is_zeros {
-            return malformed("the relocations are of a section without contents");
-        }
-        if self.object.symtab_index == 0 || header.link(LE).0 != self.object.symtab_index {
-            return malformed("the relocations are not of the symbol table");
-        }
-        let entries: &[Rela] = self.object.entries(index)?;
-        self.count(entries.len() as u64)?;
-        let name = shown(self.object.section_name(patched)?).into();
-        self.links.sources.push(Source { part, offset_bytes, name });
-        entries.iter().try_for_each(|entry| self.entry(entry, patched, offset_bytes))
+    /// Reads a table of relocations of a section. The table was checked when it was counted.
+    fn table(&mut self, of: Section, table: usize) -> Result<(), CodeError> {
+        let object = &self.objects[of.object];
+        let entries: &[Rela] = object.entries(table)?;
+        let name = shown(object.section_name(of.section)?).into();
+        self.links.sources.push(Source { part: of.part, offset_bytes: of.offset_bytes, name });
+        entries.iter().try_for_each(|entry| self.entry(entry, of))
     }
 
-    /// Counts relocations before memory is taken for them.
-    fn count(&mut self, more: u64) -> Result<(), CodeError> {
-        self.relocations_total += more;
-        let limits = self.object.limits;
-        Limits::hold("relocations", self.relocations_total, u64::from(limits.relocations_max))?;
-        if self.relocations_total > (self.object.blob.len() / size_of::<Rela>()) as u64 {
-            return Err(CodeError::malformed("relocation sections share their contents"));
-        }
-        Ok(())
-    }
-
-    /// Reads one relocation of the section `patched`, which starts at `start_bytes` of its part.
-    fn entry(&mut self, entry: &Rela, patched: usize, start_bytes: u64) -> Result<(), CodeError> {
+    fn entry(&mut self, entry: &Rela, of: Section) -> Result<(), CodeError> {
         let number = entry.r_type(LE, false).0;
         if number == relocation::NONE {
             return Ok(());
         }
         let symbol = entry.r_sym(LE, false) as usize;
         let offset = entry.r_offset.get(LE);
-        let at = || self.location(patched, offset, symbol);
+        let at = || self.location(of, offset, symbol);
         let malformed = |what| Err(CodeError::Malformed { what, at: at() });
         let unsupported = |what| Err(CodeError::Unsupported { what, at: at() });
         let Some(relocation) = Relocation::from_number(number) else {
             return Err(relocation::unsupported(number, at()));
         };
+        let header = &self.objects[of.object].sections[of.section];
         let end = offset.checked_add(relocation.width_bytes());
-        if end.is_none_or(|end| end > self.object.sections[patched].sh_size(LE)) {
+        if end.is_none_or(|end| end > header.sh_size(LE)) {
             return malformed("the relocation lies outside of its section");
         }
-        match self.places.get(symbol) {
-            None => return malformed("the relocation is for a symbol that does not exist"),
-            Some(Place::NotLoaded) => return unsupported("the symbol is in a section that is not loaded"),
-            Some(Place::ThreadLocal) => return unsupported("thread-local storage is not supported"),
-            Some(Place::Unresolved) => self.miss(symbol),
-            Some(_) => self.push(relocation, symbol, start_bytes + offset, entry.r_addend.get(LE)),
+        let Some(entity) = self.entities.of(of.object, symbol) else {
+            return malformed("the relocation is for a symbol that does not exist");
+        };
+        match self.places[entity as usize] {
+            Place::NotLoaded => unsupported("the symbol is in a section that is not loaded"),
+            Place::ThreadLocal => unsupported("thread-local storage is not supported"),
+            Place::Unresolved => {
+                self.miss(entity);
+                Ok(())
+            }
+            _ => self.push(relocation, entity, of, offset, entry.r_addend.get(LE), symbol),
         }
-        Ok(())
     }
 
-    fn push(&mut self, relocation: Relocation, symbol: usize, offset_bytes: u64, addend: i64) {
-        let target = self.target(symbol);
-        let place = self.places[symbol];
+    fn push(
+        &mut self,
+        relocation: Relocation,
+        entity: u32,
+        of: Section,
+        offset: u64,
+        addend: i64,
+        symbol: usize,
+    ) -> Result<(), CodeError> {
+        let place = self.places[entity as usize];
+        let source = self.links.sources.len() as u32 - 1;
+        let mut fixup =
+            Fixup { offset_bytes: of.offset_bytes + offset, addend, to: To::SlotsStart, source, relocation };
+        if relocation.is_size() {
+            let size_bytes = self.objects[of.object].symbols.get(symbol).map_or(0, |it| it.st_size(LE));
+            fixup.addend = i64::try_from(size_bytes).ok().and_then(|it| it.checked_add(addend)).unwrap_or(i64::MAX);
+            fixup.to = To::Target(self.target(0));
+            self.links.fixups.push(fixup);
+            return Ok(());
+        }
+        if relocation.may_relax()
+            && addend == -4
+            && matches!(place, Place::In(..))
+            && let Some(form) = self.form(of, offset, relocation)?
+        {
+            self.links.relaxed.push(Relaxed { offset_bytes: fixup.offset_bytes, form });
+            fixup.offset_bytes -= form.earlier_bytes();
+            fixup.relocation = Relocation::Pc32;
+            fixup.to = To::Target(self.target(entity));
+            self.links.fixups.push(fixup);
+            return Ok(());
+        }
         let is_by_stub = match relocation {
             // Calls of a weak symbol that is nothing stand behind a test of its address, and still must reach.
-            Relocation::Plt32 => !matches!(place, Place::In(..)),
+            Relocation::Plt32 | Relocation::PltOff64 => !matches!(place, Place::In(..)),
             // Compilers and older assemblers write calls so, and a stub's address serves as the function's own.
             Relocation::Pc32 => matches!(place, Place::Import(_)),
             _ => false,
         };
-        let to = if relocation.is_by_slot() {
+        fixup.to = if relocation.is_by_slot() {
+            let target = self.target(entity);
             To::Slot(self.slot(target))
+        } else if relocation.is_of_slots_start() {
+            To::SlotsStart
         } else if is_by_stub {
+            let target = self.target(entity);
             To::Stub(self.stub(target))
         } else {
-            To::Target(target)
+            To::Target(self.target(entity))
         };
-        let source = self.links.sources.len() as u32 - 1;
-        self.links.fixups.push(Fixup { offset_bytes, addend, to, source, relocation });
+        self.links.fixups.push(fixup);
+        Ok(())
     }
 
-    /// The target of `symbol`, one for each symbol.
-    fn target(&mut self, symbol: usize) -> u32 {
-        if let Some(target) = self.target_of_symbol[symbol] {
+    /// How the instruction around a field can do without a slot.
+    fn form(&self, of: Section, offset: u64, relocation: Relocation) -> Result<Option<Form>, CodeError> {
+        if of.part != PartKind::Code {
+            return Ok(None);
+        }
+        let contents = self.objects[of.object].contents(of.section)?;
+        let before =
+            offset.checked_sub(Form::BEFORE_BYTES).and_then(|start| contents.get(start as usize..offset as usize));
+        Ok(before.and_then(|before| Form::of([before[0], before[1]], relocation)))
+    }
+
+    /// The target of an entity, one for each.
+    fn target(&mut self, entity: u32) -> u32 {
+        if let Some(target) = self.target_of_entity[entity as usize] {
             return target;
         }
         let target = self.links.targets.len() as u32;
-        let name = self.location_of_symbol(symbol).symbol.unwrap_or_default().into();
-        self.links.targets.push(Target { place: self.places[symbol], name, slot: None, stub: None });
-        self.target_of_symbol[symbol] = Some(target);
+        let name = self.name_of(entity).unwrap_or_default().into();
+        self.links.targets.push(Target { place: self.places[entity as usize], name, slot: None, stub: None });
+        self.target_of_entity[entity as usize] = Some(target);
         target
     }
 
@@ -258,24 +308,24 @@ impl<'a> Collector<'a> {
     }
 
     /// Notes an unresolved symbol, once each. Its target only marks it: no image comes of this.
-    fn miss(&mut self, symbol: usize) {
-        if self.target_of_symbol[symbol].replace(u32::MAX).is_none() {
+    fn miss(&mut self, entity: u32) {
+        if self.target_of_entity[entity as usize].replace(u32::MAX).is_none() {
             self.unresolved_total += 1;
             if self.unresolved.len() < CodeError::UNRESOLVED_SHOWN_MAX {
-                self.unresolved.push(self.location_of_symbol(symbol).symbol.unwrap_or_default());
+                self.unresolved.push(self.name_of(entity).unwrap_or_default());
             }
         }
     }
 
-    fn location(&self, section: usize, offset: u64, symbol: usize) -> Location {
-        let section = self.object.section_location(section).section;
-        Location { section, offset_bytes: Some(offset), ..self.location_of_symbol(symbol) }
+    fn location(&self, of: Section, offset: u64, symbol: usize) -> Location {
+        let object = &self.objects[of.object];
+        let symbol = object.symbols.get(symbol).filter(|_| symbol > 0).and_then(|it| object.symbol_location(it).symbol);
+        Location { offset_bytes: Some(offset), symbol, ..object.section_location(of.section) }
     }
 
-    fn location_of_symbol(&self, symbol: usize) -> Location {
-        match self.object.symbols.get(symbol) {
-            Some(entry) if symbol > 0 => self.object.symbol_location(entry),
-            _ => Location::default(),
-        }
+    fn name_of(&self, entity: u32) -> Option<String> {
+        let SymbolId { object, symbol } = self.entities.all[entity as usize].symbol;
+        let object = &self.objects[object];
+        object.symbols.get(symbol).filter(|_| symbol > 0).and_then(|it| object.symbol_location(it).symbol)
     }
 }

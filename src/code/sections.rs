@@ -1,13 +1,28 @@
+use std::collections::HashSet;
+
 use object::elf;
 use object::read::elf::SectionHeader as _;
 
 use super::CodeError;
 use super::elf::{Header, LE, Object};
-use super::image::{Initial, PartKind};
+use super::image::{Initial, PartKind, Unused};
 use super::layout::Layout;
 
 /// Fills the code between sections: `int3`.
 const TRAP: u8 = 0xcc;
+
+/// What a section is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class {
+    /// It is not loaded by anybody, or speaks of unwinding alone.
+    NotLoaded,
+    /// Another object's stands for it.
+    Discarded,
+    /// It belongs to a part, if it is needed.
+    Part(PartKind),
+    /// It asks for what is not done here.
+    Refused(&'static str),
+}
 
 /// Where a section goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,42 +40,72 @@ const STARTUP_PREFIXES: [&[u8]; 5] = [b".init_array", b".fini_array", b".preinit
 /// As above, of code; exact names, since `.init` is the start of others too.
 const STARTUP_NAMES: [&[u8]; 2] = [b".init", b".fini"];
 
-/// Places every loaded section, in file order, what starts as zero last. One home for each section of the object.
-pub(super) fn place(object: &Object<'_>, layout: &mut Layout) -> Result<Vec<Home>, CodeError> {
-    let mut homes = vec![Home::Nowhere; object.sections.len()];
+/// What each section of an object is.
+pub(super) fn classify(object: &Object<'_>, discarded: &HashSet<usize>) -> Result<Vec<Class>, CodeError> {
     let mut from_file_bytes: u64 = 0;
-    let mut has_bytecode = false;
-    let mut zeros = Vec::new();
+    let mut classes = vec![Class::NotLoaded];
     for (index, header) in object.sections.iter().enumerate().skip(1) {
-        has_bytecode |= object.section_name(index)?.starts_with(b".gnu.lto_");
-        let Some(part) = classify(object, index, header)? else { continue };
-        let is_zeros = header.sh_type(LE) == elf::SHT_NOBITS;
-        if is_zeros && part == PartKind::Data {
-            zeros.push(index);
-            continue;
-        }
-        if !is_zeros {
+        let class = if discarded.contains(&index) { Class::Discarded } else { class(object, index, header)? };
+        if matches!(class, Class::Part(_)) && header.sh_type(LE) != elf::SHT_NOBITS {
             from_file_bytes += object.contents(index)?.len() as u64;
         }
-        homes[index] = put(object, index, part, is_zeros, layout)?;
+        classes.push(class);
     }
     // Else a small blob could be the contents of many sections, and cost more work than it has bytes.
     if from_file_bytes > object.blob.len() as u64 {
-        return Err(CodeError::malformed("sections share their contents"));
+        return Err(object.malformed("sections share their contents"));
+    }
+    Ok(classes)
+}
+
+/// Places every section that is needed, in file order, what starts as zero last. By object and section.
+pub(super) fn place(
+    objects: &[Object<'_>],
+    classes: &[Vec<Class>],
+    needed: &[Vec<bool>],
+    layout: &mut Layout,
+) -> Result<Vec<Vec<Home>>, CodeError> {
+    let mut homes: Vec<_> = objects.iter().map(|object| vec![Home::Nowhere; object.sections.len()]).collect();
+    let mut zeros = Vec::new();
+    for (at, object) in objects.iter().enumerate() {
+        for (index, header) in object.sections.iter().enumerate().filter(|&(index, _)| needed[at][index]) {
+            let part = match classes[at][index] {
+                Class::NotLoaded | Class::Discarded => continue,
+                Class::Refused(what) => {
+                    return Err(CodeError::Unsupported { what, at: object.section_location(index) });
+                }
+                Class::Part(part) => part,
+            };
+            let is_zeros = header.sh_type(LE) == elf::SHT_NOBITS;
+            if is_zeros && part == PartKind::Data {
+                zeros.push((at, index));
+            } else {
+                homes[at][index] = put(object, index, part, is_zeros, layout)?;
+            }
+        }
     }
     layout.begin_zeros();
-    for index in zeros {
-        homes[index] = put(object, index, PartKind::Data, true, layout)?;
+    for (at, index) in zeros {
+        homes[at][index] = put(&objects[at], index, PartKind::Data, true, layout)?;
     }
-    if has_bytecode && layout.sizes().code.size_bytes == 0 {
-        let what = "it holds compiler bytecode instead of code, compile with -fno-lto";
-        return Err(CodeError::Unsupported { what, at: Default::default() });
+    if layout.sizes().code.size_bytes == 0 {
+        objects.iter().try_for_each(refuse_bytecode)?;
     }
     Ok(homes)
 }
 
+fn refuse_bytecode(object: &Object<'_>) -> Result<(), CodeError> {
+    for index in 1..object.sections.len() {
+        if object.section_name(index)?.starts_with(b".gnu.lto_") {
+            let what = "it holds compiler bytecode instead of code, compile with -fno-lto";
+            return Err(CodeError::Unsupported { what, at: Default::default() });
+        }
+    }
+    Ok(())
+}
+
 /// The initial bytes of code, read-only data, and data up to its zeros.
-pub(super) fn contents(object: &Object<'_>, homes: &[Home], layout: &Layout) -> Result<Initial, CodeError> {
+pub(super) fn contents(objects: &[Object<'_>], homes: &[Vec<Home>], layout: &Layout) -> Result<Initial, CodeError> {
     let sizes = layout.sizes();
     // Within `image_max_bytes` since the layout holds it, so that these fit memory.
     let mut initial = Initial {
@@ -68,17 +113,28 @@ pub(super) fn contents(object: &Object<'_>, homes: &[Home], layout: &Layout) -> 
         rodata: vec![0; sizes.rodata.size_bytes as usize],
         data: vec![0; layout.data_init_bytes() as usize],
     };
-    for (index, home) in homes.iter().enumerate() {
-        let &Home::Placed { part, offset_bytes, is_zeros: false } = home else { continue };
-        let bytes = object.contents(index)?;
-        let buffer = match part {
-            PartKind::Code => &mut initial.code,
-            PartKind::Rodata => &mut initial.rodata,
-            PartKind::Data => &mut initial.data,
-        };
-        buffer[offset_bytes as usize..][..bytes.len()].copy_from_slice(bytes);
+    for (object, homes) in objects.iter().zip(homes) {
+        for (index, home) in homes.iter().enumerate() {
+            let &Home::Placed { part, offset_bytes, is_zeros: false } = home else { continue };
+            let bytes = object.contents(index)?;
+            initial.part_mut(part)[offset_bytes as usize..][..bytes.len()].copy_from_slice(bytes);
+        }
     }
     Ok(initial)
+}
+
+/// How many sections are not needed though they could be loaded, and their bytes.
+pub(super) fn unused(objects: &[Object<'_>], classes: &[Vec<Class>], needed: &[Vec<bool>]) -> Unused {
+    let mut unused = Unused::default();
+    for ((object, classes), needed) in objects.iter().zip(classes).zip(needed) {
+        for (index, header) in object.sections.iter().enumerate() {
+            if matches!(classes[index], Class::Part(_)) && !needed[index] && header.sh_size(LE) > 0 {
+                unused.sections += 1;
+                unused.bytes = unused.bytes.saturating_add(header.sh_size(LE));
+            }
+        }
+    }
+    unused
 }
 
 fn put(
@@ -95,27 +151,28 @@ fn put(
     Ok(Home::Placed { part, offset_bytes, is_zeros })
 }
 
-/// The part that a section belongs to; none if it is not loaded.
-fn classify(object: &Object<'_>, index: usize, header: &Header) -> Result<Option<PartKind>, CodeError> {
+fn class(object: &Object<'_>, index: usize, header: &Header) -> Result<Class, CodeError> {
     let (kind, flags) = (header.sh_type(LE), header.sh_flags(LE));
     let name = object.section_name(index)?;
     let is_ignored = matches!(kind, elf::SHT_NULL | elf::SHT_NOTE | elf::SHT_X86_64_UNWIND)
         || kind == elf::SHT_GNU_SFRAME
         || UNWIND_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
     if is_ignored || !flags.contains(elf::SHF_ALLOC) || flags.contains(elf::SHF_EXCLUDE) {
-        return Ok(None);
+        return Ok(Class::NotLoaded);
     }
     if let Some(what) = refusal(header, name) {
-        return Err(CodeError::Unsupported { what, at: object.section_location(index) });
+        return Ok(Class::Refused(what));
     }
     let is_code = flags.contains(elf::SHF_EXECINSTR);
     // Constants with addresses in them are writable for the dynamic linker's sake only.
     let is_constant = name.starts_with(b".data.rel.ro") && kind == elf::SHT_PROGBITS;
     Ok(match kind {
-        elf::SHT_PROGBITS | elf::SHT_NOBITS if is_code => Some(PartKind::Code),
-        elf::SHT_PROGBITS | elf::SHT_NOBITS if flags.contains(elf::SHF_WRITE) && !is_constant => Some(PartKind::Data),
-        elf::SHT_PROGBITS | elf::SHT_NOBITS => Some(PartKind::Rodata),
-        _ => None, // empty, or it would have been refused
+        elf::SHT_PROGBITS | elf::SHT_NOBITS if is_code => Class::Part(PartKind::Code),
+        elf::SHT_PROGBITS | elf::SHT_NOBITS if flags.contains(elf::SHF_WRITE) && !is_constant => {
+            Class::Part(PartKind::Data)
+        }
+        elf::SHT_PROGBITS | elf::SHT_NOBITS => Class::Part(PartKind::Rodata),
+        _ => Class::NotLoaded, // empty, or it would have been refused
     })
 }
 

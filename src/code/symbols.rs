@@ -1,7 +1,11 @@
+use std::collections::BTreeMap;
+
 use object::elf;
 use object::read::elf::{SectionHeader as _, Sym as _};
 
 use super::elf::{Base, LE, Object, Sym};
+use super::entities::{Definition, Entities, Entity, SymbolId};
+use super::error::shown;
 use super::image::{Function, PartKind, Symbol};
 use super::layout::Layout;
 use super::sections::Home;
@@ -11,11 +15,16 @@ use super::{CodeError, ImportTable, Location};
 /// keeps it at most twice; names that share their end in the string table could make it keep far more.
 const NAME_BYTES_PER_BLOB_BYTE_MAX: u64 = 4;
 
+/// The name by which objects mean the global offset table.
+const GLOBAL_OFFSET_TABLE: &[u8] = b"_GLOBAL_OFFSET_TABLE_";
+
 /// What a symbol stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     /// Bytes from the start of a part.
     In(PartKind, u64),
+    /// The start of the global offset table.
+    SlotsStart,
     /// A number.
     Absolute(u64),
     /// Address of a host function: far away.
@@ -30,78 +39,80 @@ pub(super) enum Place {
     ThreadLocal,
 }
 
-/// The symbols of an object.
-pub(super) struct Symbols {
-    /// By symbol index.
-    pub(super) places: Vec<Place>,
+/// What can be asked for by name in an image, and what traps are named by.
+pub(super) struct Names {
     /// Sorted by name, unique.
     pub(super) exports: Vec<Symbol>,
     /// Sorted by offset.
     pub(super) functions: Vec<Function>,
 }
 
-/// Places every symbol; common symbols go behind the other zeros of the data part.
-pub(super) fn resolve(
-    object: &Object<'_>,
-    homes: &[Home],
-    imports: &ImportTable,
-    layout: &mut Layout,
-) -> Result<Symbols, CodeError> {
-    // The null symbol, also there where the object has no table at all, is the number 0.
-    let mut places = vec![Place::Absolute(0)];
-    places.reserve_exact(object.symbols.len().saturating_sub(1));
-    for (index, symbol) in object.symbols.iter().enumerate().skip(1) {
-        places.push(place(object, index, symbol, homes, imports, layout)?);
+/// What is to be exported: what `roots` name, or everything that is visible from outside.
+pub(super) fn exported(objects: &[Object<'_>], entities: &Entities, roots: &[String]) -> Result<Vec<u32>, CodeError> {
+    if roots.is_empty() {
+        let all = entities.all.iter().enumerate();
+        return Ok(all.filter(|(_, it)| is_exported(objects, it)).map(|(number, _)| number as u32).collect());
     }
-    let (exports, functions) = names(object, &places)?;
-    Ok(Symbols { places, exports, functions })
+    let mut wanted: BTreeMap<&[u8], Option<u32>> = roots.iter().map(|root| (root.as_bytes(), None)).collect();
+    for (number, entity) in entities.all.iter().enumerate().filter(|(_, it)| it.is_global) {
+        let SymbolId { object, symbol } = entity.symbol;
+        if is_defined(entity)
+            && let Some(found) = wanted.get_mut(objects[object].symbol_name(&objects[object].symbols[symbol])?)
+        {
+            *found = Some(number as u32);
+        }
+    }
+    let missing: Vec<_> = wanted.iter().filter(|(_, found)| found.is_none()).map(|(name, _)| shown(name)).collect();
+    if !missing.is_empty() {
+        let total = missing.len() as u64;
+        let names = missing.into_iter().take(CodeError::UNRESOLVED_SHOWN_MAX).collect();
+        return Err(CodeError::UnresolvedSymbols { names, total });
+    }
+    Ok(wanted.into_values().flatten().collect())
 }
 
-fn place(
-    object: &Object<'_>,
-    index: usize,
-    symbol: &Sym,
-    homes: &[Home],
+/// Places every entity; common symbols that are needed go behind the other zeros of the data part.
+pub(super) fn place(
+    objects: &[Object<'_>],
+    entities: &Entities,
+    homes: &[Vec<Home>],
+    imports: &ImportTable,
+    layout: &mut Layout,
+) -> Result<Vec<Place>, CodeError> {
+    entities.all.iter().map(|entity| place_one(objects, entity, homes, imports, layout)).collect()
+}
+
+fn place_one(
+    objects: &[Object<'_>],
+    entity: &Entity,
+    homes: &[Vec<Home>],
     imports: &ImportTable,
     layout: &mut Layout,
 ) -> Result<Place, CodeError> {
-    let base = object.symbol_base(index, symbol)?;
-    check_kind(symbol, base).map_err(|(is_malformed, what)| {
-        let at = object.symbol_location(symbol);
-        if is_malformed { CodeError::Malformed { what, at } } else { CodeError::Unsupported { what, at } }
-    })?;
-    if symbol.st_type() == elf::STT_TLS {
-        return Ok(Place::ThreadLocal);
-    }
-    match base {
-        Base::Absolute => Ok(Place::Absolute(symbol.st_value(LE))),
-        Base::Common => {
+    let SymbolId { object: at, symbol: index } = entity.symbol;
+    let object = &objects[at];
+    Ok(match entity.definition {
+        Definition::Absolute(value) => Place::Absolute(value),
+        Definition::ThreadLocal => Place::ThreadLocal,
+        Definition::Discarded => Place::NotLoaded,
+        Definition::Common { size_bytes, align_bytes } => {
             let offset_bytes = layout
-                .take(PartKind::Data, symbol.st_size(LE), symbol.st_value(LE))
-                .map_err(|error| error.at(|| object.symbol_location(symbol)))?;
-            Ok(Place::In(PartKind::Data, offset_bytes))
+                .take(PartKind::Data, size_bytes, align_bytes)
+                .map_err(|error| error.at(|| object.symbol_location(&object.symbols[index])))?;
+            Place::In(PartKind::Data, offset_bytes)
         }
-        Base::Undefined => undefined(object, symbol, imports),
-        Base::Section(section) => match homes[section] {
-            Home::Nowhere => Ok(Place::NotLoaded),
+        Definition::Undefined { is_weak } => {
+            undefined(object.symbol_name(&object.symbols[index])?, is_weak, entity.is_global, imports)
+        }
+        Definition::Section(section) => match homes[at][section] {
+            Home::Nowhere => Place::NotLoaded,
             Home::Placed { part, offset_bytes, .. } => {
+                let symbol = &object.symbols[index];
                 check_extent(object, symbol, section)?;
-                Ok(Place::In(part, offset_bytes + symbol.st_value(LE)))
+                Place::In(part, offset_bytes + symbol.st_value(LE))
             }
         },
-    }
-}
-
-/// Refuses what would change the meaning of a symbol and is not done here: what, and whether it breaks a rule.
-fn check_kind(symbol: &Sym, base: Base) -> Result<(), (bool, &'static str)> {
-    let is_known = matches!(symbol.st_bind(), elf::STB_LOCAL | elf::STB_GLOBAL | elf::STB_WEAK | elf::STB_GNU_UNIQUE);
-    if !is_known {
-        return Err((true, "the symbol has an unknown binding"));
-    }
-    if symbol.st_type() == elf::STT_GNU_IFUNC && base != Base::Undefined {
-        return Err((false, "functions that choose their own implementation (ifunc) are not supported"));
-    }
-    Ok(())
+    })
 }
 
 /// The extent of a symbol must be within its section, whose own was checked.
@@ -115,25 +126,40 @@ fn check_extent(object: &Object<'_>, symbol: &Sym, section: usize) -> Result<(),
     Err(CodeError::Malformed { what: "the symbol lies outside of its section", at })
 }
 
-fn undefined(object: &Object<'_>, symbol: &Sym, imports: &ImportTable) -> Result<Place, CodeError> {
-    let name = object.symbol_name(symbol)?;
+fn undefined(name: &[u8], is_weak: bool, is_global: bool, imports: &ImportTable) -> Place {
+    if name == GLOBAL_OFFSET_TABLE {
+        return Place::SlotsStart;
+    }
     // A local symbol cannot be defined elsewhere.
-    let is_local = symbol.st_bind() == elf::STB_LOCAL;
-    let import = str::from_utf8(name).ok().filter(|_| !is_local).and_then(|name| imports.get(name));
-    Ok(match import {
+    let import = str::from_utf8(name).ok().filter(|_| is_global).and_then(|name| imports.get(name));
+    match import {
         Some(address) => Place::Import(address),
-        None if symbol.st_bind() == elf::STB_WEAK => Place::Nothing,
+        None if is_weak => Place::Nothing,
         None => Place::Unresolved,
-    })
+    }
 }
 
-/// The exported symbols by name, and the functions by offset.
-fn names(object: &Object<'_>, places: &[Place]) -> Result<(Vec<Symbol>, Vec<Function>), CodeError> {
+/// The exported symbols by name, and all functions by offset.
+pub(super) fn names(
+    objects: &[Object<'_>],
+    entities: &Entities,
+    places: &[Place],
+    exported: &[u32],
+) -> Result<Names, CodeError> {
+    let mut is_exported = vec![false; places.len()];
+    exported.iter().for_each(|&entity| is_exported[entity as usize] = true);
     let (mut exports, mut functions) = (Vec::new(), Vec::new());
-    let mut room_bytes = (object.blob.len() as u64).saturating_mul(NAME_BYTES_PER_BLOB_BYTE_MAX);
-    for (index, (symbol, place)) in object.symbols.iter().zip(places).enumerate() {
-        let &Place::In(part, offset_bytes) = place else { continue };
-        let (is_exported, is_function) = (is_exported(symbol), is_function(object, index, symbol, part)?);
+    let blob_bytes: u64 = objects.iter().map(|object| object.blob.len() as u64).sum();
+    let mut room_bytes = blob_bytes.saturating_mul(NAME_BYTES_PER_BLOB_BYTE_MAX);
+    for (id, number) in entities.symbols() {
+        // Only by the symbol that says what the entity is, and not by others that mean it.
+        if entities.all[number as usize].symbol != id {
+            continue;
+        }
+        let &Place::In(part, offset_bytes) = &places[number as usize] else { continue };
+        let (object, symbol) = (&objects[id.object], &objects[id.object].symbols[id.symbol]);
+        let is_exported = is_exported[number as usize];
+        let is_function = is_function(object, id.symbol, symbol, part)?;
         let name = match text_name(object, symbol) {
             Ok(name) if is_exported || is_function => name,
             Err(error) if is_exported => return Err(error),
@@ -151,16 +177,20 @@ fn names(object: &Object<'_>, places: &[Place]) -> Result<(Vec<Symbol>, Vec<Func
     }
     functions.sort_by_key(|function: &Function| function.offset_bytes);
     exports.sort_unstable_by(|a: &Symbol, b| a.name.cmp(&b.name));
-    if let Some(pair) = exports.windows(2).find(|pair| pair[0].name == pair[1].name) {
-        let at = Location::symbol(pair[0].name.as_bytes());
-        return Err(CodeError::Malformed { what: "the symbol is defined twice", at });
-    }
-    Ok((exports, functions))
+    Ok(Names { exports, functions })
 }
 
-fn is_exported(symbol: &Sym) -> bool {
-    let is_visible = matches!(symbol.st_visibility(), elf::STV_DEFAULT | elf::STV_PROTECTED);
-    symbol.st_bind() != elf::STB_LOCAL && is_visible && symbol.st_type() != elf::STT_SECTION
+fn is_defined(entity: &Entity) -> bool {
+    matches!(entity.definition, Definition::Section(_) | Definition::Common { .. })
+}
+
+fn is_exported(objects: &[Object<'_>], entity: &Entity) -> bool {
+    let SymbolId { object, symbol } = entity.symbol;
+    let is_section = |symbol: &Sym| symbol.st_type() == elf::STT_SECTION;
+    entity.is_global
+        && entity.is_visible
+        && is_defined(entity)
+        && !objects[object].symbols.get(symbol).is_some_and(is_section)
 }
 
 /// Assembly often leaves the type of its functions away, but then makes them global: a local label without a type is

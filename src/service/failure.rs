@@ -206,6 +206,7 @@ impl From<CodeError> for Failure {
         let mut failure = Self::new(reason, error.to_string());
         if let Some(at) = error.location() {
             let facts = [
+                ("object", &at.object),
                 ("section", &at.section),
                 ("symbol", &at.symbol),
                 ("offset_bytes", &at.offset_bytes.map(|it| it.to_string())),

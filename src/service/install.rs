@@ -141,7 +141,7 @@ fn parse(service: &Service, request: &proto::InstallRequest, format: BlobFormat)
         let entries = request.flat_entries.iter().map(entry).collect();
         return Ok(Image::parse_flat(&request.blob, entries, &service.limits.code)?);
     }
-    Ok(Image::parse_elf(&request.blob, service.cache.imports(), &service.limits.code)?)
+    Ok(Image::parse_elf(&request.blob, &Default::default(), service.cache.imports(), &service.limits.code)?)
 }
 
 fn hex(bytes: &[u8]) -> String {

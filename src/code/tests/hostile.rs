@@ -97,7 +97,7 @@ fn check_image(image: &Image) {
 }
 
 fn parse_small(blob: &[u8]) -> Result<Image, CodeError> {
-    Image::parse_elf(blob, &imports(), &LIMITS)
+    Image::parse_elf(blob, &all_sections(), &imports(), &LIMITS)
 }
 
 #[test]

@@ -10,7 +10,7 @@ mod relocations;
 mod sections;
 mod symbols;
 
-use super::{Addresses, CodeError, Image, ImportTable, Limits, PartKind};
+use super::{Addresses, CodeError, Image, ImportTable, Limits, PartKind, Selection};
 
 /// An object of real compiler output; the command is in its source.
 const SAMPLE: &[u8] = include_bytes!("sample.o");
@@ -26,8 +26,13 @@ fn imports() -> ImportTable {
     ImportTable::new([("host", HOST), ("memcpy", HOST + 0x1000), ("strlen", HOST + 0x2000)])
 }
 
+/// Also those that no symbol needs, so that a test need not name each.
+fn all_sections() -> Selection {
+    Selection { keep_unused: true, ..Selection::default() }
+}
+
 fn parse(blob: &[u8]) -> Result<Image, CodeError> {
-    Image::parse_elf(blob, &imports(), &Limits::default())
+    Image::parse_elf(blob, &all_sections(), &imports(), &Limits::default())
 }
 
 /// The three parts of an image after linking.

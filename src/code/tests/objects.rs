@@ -88,7 +88,7 @@ fn a_switch_table_leads_into_its_function() {
 
 #[test]
 fn all_missing_imports_are_named_in_one_error() {
-    let error = Image::parse_elf(SAMPLE, &ImportTable::default(), &Limits::default()).unwrap_err();
+    let error = Image::parse_elf(SAMPLE, &all_sections(), &ImportTable::default(), &Limits::default()).unwrap_err();
     let names = vec!["strlen".to_owned(), "memcpy".to_owned()];
     assert_eq!(error, CodeError::UnresolvedSymbols { names, total: 2 });
     assert_eq!(error.to_string(), "unresolved symbols: strlen, memcpy (2 in all)");

@@ -105,7 +105,8 @@ fn an_image_cannot_be_larger_than_its_limit_whatever_the_blob_asks_for() {
         let mut object = Builder::with_text(&[0xc3]);
         sizes.iter().for_each(|&size| _ = object.zeros(".bss", DATA, 4096, size));
         object.symbol("common", STB_GLOBAL, STT_OBJECT, SHN_COMMON, 1, common);
-        Image::parse_elf(&object.build(), &imports(), &limits).map(|image| image.sizes().data.size_bytes)
+        Image::parse_elf(&object.build(), &all_sections(), &imports(), &limits)
+            .map(|image| image.sizes().data.size_bytes)
     };
     assert_eq!(bss(&[9_998], 1), Ok(9_999));
     assert_eq!(bss(&[9_998], 2), Err(CodeError::TooLarge { what: "bytes of the image", value: 10_001, max: 10_000 }));
@@ -161,7 +162,7 @@ fn files_that_are_no_object_are_told_from_objects_for_another_target() {
 #[test]
 fn blob_and_section_counts_are_bounded() {
     let good = with_section(".rodata", SHT_PROGBITS, RODATA, &[1; 8]);
-    let parse = |limits: Limits| Image::parse_elf(&good, &imports(), &limits).map(|_| ());
+    let parse = |limits: Limits| Image::parse_elf(&good, &all_sections(), &imports(), &limits).map(|_| ());
     let (bytes, sections, symbols) = (good.len() as u64, 5, 2);
     let exact = Limits { blob_max_bytes: bytes, sections_max: sections, symbols_max: symbols, ..Limits::default() };
     assert_eq!(parse(exact), Ok(()));

@@ -1,7 +1,7 @@
 //! Any bytes as an object: an error, or an image within its limits that links or says why not.
 #![no_main]
 
-use codecached::code::{Addresses, Image, ImportTable, Limits};
+use codecached::code::{Addresses, Image, ImportTable, Limits, Selection};
 use libfuzzer_sys::fuzz_target;
 
 const AT: Addresses = Addresses { code: 0x7f00_0000_0000, rodata: 0x7f00_1000_0000, data: 0x7f00_2000_0000 };
@@ -9,7 +9,7 @@ const AT: Addresses = Addresses { code: 0x7f00_0000_0000, rodata: 0x7f00_1000_00
 fuzz_target!(|blob: &[u8]| {
     let limits = Limits { image_max_bytes: 1 << 20, ..Limits::default() };
     let imports = ImportTable::new([("memcpy", 0x5555_0000_1000), ("malloc", 0x5555_0000_2000)]);
-    let Ok(image) = Image::parse_elf(blob, &imports, &limits) else { return };
+    let Ok(image) = Image::parse_elf(blob, &Selection::default(), &imports, &limits) else { return };
     let sizes = image.sizes();
     let buffer = |bytes: u64| vec![0; bytes as usize];
     let (mut code, mut rodata) = (buffer(sizes.code.size_bytes), buffer(sizes.rodata.size_bytes));
