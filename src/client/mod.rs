@@ -11,6 +11,7 @@
 //! ```
 
 mod address;
+mod archive;
 mod error;
 mod retry;
 #[cfg(test)]
@@ -37,6 +38,7 @@ use crate::proto::{
 };
 
 pub use address::{Address, DEFAULT_ADDRESS};
+pub use archive::archive;
 pub use error::ClientError;
 use retry::Backoff;
 

@@ -162,6 +162,11 @@ impl Image {
         })
     }
 
+    /// Whether a blob is an archive, by its first bytes.
+    pub fn is_archive(blob: &[u8]) -> bool {
+        inputs::is_archive(blob)
+    }
+
     /// Takes position-independent machine code as it is. It starts at a multiple of 64 bytes.
     ///
     /// # Errors

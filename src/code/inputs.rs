@@ -30,11 +30,11 @@ pub(super) fn read<'a>(
     limits: &'a Limits,
 ) -> Result<Vec<Object<'a>>, CodeError> {
     limits.hold_blob(blob)?;
+    if !is_archive(blob) {
+        return Ok(vec![Object::read(blob, None, limits)?]);
+    }
     if blob.starts_with(THIN_MAGIC) {
         return Err(CodeError::malformed("a thin archive holds no objects, only their names: make it without T"));
-    }
-    if !blob.starts_with(ARCHIVE_MAGIC) {
-        return Ok(vec![Object::read(blob, None, limits)?]);
     }
     let members = members(blob, limits)?;
     let objects = if selection.roots.is_empty() { members } else { needed(members, &selection.roots)? };
@@ -42,6 +42,10 @@ pub(super) fn read<'a>(
         return Err(CodeError::malformed("the archive has no member that is needed"));
     }
     Ok(objects)
+}
+
+pub(super) fn is_archive(blob: &[u8]) -> bool {
+    blob.starts_with(ARCHIVE_MAGIC) || blob.starts_with(THIN_MAGIC)
 }
 
 /// All members that are objects, whole. Their counts are held together as those of one object.

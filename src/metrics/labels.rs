@@ -172,6 +172,8 @@ labels! {
     BlobFormat {
         /// An ELF relocatable object.
         Elf = "elf",
+        /// An archive of some.
+        Archive = "archive",
         /// Position-independent code.
         Flat = "flat",
     }

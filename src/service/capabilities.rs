@@ -14,7 +14,7 @@ pub(super) fn answer(service: &Service) -> proto::GetCapabilitiesResponse {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         architecture: std::env::consts::ARCH.to_owned(),
         cpu_features: owned(cpu_features()),
-        formats: vec![BlobFormat::ElfObject.into(), BlobFormat::Flat.into()],
+        formats: [BlobFormat::ElfObject, BlobFormat::Flat, BlobFormat::Archive].map(Into::into).to_vec(),
         relocations: owned(code::RELOCATIONS.to_vec()),
         imports: service.cache.imports().names().map(str::to_owned).collect(),
         limits: Some(proto::Limits {

@@ -11,13 +11,16 @@ use super::{
 use crate::{
     arena::ReserveError,
     cache::{Install, InstallError, Installed, Name, Namespace, Outcome},
-    code::{FlatEntry, Image},
+    code::{FlatEntry, Image, Selection},
     metrics::{BlobFormat as FormatLabel, InstallResult, InstallStages},
     proto::{self, BlobFormat, DigestAlgorithm},
 };
 
 /// Starts the digest of what decides what an entry does, so that it is no digest of anything else.
 const IDENTITY_CONTEXT: &str = "codecached 2026-11 identity of an install";
+/// Bounds of what a request names: those of flat entries.
+const EXPORTS_MAX: usize = 4096;
+const EXPORT_NAME_MAX_BYTES: usize = 1024;
 
 /// Installs, and counts how it went.
 pub(super) fn answer(service: &Service, request: &proto::InstallRequest) -> Result<proto::InstallResponse, Failure> {
@@ -47,11 +50,13 @@ fn install(service: &Service, request: &proto::InstallRequest) -> Result<proto::
         return Ok(proto::InstallResponse { entry, ..Default::default() });
     }
     let image = parse(service, request, format)?;
+    let (objects, unused) = (image.objects(), image.unused());
     let parsed = Instant::now();
     let installed = service.cache.install(&install, image)?;
     service.metrics.blob(
         match format {
             BlobFormat::Flat => FormatLabel::Flat,
+            BlobFormat::Archive => FormatLabel::Archive,
             _ => FormatLabel::Elf,
         },
         request.blob.len() as u64,
@@ -63,7 +68,12 @@ fn install(service: &Service, request: &proto::InstallRequest) -> Result<proto::
         link: installed.times.link,
         publish: installed.times.publish,
     });
-    Ok(report(service, &installed))
+    Ok(proto::InstallResponse {
+        objects,
+        unused_sections: unused.sections,
+        unused_bytes: unused.bytes,
+        ..report(service, &installed)
+    })
 }
 
 fn report(service: &Service, installed: &Installed) -> proto::InstallResponse {
@@ -81,6 +91,7 @@ fn report(service: &Service, installed: &Installed) -> proto::InstallResponse {
         replaced: installed.outcome == Outcome::Replaced,
         evicted_entries: installed.victims.len() as u64,
         evicted_bytes: installed.victims.iter().map(|victim| victim.charged_bytes).sum(),
+        ..Default::default()
     }
 }
 
@@ -95,14 +106,37 @@ fn check(service: &Service, request: &proto::InstallRequest) -> Result<BlobForma
     if has_bytes == 0 {
         return Err(Failure::field("blob", "is empty"));
     }
+    check_exports(request)?;
     match BlobFormat::try_from(request.format) {
-        Ok(BlobFormat::ElfObject) if !request.flat_entries.is_empty() => {
+        Ok(BlobFormat::ElfObject | BlobFormat::Archive) if !request.flat_entries.is_empty() => {
             Err(Failure::field("flat_entries", "an object has symbols of its own"))
         }
-        Ok(format @ (BlobFormat::ElfObject | BlobFormat::Flat)) => Ok(format),
-        Ok(BlobFormat::Unspecified) | Err(_) => {
-            Err(Failure::field("format", "must be BLOB_FORMAT_ELF_OBJECT or BLOB_FORMAT_FLAT"))
+        Ok(BlobFormat::Flat) if !request.exports.is_empty() => {
+            Err(Failure::field("exports", "flat code has its entry points in flat_entries"))
         }
+        Ok(BlobFormat::ElfObject) if Image::is_archive(&request.blob) => {
+            Err(Failure::field("format", "the blob is an archive: BLOB_FORMAT_ARCHIVE"))
+        }
+        Ok(BlobFormat::Archive) if !Image::is_archive(&request.blob) => {
+            Err(Failure::field("format", "the blob is no archive, which starts with !<arch>"))
+        }
+        Ok(format @ (BlobFormat::ElfObject | BlobFormat::Archive | BlobFormat::Flat)) => Ok(format),
+        Ok(BlobFormat::Unspecified) | Err(_) => {
+            let forms = "must be BLOB_FORMAT_ELF_OBJECT, BLOB_FORMAT_ARCHIVE or BLOB_FORMAT_FLAT";
+            Err(Failure::field("format", forms))
+        }
+    }
+}
+
+fn check_exports(request: &proto::InstallRequest) -> Result<(), Failure> {
+    let count = request.exports.len();
+    if count > EXPORTS_MAX {
+        return Err(Failure::field("exports", format!("are {count}, at most {EXPORTS_MAX}")));
+    }
+    let fits = |name: &String| (1..=EXPORT_NAME_MAX_BYTES).contains(&name.len());
+    match request.exports.iter().position(|name| !fits(name)) {
+        Some(at) => Err(Failure::field("exports", format!("name {at} must have 1 to {EXPORT_NAME_MAX_BYTES} bytes"))),
+        None => Ok(()),
     }
 }
 
@@ -132,6 +166,10 @@ fn identity(request: &proto::InstallRequest, digest: &[u8; 32]) -> [u8; 32] {
         hasher.update(&(entry.name.len() as u64).to_le_bytes()).update(entry.name.as_bytes());
         hasher.update(&entry.offset_bytes.to_le_bytes());
     }
+    hasher.update(&[u8::from(request.keep_unused_sections)]).update(&(request.exports.len() as u64).to_le_bytes());
+    for name in &request.exports {
+        hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());
+    }
     *hasher.finalize().as_bytes()
 }
 
@@ -141,7 +179,8 @@ fn parse(service: &Service, request: &proto::InstallRequest, format: BlobFormat)
         let entries = request.flat_entries.iter().map(entry).collect();
         return Ok(Image::parse_flat(&request.blob, entries, &service.limits.code)?);
     }
-    Ok(Image::parse_elf(&request.blob, &Default::default(), service.cache.imports(), &service.limits.code)?)
+    let selection = Selection { roots: request.exports.clone(), keep_unused: request.keep_unused_sections };
+    Ok(Image::parse_elf(&request.blob, &selection, service.cache.imports(), &service.limits.code)?)
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -73,14 +73,21 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Install {
-    /// Key; `{}` in it stands for the stem of the file's name
+    /// Key; `{}` in it stands for the stem of the file's name, and each file becomes an entry. Without it several
+    /// objects are joined into one
     pub(crate) key: String,
-    /// ELF relocatable objects (`cc -c`), or flat code with --flat
+    /// ELF relocatable objects (`cc -c`), a static archive, or flat code with --flat
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
     /// The files are flat position-independent code; an entry point and its offset in bytes (repeatable)
     #[arg(long, value_name = "NAME=OFFSET", value_parser = parse_flat)]
     pub(crate) flat: Vec<FlatEntry>,
+    /// Symbol that the entry shall have; of an archive what it needs is taken (repeatable; without it: all that is global)
+    #[arg(long, value_name = "SYMBOL")]
+    pub(crate) export: Vec<String>,
+    /// Keep sections that nothing exported needs
+    #[arg(long)]
+    pub(crate) keep_unused: bool,
     /// Take the place of other bytes under the key
     #[arg(long)]
     pub(crate) replace: bool,

@@ -6,7 +6,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use codecached::proto::{BlobFormat, Digest, DigestAlgorithm, FlatEntry, InstallRequest, InstallResponse};
+use codecached::{
+    client::archive,
+    proto::{BlobFormat, Digest, DigestAlgorithm, FlatEntry, InstallRequest, InstallResponse},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -22,15 +25,13 @@ use crate::{
 const ELF_MAGIC: &[u8] = b"\x7fELF";
 const ARCHIVE_MAGIC: &[u8] = b"!<arch>\n";
 
-/// Installs every file; the first failure ends it, and what was installed before it stays.
+/// Installs every file, or all joined; the first failure ends it, and what was installed before it stays.
 pub(crate) async fn run(context: &Context, asked: Install) -> Result<Report, Failure> {
-    let keys = keys(&asked.key, &asked.files)?;
     let bytes_max = context.limits().await?.unary_max_bytes;
-    let mut installed = Vec::with_capacity(keys.len());
-    for (key, path) in keys.into_iter().zip(&asked.files) {
-        let blob = read_file(path, bytes_max, "unary_max_bytes")?;
-        let format =
-            format_of(&blob, &asked.flat).map_err(|why| Failure::misuse(format!("{}: {why}", path.display())))?;
+    let mut installed = Vec::new();
+    let blobs = blobs(&asked, bytes_max)?;
+    let count = blobs.len();
+    for Named { key, blob, format } in blobs {
         let request = InstallRequest {
             namespace: context.namespace.clone(),
             key: context::key(&key)?,
@@ -40,11 +41,13 @@ pub(crate) async fn run(context: &Context, asked: Install) -> Result<Report, Fai
             flat_entries: asked.flat.clone(),
             replace: asked.replace,
             reentrant: asked.reentrant,
+            exports: asked.export.clone(),
+            keep_unused_sections: asked.keep_unused,
         };
         let answer = context.client.install(request).await;
         let before = match installed.len() {
             0 => String::new(),
-            count => format!(" (after {count} of {} files)", asked.files.len()),
+            before => format!(" (after {before} of {count} files)"),
         };
         installed.push(answer.map_err(|error| Failure::client(&format!("install {key:?}{before}"), error))?);
     }
@@ -52,15 +55,44 @@ pub(crate) async fn run(context: &Context, asked: Install) -> Result<Report, Fai
         .report(|| human(&installed), || json!({ "installed": installed.iter().map(to_json).collect::<Vec<_>>() })))
 }
 
-/// The key of each file.
-fn keys(template: &str, files: &[PathBuf]) -> Result<Vec<String>, Failure> {
-    if files.len() > 1 && !template.contains("{}") {
-        let text = format!(
-            "{} files need {{}} in the key, to be replaced by the stem of each name, as in 'zlib/{{}}'",
-            files.len()
-        );
+/// What is to be installed under which key.
+struct Named {
+    key: String,
+    blob: Bytes,
+    format: BlobFormat,
+}
+
+fn blobs(asked: &Install, bytes_max: u64) -> Result<Vec<Named>, Failure> {
+    let read = |path: &PathBuf| {
+        let blob = read_file(path, bytes_max, "unary_max_bytes")?;
+        let format = format_of(&blob, &asked.flat);
+        Ok((blob, format.map_err(|why| Failure::misuse(format!("{}: {why}", path.display())))?))
+    };
+    let files: Vec<_> = asked.files.iter().map(read).collect::<Result<_, Failure>>()?;
+    if files.len() > 1 && !asked.key.contains("{}") {
+        return Ok(vec![Named {
+            key: asked.key.clone(),
+            blob: joined(&asked.files, &files)?,
+            format: BlobFormat::Archive,
+        }]);
+    }
+    let keys = keys(&asked.key, &asked.files)?;
+    Ok(keys.into_iter().zip(files).map(|(key, (blob, format))| Named { key, blob, format }).collect())
+}
+
+/// Several objects as one archive.
+fn joined(paths: &[PathBuf], files: &[(Bytes, BlobFormat)]) -> Result<Bytes, Failure> {
+    if let Some(at) = files.iter().position(|(_, format)| *format != BlobFormat::ElfObject) {
+        let text = format!("{}: only objects are joined under one key; use {{}} in the key", paths[at].display());
         return Err(Failure::misuse(text));
     }
+    let names: Vec<_> = paths.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy()).collect();
+    let members = names.iter().zip(files).map(|(name, (blob, _))| (&**name, &**blob));
+    Ok(archive(members).into())
+}
+
+/// The key of each file.
+fn keys(template: &str, files: &[PathBuf]) -> Result<Vec<String>, Failure> {
     let keys: Vec<String> = files.iter().map(|path| template.replace("{}", &stem(path))).collect();
     let mut seen = HashSet::new();
     match keys.iter().find(|key| !seen.insert(*key)) {
@@ -80,11 +112,10 @@ fn format_of(blob: &[u8], flat: &[FlatEntry]) -> Result<BlobFormat, &'static str
     if blob.starts_with(ELF_MAGIC) {
         return Ok(BlobFormat::ElfObject);
     }
-    Err(if blob.starts_with(ARCHIVE_MAGIC) {
-        "an archive: take its members out with `ar x`, or join them with `ld -r --whole-archive`"
-    } else {
-        "not an ELF object; flat code needs --flat NAME=OFFSET"
-    })
+    if blob.starts_with(ARCHIVE_MAGIC) {
+        return Ok(BlobFormat::Archive);
+    }
+    Err("neither an ELF object nor an archive; flat code needs --flat NAME=OFFSET")
 }
 
 fn digest(blob: &Bytes) -> Digest {
@@ -101,6 +132,7 @@ fn human(installed: &[InstallResponse]) -> String {
         ("RODATA", Align::Right),
         ("DATA", Align::Right),
         ("SYMBOLS", Align::Right),
+        ("OBJECTS", Align::Right),
         ("EVICTED", Align::Right),
     ]);
     for answer in installed {
@@ -113,6 +145,7 @@ fn human(installed: &[InstallResponse]) -> String {
             units::bytes(entry.rodata_bytes),
             units::bytes(entry.data_bytes),
             entry.symbols.len().to_string(),
+            answer.objects.to_string(),
             answer.evicted_entries.to_string(),
         ]);
     }
@@ -127,6 +160,9 @@ fn to_json(answer: &InstallResponse) -> Value {
         "replaced": answer.replaced,
         "evicted_entries": answer.evicted_entries,
         "evicted_bytes": answer.evicted_bytes,
+        "objects": answer.objects,
+        "unused_sections": answer.unused_sections,
+        "unused_bytes": answer.unused_bytes,
     })
 }
 
@@ -150,8 +186,10 @@ mod tests {
     }
 
     #[test]
-    fn several_files_under_one_key_are_misuse() {
-        assert!(keys("plain", &["a.o".into(), "b.o".into()]).unwrap_err().to_string().contains("{}"));
+    fn two_files_under_one_key_are_misuse_and_so_is_joining_what_is_no_object() {
+        let files =
+            [(Bytes::from_static(b"a"), BlobFormat::ElfObject), (Bytes::from_static(b"b"), BlobFormat::Archive)];
+        assert!(joined(&["a.o".into(), "b.a".into()], &files).unwrap_err().to_string().contains("b.a"));
         assert!(keys("{}", &["x/a.o".into(), "y/a.o".into()]).unwrap_err().to_string().contains("\"a\""));
     }
 
@@ -159,7 +197,7 @@ mod tests {
     fn the_format_is_told_by_the_first_bytes_unless_it_is_flat() {
         assert_eq!(format_of(b"\x7fELF..", &[]), Ok(BlobFormat::ElfObject));
         assert_eq!(format_of(b"\xc3", &[FlatEntry::default()]), Ok(BlobFormat::Flat));
-        assert!(format_of(b"!<arch>\n..", &[]).unwrap_err().contains("archive"));
+        assert_eq!(format_of(b"!<arch>\n..", &[]), Ok(BlobFormat::Archive));
         assert!(format_of(b"\xc3", &[]).unwrap_err().contains("--flat"));
     }
 }

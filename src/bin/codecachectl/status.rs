@@ -220,6 +220,7 @@ fn formats(answer: &GetCapabilitiesResponse) -> Vec<&'static str> {
         BlobFormat::Unspecified => "unknown",
         BlobFormat::ElfObject => "elf-object",
         BlobFormat::Flat => "flat",
+        BlobFormat::Archive => "archive",
     };
     answer.formats().map(name).collect()
 }
