@@ -31,8 +31,8 @@ pub(super) enum Definition {
     Section(usize),
     /// In a section that another object's stands for.
     Discarded,
-    /// In thread-local storage.
-    ThreadLocal,
+    /// In thread-local storage, that of these objects or another's.
+    ThreadLocal { is_defined: bool },
 }
 
 /// One thing, whatever symbols mean it.
@@ -133,8 +133,10 @@ impl Entities {
 
 /// Which of two symbols of one name says what it is; `None` if both insist.
 fn stronger(old: &Entity, new: &Entity) -> Option<Entity> {
-    use Definition::{Common, Undefined};
+    use Definition::{Common, ThreadLocal, Undefined};
     Some(match (old.definition, new.definition) {
+        (ThreadLocal { is_defined: false }, _) => *new,
+        (_, ThreadLocal { is_defined: false }) => *old,
         // One that must be there makes a definition necessary.
         (Undefined { is_weak: true }, Undefined { is_weak: false }) => *new,
         (_, Undefined { .. }) => *old,
@@ -171,7 +173,7 @@ fn read(object: &Object<'_>, id: SymbolId, symbol: &Sym, discarded: &HashSet<usi
                 Definition::Discarded
             }
         }
-        _ if symbol.st_type() == elf::STT_TLS => Definition::ThreadLocal,
+        _ if symbol.st_type() == elf::STT_TLS => Definition::ThreadLocal { is_defined: base != Base::Undefined },
         Base::Undefined => Definition::Undefined { is_weak },
         Base::Absolute => Definition::Absolute(symbol.st_value(LE)),
         Base::Common => Definition::Common { size_bytes: symbol.st_size(LE), align_bytes: symbol.st_value(LE) },

@@ -78,6 +78,7 @@ impl Linker<'_> {
             Place::In(part, offset_bytes) => self.address(part, offset_bytes),
             Place::Absolute(address) | Place::Import(address) => i128::from(address),
             Place::SlotsStart => self.slots_start(),
+            Place::OfThread(distance_bytes) => i128::from(distance_bytes),
             // No target is made of the others but a weak symbol without definition.
             Place::Nothing | Place::Unresolved | Place::NotLoaded | Place::ThreadLocal => 0,
         }

@@ -1,7 +1,7 @@
 use super::{CodeError, Location, RelocationName};
 
 /// Relocation types that objects may hold, as the ABI names them. `R_X86_64_NONE` is taken too.
-pub const RELOCATIONS: [&str; 23] = [
+pub const RELOCATIONS: [&str; 26] = [
     "R_X86_64_64",
     "R_X86_64_PC32",
     "R_X86_64_GOT32",
@@ -13,6 +13,9 @@ pub const RELOCATIONS: [&str; 23] = [
     "R_X86_64_PC16",
     "R_X86_64_8",
     "R_X86_64_PC8",
+    "R_X86_64_TPOFF64",
+    "R_X86_64_GOTTPOFF",
+    "R_X86_64_TPOFF32",
     "R_X86_64_PC64",
     "R_X86_64_GOTOFF64",
     "R_X86_64_GOTPC32",
@@ -68,6 +71,12 @@ pub(super) enum Relocation {
     Abs8 = 14,
     /// S + A - P in 8 bits.
     Pc8 = 15,
+    /// S + A in 64 bits, S being the distance of a thread's variable from the thread pointer.
+    TpOff64 = 18,
+    /// G + A - P in 32 bits, the slot holding such a distance.
+    GotTpOff = 22,
+    /// As `TpOff64` in 32 bits.
+    TpOff32 = 23,
     /// S + A - P in 64 bits.
     Pc64 = 24,
     /// S + A - GOT in 64 bits.
@@ -121,6 +130,9 @@ impl Relocation {
             Pc16,
             Abs8,
             Pc8,
+            TpOff64,
+            GotTpOff,
+            TpOff32,
             Pc64,
             GotOff64,
             GotPc32,
@@ -145,8 +157,12 @@ impl Relocation {
     pub(super) fn field(self) -> Field {
         use Relocation::*;
         match self {
-            Abs64 | Pc64 | GotOff64 | Got64 | GotPcRel64 | GotPc64 | GotPlt64 | PltOff64 | Size64 => Field::Either(8),
-            Pc32 | Got32 | Plt32 | GotPcRel | Abs32S | GotPc32 | GotPcRelX | RexGotPcRelX => Field::Signed(4),
+            Abs64 | TpOff64 | Pc64 | GotOff64 | Got64 | GotPcRel64 | GotPc64 | GotPlt64 | PltOff64 | Size64 => {
+                Field::Either(8)
+            }
+            Pc32 | Got32 | Plt32 | GotPcRel | Abs32S | GotTpOff | TpOff32 | GotPc32 | GotPcRelX | RexGotPcRelX => {
+                Field::Signed(4)
+            }
             Abs32 | Size32 => Field::Unsigned(4),
             Abs16 => Field::Either(2),
             Pc16 => Field::Signed(2),
@@ -167,7 +183,17 @@ impl Relocation {
         use Relocation::*;
         matches!(
             self,
-            Pc32 | Plt32 | GotPcRel | Pc16 | Pc8 | Pc64 | GotPc32 | GotPcRel64 | GotPc64 | GotPcRelX | RexGotPcRelX
+            Pc32 | Plt32
+                | GotPcRel
+                | GotTpOff
+                | Pc16
+                | Pc8
+                | Pc64
+                | GotPc32
+                | GotPcRel64
+                | GotPc64
+                | GotPcRelX
+                | RexGotPcRelX
         )
     }
 
@@ -180,12 +206,17 @@ impl Relocation {
     /// It refers to a slot of the global offset table instead of the symbol.
     pub(super) fn is_by_slot(self) -> bool {
         use Relocation::*;
-        matches!(self, Got32 | GotPcRel | Got64 | GotPcRel64 | GotPlt64 | GotPcRelX | RexGotPcRelX)
+        matches!(self, Got32 | GotPcRel | GotTpOff | Got64 | GotPcRel64 | GotPlt64 | GotPcRelX | RexGotPcRelX)
     }
 
     /// It refers to the start of the global offset table, whatever its symbol.
     pub(super) fn is_of_slots_start(self) -> bool {
         matches!(self, Relocation::GotPc32 | Relocation::GotPc64)
+    }
+
+    /// It refers to a variable of the thread.
+    pub(super) fn is_thread_local(self) -> bool {
+        matches!(self, Relocation::TpOff64 | Relocation::GotTpOff | Relocation::TpOff32)
     }
 
     /// It refers to the size of the symbol.
@@ -213,7 +244,7 @@ pub(super) fn name(number: u32) -> Option<&'static str> {
 /// The error for a relocation type that is not taken.
 pub(super) fn unsupported(number: u32, at: Location) -> CodeError {
     let hint = match number {
-        16..=23 | 34..=36 => "thread-local storage is not supported",
+        16..=21 | 34..=36 => "thread-local storage is not supported",
         _ => "relocatable objects of this linker hold none",
     };
     CodeError::UnsupportedRelocation { relocation: RelocationName(number), hint, at }

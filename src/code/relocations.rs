@@ -203,6 +203,12 @@ impl Collector<'_> {
         match self.places[entity as usize] {
             Place::NotLoaded => unsupported("the symbol is in a section that is not loaded"),
             Place::ThreadLocal => unsupported("thread-local storage is not supported"),
+            Place::OfThread(_) if !relocation.is_thread_local() => {
+                malformed("a variable of the thread is used as if it had one address")
+            }
+            Place::In(..) | Place::Import(_) if relocation.is_thread_local() => {
+                malformed("the symbol is no variable of the thread")
+            }
             Place::Unresolved => {
                 self.miss(entity);
                 Ok(())

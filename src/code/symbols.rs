@@ -35,8 +35,10 @@ pub(super) enum Place {
     Unresolved,
     /// In a section that is not loaded.
     NotLoaded,
-    /// In thread-local storage.
+    /// In thread-local storage that nothing offers.
     ThreadLocal,
+    /// A variable of the thread that runs the code: bytes from the thread pointer.
+    OfThread(i64),
 }
 
 /// What can be asked for by name in an image, and what traps are named by.
@@ -93,7 +95,10 @@ fn place_one(
     let object = &objects[at];
     Ok(match entity.definition {
         Definition::Absolute(value) => Place::Absolute(value),
-        Definition::ThreadLocal => Place::ThreadLocal,
+        Definition::ThreadLocal { is_defined } => {
+            let name = str::from_utf8(object.symbol_name(&object.symbols[index])?).ok().filter(|_| !is_defined);
+            name.and_then(|name| imports.thread_local(name)).map_or(Place::ThreadLocal, Place::OfThread)
+        }
         Definition::Discarded => Place::NotLoaded,
         Definition::Common { size_bytes, align_bytes } => {
             let offset_bytes = layout

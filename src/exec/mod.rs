@@ -11,7 +11,7 @@
 //!
 //! Files, from the bottom: `stack` maps an executor's memory, `frame` is what trampoline, handler, watchdog and
 //! executor share, `x86_64` is the trampoline, `signals` the handler, `memory` and `heap` what code may use
-//! while it runs, `host` the functions it may call, `watchdog` the limits, `schedule` who runs next,
+//! while it runs, `host` the functions it may call, `errno` the variable it may use, `watchdog` the limits, `schedule` who runs next,
 //! `queue` that behind a lock, `executor` one thread, `pool` and `ticket` the face.
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
@@ -19,6 +19,7 @@ compile_error!("exec has a trampoline for x86-64 Linux only; another architectur
 
 mod call;
 mod callee;
+mod errno;
 mod executor;
 mod frame;
 mod heap;
@@ -51,6 +52,7 @@ mod tests;
 pub use call::{
     Arg, ArgError, Call, Callee, Done, FLOAT_ARGS_MAX, INT_ARGS_MAX, Outcome, ResultType, Scalar, Writable, check_args,
 };
+pub use errno::thread_locals;
 pub use host::imports;
 pub use pool::{ExecConfig, Pool, PoolStats, Refusal, Rejected, StartError};
 pub use stack::{EXECUTORS_MAX, SlotError};

@@ -16,7 +16,12 @@ pub(super) fn answer(service: &Service) -> proto::GetCapabilitiesResponse {
         cpu_features: owned(cpu_features()),
         formats: [BlobFormat::ElfObject, BlobFormat::Flat, BlobFormat::Archive].map(Into::into).to_vec(),
         relocations: owned(code::RELOCATIONS.to_vec()),
-        imports: service.cache.imports().names().map(str::to_owned).collect(),
+        imports: {
+            let table = service.cache.imports();
+            let mut names: Vec<_> = table.names().chain(table.thread_local_names()).map(str::to_owned).collect();
+            names.sort_unstable();
+            names
+        },
         limits: Some(proto::Limits {
             unary_max_bytes: limits.unary_max_bytes,
             key_max_bytes: KEY_MAX_BYTES as u32,

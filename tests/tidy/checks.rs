@@ -44,6 +44,7 @@ pub(crate) const UNSAFE_FILES: &[&str] = &[
     "src/arena/reservation.rs",
     "src/arena/reuse.rs",
     "src/arena/system.rs",
+    "src/exec/errno.rs",
     "src/exec/host.rs",
     "src/exec/memory.rs",
     "src/exec/signals.rs",

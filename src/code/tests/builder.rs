@@ -52,6 +52,20 @@ impl Builder {
         self.symbol(name, STB_GLOBAL, STT_FUNC, SymbolSection(1), value, size)
     }
 
+    /// Adds a global function at `value` of `.text` that only objects of the same image may use.
+    pub(super) fn hidden_function(&mut self, name: &str, value: u64, size: u64) {
+        let index = self.function(name, value, size);
+        self.visibility(index, STV_HIDDEN);
+    }
+
+    /// Adds a group of sections, of which one of the same signature is kept.
+    pub(super) fn group(&mut self, signature: u32, members: &[u16]) {
+        let words = std::iter::once(1).chain(members.iter().map(|&it| u32::from(it)));
+        let bytes: Vec<u8> = words.flat_map(u32::to_le_bytes).collect();
+        let index = usize::from(self.section(".group", SHT_GROUP, 0, 4, &bytes));
+        self.sections[index - 1].info = signature;
+    }
+
     /// Adds an undefined global symbol and returns its index.
     pub(super) fn undefined(&mut self, name: &str) -> u32 {
         self.symbol(name, STB_GLOBAL, STT_NOTYPE, SHN_UNDEF, 0, 0)
@@ -129,6 +143,7 @@ impl Builder {
             let index = usize::from(self.section(".rela", SHT_RELA, 0, 8, &entries));
             (self.sections[index - 1].link, self.sections[index - 1].info) = (symtab, patched as u32);
         }
+        self.sections.iter_mut().filter(|it| it.kind == SHT_GROUP).for_each(|group| group.link = symtab);
         let symbols = [vec![0; 24], self.symbols.concat()].concat();
         let index = usize::from(self.section(".symtab", SHT_SYMTAB, 0, 8, &symbols));
         self.sections[index - 1].link = symtab + 1;
@@ -141,6 +156,18 @@ impl Builder {
         self.strings.push(0);
         offset
     }
+}
+
+/// An archive in the GNU form; names have up to 15 bytes.
+pub(super) fn archive(members: &[(String, &[u8])]) -> Vec<u8> {
+    let mut archive = b"!<arch>\n".to_vec();
+    for (name, bytes) in members {
+        let (name, size) = (format!("{name}/"), bytes.len());
+        archive.extend(format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{size:<10}`\n", 0, 0, 0, 644).as_bytes());
+        archive.extend_from_slice(bytes);
+        archive.extend(if size % 2 == 1 { &b"\n"[..] } else { b"" });
+    }
+    archive
 }
 
 /// Overwrites bytes of the header of section `index`: 0x08 flags, 0x18 offset, 0x20 size, 0x28 link, 0x30 alignment.

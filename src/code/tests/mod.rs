@@ -8,6 +8,7 @@ mod hostile;
 mod objects;
 mod relocations;
 mod sections;
+mod several;
 mod symbols;
 
 use super::{Addresses, CodeError, Image, ImportTable, Limits, PartKind, Selection};
