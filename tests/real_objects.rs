@@ -12,16 +12,16 @@ use std::{
 };
 
 use codecached::{
-    client::Client,
-    proto::{ResultType, value::Kind},
+    client::{Client, archive as archive_of},
+    proto::{BlobFormat, InstallRequest, ResultType, value::Kind},
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 use support::{Daemon, Random, call, elf, handle, returned};
 use tempfile::TempDir;
 
 const DATA_BYTES: usize = 1 << 20;
-const ZLIB_MEMBERS: &[&str] =
-    &["adler32", "compress", "crc32", "deflate", "inffast", "inflate", "inftrees", "trees", "uncompr", "zutil"];
+/// The archive itself, or the linker script that stands for it.
+const MATH: &str = "libm-2.36.a";
 
 fn main() {
     let arguments = Arguments::from_args();
@@ -39,8 +39,10 @@ fn main() {
     };
     let tests = vec![
         test("crc32_and_adler32_of_libz_alone_give_the_librarys_sums", sums),
-        test("zlib_joined_from_its_objects_compresses_to_the_librarys_bytes_and_back", zlib),
+        test("zlib_out_of_its_archive_compresses_to_the_librarys_bytes_and_back", zlib),
+        test("functions_of_libm_out_of_its_archive_give_the_bits_that_the_library_gives", math),
         test("lz4_compresses_to_the_librarys_bytes_and_back", lz4),
+        test("objects_of_several_compilers_are_joined_by_the_client_and_call_each_other", joined),
     ];
     libtest_mimic::run(&arguments, tests).exit();
 }
@@ -49,7 +51,8 @@ fn main() {
 fn missing() -> Option<String> {
     let tools = ["cc", "ar", "ld"].into_iter().find(|it| Command::new(it).arg("--version").output().is_err());
     let library = |name: &str| archive(name).is_none().then(|| format!("{name} (Debian: its -dev package)"));
-    tools.map(|it| format!("the command {it}")).or_else(|| library("libz.a")).or_else(|| library("liblz4.a"))
+    let libraries = ["libz.a", "liblz4.a", MATH];
+    tools.map(|it| format!("the command {it}")).or_else(|| libraries.into_iter().find_map(library))
 }
 
 fn archive(name: &str) -> Option<PathBuf> {
@@ -101,11 +104,24 @@ fn reference(directory: &Path, what: &str, data: &[u8]) -> Vec<u8> {
 
 /// Runs `test` with a client of a daemon whose entry is the object.
 fn with_entry(object: &Path, test: impl AsyncFnOnce(Client, u64)) {
-    let blob = std::fs::read(object).unwrap();
+    with_installed(elf("object", std::fs::read(object).unwrap()), test);
+}
+
+/// Runs `test` with a client of a daemon whose entry is what an archive has for these functions.
+fn with_archive(name: &str, exports: &[&str], test: impl AsyncFnOnce(Client, u64)) {
+    let exports = exports.iter().map(|&it| it.to_owned()).collect();
+    let blob = std::fs::read(archive(name).unwrap()).unwrap();
+    with_installed(
+        InstallRequest { format: BlobFormat::Archive.into(), exports, ..elf("archive", blob) },
+        async |client, entry| test(client, entry).await,
+    );
+}
+
+fn with_installed(request: InstallRequest, test: impl AsyncFnOnce(Client, u64)) {
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let daemon = Daemon::start();
         let client = daemon.client().await;
-        let entry = handle(&client.install(elf("object", blob)).await.unwrap());
+        let entry = handle(&client.install(request).await.unwrap());
         test(client, entry).await;
     });
 }
@@ -132,11 +148,7 @@ fn zlib() {
     let directory = unpack("libz.a");
     let data = data();
     let expected = reference(directory.path(), "zlib", &data);
-    let joined = directory.path().join("joined.o");
-    let members = ZLIB_MEMBERS.iter().map(|it| directory.path().join(format!("{it}.o")));
-    let status = Command::new("ld").args(["-r", "-o"]).arg(&joined).args(members).status().unwrap();
-    assert!(status.success());
-    with_entry(&joined, async |client, entry| {
+    with_archive("libz.a", &["compress2", "uncompress"], async |client, entry| {
         let room = 2 * data.len() as u64;
         let packed = vec![
             Kind::OutBytes(room),
@@ -188,4 +200,68 @@ fn lz4() {
         assert_eq!(size, Some(Kind::I32(data.len() as i32)));
         assert!(buffers[0] == data, "the bytes did not come back");
     });
+}
+
+/// Those that the library does not choose among by the processor, and that this language takes from the same library.
+const FUNCTIONS: [(&str, fn(f32) -> f32); 7] = [
+    ("acosf", f32::acos),
+    ("asinf", f32::asin),
+    ("atanf", f32::atan),
+    ("cbrtf", f32::cbrt),
+    ("expm1f", f32::exp_m1),
+    ("log1pf", f32::ln_1p),
+    ("tanhf", f32::tanh),
+];
+
+fn math() {
+    let names: Vec<_> = FUNCTIONS.iter().map(|(name, _)| *name).chain(["cbrt", "hypot"]).collect();
+    with_archive(MATH, &names, async |client, entry| {
+        let number = async |name: &str, arguments, result| {
+            let answer = client.execute(call(entry, name, arguments, result)).await.unwrap();
+            returned(answer).0.unwrap_or_else(|| panic!("{name} gave no number"))
+        };
+        let mut random = Random(5);
+        for _ in 0..200 {
+            let [a, b] = [(); 2].map(|()| (random.next() as i64 as f64) / 2_f64.powi(random.below(70) as i32));
+            for (name, host) in FUNCTIONS {
+                let (a, expected) = (a as f32, host(a as f32));
+                let found = number(name, vec![Kind::F32(a)], ResultType::F32).await;
+                let Kind::F32(found) = found else { panic!("{name} gave {found:?}") };
+                assert!(found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(), "{name}({a})");
+            }
+            assert_eq!(number("cbrt", vec![Kind::F64(a)], ResultType::F64).await, Kind::F64(a.cbrt()), "cbrt({a})");
+            let found = number("hypot", vec![Kind::F64(a), Kind::F64(b)], ResultType::F64).await;
+            assert_eq!(found, Kind::F64(a.hypot(b)), "hypot({a}, {b})");
+        }
+    });
+}
+
+/// A counter in one object, common to both, and its user in another, made in three code models.
+fn joined() {
+    let directory = tempfile::tempdir().unwrap();
+    let source = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let counter = source("counter.c", "int count; int step = 3; int next(void) { return count += step; }");
+    let user = "extern int count, step; int next(void); __attribute__((weak)) int absent(void);
+        int twice(int by) { step = by; next(); next(); return absent ? -1 : count; }";
+    let user = source("user.c", user);
+    for model in ["small", "medium", "large"] {
+        let objects = [&counter, &user].map(|path| {
+            let object = path.with_extension("o");
+            let flags = ["-O2", "-fPIC", "-fcommon", "-ffunction-sections", &format!("-mcmodel={model}"), "-c", "-o"];
+            assert!(Command::new("cc").args(flags).arg(&object).arg(path).status().unwrap().success());
+            std::fs::read(object).unwrap()
+        });
+        let blob = archive_of([("counter.o", &*objects[0]), ("user.o", &*objects[1])]);
+        let request = InstallRequest { format: BlobFormat::Archive.into(), ..elf("joined", blob) };
+        with_installed(request, async |client, entry| {
+            for (by, expected) in [(5, 10), (1, 12)] {
+                let answer = client.execute(call(entry, "twice", vec![Kind::I32(by)], ResultType::I32)).await.unwrap();
+                assert_eq!(returned(answer).0, Some(Kind::I32(expected)), "{model}");
+            }
+        });
+    }
 }

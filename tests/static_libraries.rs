@@ -50,7 +50,7 @@ const LIBRARIES: [Library; 5] = [
         path: None,
         roots: &["LZ4_compress_default", "LZ4_decompress_safe"],
     },
-    Library { name: "libm-2.36.a", package: "libc6-dev 2.36", path: None, roots: &["cbrt", "hypot", "logb", "remquo", "scalbn"] },
+    Library { name: "libm-2.36.a", package: "libc6-dev 2.36", path: None, roots: &["cbrt", "hypot", "logb", "remquo"] },
     Library { name: "libpng16.a", package: "libpng-dev", path: None, roots: &[] },
     Library {
         name: "libc.a",

@@ -31,6 +31,8 @@ pub(super) enum Definition {
     Section(usize),
     /// In a section that another object's stands for.
     Discarded,
+    /// A function that chooses its own implementation when it is loaded.
+    Chosen,
     /// In thread-local storage, that of these objects or another's.
     ThreadLocal { is_defined: bool },
 }
@@ -158,10 +160,11 @@ fn stronger(old: &Entity, new: &Entity) -> Option<Entity> {
 
 fn read(object: &Object<'_>, id: SymbolId, symbol: &Sym, discarded: &HashSet<usize>) -> Result<Entity, CodeError> {
     let base = object.symbol_base(id.symbol, symbol)?;
-    check_kind(symbol, base).map_err(|(is_malformed, what)| {
+    let is_known = matches!(symbol.st_bind(), elf::STB_LOCAL | elf::STB_GLOBAL | elf::STB_WEAK | elf::STB_GNU_UNIQUE);
+    if !is_known {
         let at = object.symbol_location(symbol);
-        if is_malformed { CodeError::Malformed { what, at } } else { CodeError::Unsupported { what, at } }
-    })?;
+        return Err(CodeError::Malformed { what: "the symbol has an unknown binding", at });
+    }
     let is_global = symbol.st_bind() != elf::STB_LOCAL;
     let is_weak = symbol.st_bind() == elf::STB_WEAK;
     let definition = match base {
@@ -175,24 +178,13 @@ fn read(object: &Object<'_>, id: SymbolId, symbol: &Sym, discarded: &HashSet<usi
         }
         _ if symbol.st_type() == elf::STT_TLS => Definition::ThreadLocal { is_defined: base != Base::Undefined },
         Base::Undefined => Definition::Undefined { is_weak },
+        _ if symbol.st_type() == elf::STT_GNU_IFUNC => Definition::Chosen,
         Base::Absolute => Definition::Absolute(symbol.st_value(LE)),
         Base::Common => Definition::Common { size_bytes: symbol.st_size(LE), align_bytes: symbol.st_value(LE) },
         Base::Section(section) => Definition::Section(section),
     };
     let is_visible = matches!(symbol.st_visibility(), elf::STV_DEFAULT | elf::STV_PROTECTED);
     Ok(Entity { definition, symbol: id, is_global, is_weak, is_visible })
-}
-
-/// Refuses what would change the meaning of a symbol and is not done here: what, and whether it breaks a rule.
-fn check_kind(symbol: &Sym, base: Base) -> Result<(), (bool, &'static str)> {
-    let is_known = matches!(symbol.st_bind(), elf::STB_LOCAL | elf::STB_GLOBAL | elf::STB_WEAK | elf::STB_GNU_UNIQUE);
-    if !is_known {
-        return Err((true, "the symbol has an unknown binding"));
-    }
-    if symbol.st_type() == elf::STT_GNU_IFUNC && base != Base::Undefined {
-        return Err((false, "functions that choose their own implementation (ifunc) are not supported"));
-    }
-    Ok(())
 }
 
 /// The sections of groups of a name that an earlier object has a group for.

@@ -9,7 +9,7 @@ use super::reach::Patches;
 use super::relax::Form;
 use super::relocation::{self, Relocation};
 use super::sections::Home;
-use super::symbols::Place;
+use super::symbols::{self, Place};
 use super::{CodeError, Location};
 
 /// Bytes of a slot of the global offset table.
@@ -202,6 +202,7 @@ impl Collector<'_> {
         };
         match self.places[entity as usize] {
             Place::NotLoaded => unsupported("the symbol is in a section that is not loaded"),
+            Place::Chosen => unsupported(symbols::CHOSEN),
             Place::ThreadLocal => unsupported("thread-local storage is not supported"),
             Place::OfThread(_) if !relocation.is_thread_local() => {
                 malformed("a variable of the thread is used as if it had one address")

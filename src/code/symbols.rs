@@ -18,6 +18,10 @@ const NAME_BYTES_PER_BLOB_BYTE_MAX: u64 = 4;
 /// The name by which objects mean the global offset table.
 const GLOBAL_OFFSET_TABLE: &[u8] = b"_GLOBAL_OFFSET_TABLE_";
 
+/// Why a symbol of type `STT_GNU_IFUNC` is refused. Those of the host's C library ask its loader for the processor's
+/// features, which is the loader's own.
+pub(super) const CHOSEN: &str = "functions that choose their own implementation (ifunc) are not supported";
+
 /// What a symbol stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
@@ -35,6 +39,8 @@ pub(super) enum Place {
     Unresolved,
     /// In a section that is not loaded.
     NotLoaded,
+    /// A function that chooses its own implementation when it is loaded.
+    Chosen,
     /// In thread-local storage that nothing offers.
     ThreadLocal,
     /// A variable of the thread that runs the code: bytes from the thread pointer.
@@ -51,6 +57,17 @@ pub(super) struct Names {
 
 /// What is to be exported: what `roots` name, or everything that is visible from outside.
 pub(super) fn exported(objects: &[Object<'_>], entities: &Entities, roots: &[String]) -> Result<Vec<u32>, CodeError> {
+    let exported = by_name(objects, entities, roots)?;
+    match exported.iter().map(|&number| &entities.all[number as usize]).find(|it| it.definition == Definition::Chosen) {
+        Some(Entity { symbol: SymbolId { object, symbol }, .. }) => {
+            let at = objects[*object].symbol_location(&objects[*object].symbols[*symbol]);
+            Err(CodeError::Unsupported { what: CHOSEN, at })
+        }
+        None => Ok(exported),
+    }
+}
+
+fn by_name(objects: &[Object<'_>], entities: &Entities, roots: &[String]) -> Result<Vec<u32>, CodeError> {
     if roots.is_empty() {
         let all = entities.all.iter().enumerate();
         return Ok(all.filter(|(_, it)| is_exported(objects, it)).map(|(number, _)| number as u32).collect());
@@ -100,6 +117,7 @@ fn place_one(
             name.and_then(|name| imports.thread_local(name)).map_or(Place::ThreadLocal, Place::OfThread)
         }
         Definition::Discarded => Place::NotLoaded,
+        Definition::Chosen => Place::Chosen,
         Definition::Common { size_bytes, align_bytes } => {
             let offset_bytes = layout
                 .take(PartKind::Data, size_bytes, align_bytes)
@@ -186,7 +204,7 @@ pub(super) fn names(
 }
 
 fn is_defined(entity: &Entity) -> bool {
-    matches!(entity.definition, Definition::Section(_) | Definition::Common { .. })
+    matches!(entity.definition, Definition::Section(_) | Definition::Common { .. } | Definition::Chosen)
 }
 
 fn is_exported(objects: &[Object<'_>], entity: &Entity) -> bool {
