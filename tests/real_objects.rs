@@ -202,8 +202,10 @@ fn lz4() {
     });
 }
 
+type Function = fn(f32) -> f32;
+
 /// Those that the library does not choose among by the processor, and that this language takes from the same library.
-const FUNCTIONS: [(&str, fn(f32) -> f32); 7] = [
+const FUNCTIONS: [(&str, Function); 7] = [
     ("acosf", f32::acos),
     ("asinf", f32::asin),
     ("atanf", f32::atan),
