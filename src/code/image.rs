@@ -102,7 +102,7 @@ impl Image {
         let mut layout = Layout::new(limits);
         let homes = sections::place(&object, &mut layout)?;
         let symbols = symbols::resolve(&object, &homes, imports, &mut layout)?;
-        let links = relocations::collect(&object, &homes, &symbols.places, &mut layout)?;
+        let links = relocations::collect(&object, &homes, &symbols.places, imports, &mut layout)?;
         let mut initial = sections::contents(&object, &homes, &layout)?;
         links.write_stubs(&mut initial.code);
         let symbols::Symbols { exports, functions, .. } = symbols;

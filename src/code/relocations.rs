@@ -8,7 +8,7 @@ use super::layout::Layout;
 use super::relocation::{self, Relocation};
 use super::sections::Home;
 use super::symbols::Place;
-use super::{CodeError, Limits, Location};
+use super::{CodeError, ImportTable, Limits, Location};
 
 /// Bytes of a slot of the global offset table.
 pub(super) const SLOT_BYTES: u64 = 8;
@@ -77,9 +77,10 @@ pub(super) fn collect(
     object: &Object<'_>,
     homes: &[Home],
     places: &[Place],
+    imports: &ImportTable,
     layout: &mut Layout,
 ) -> Result<Links, CodeError> {
-    let mut collector = Collector::new(object, places);
+    let mut collector = Collector::new(object, places, imports);
     for index in 1..object.sections.len() {
         collector.section(index, homes)?;
     }
@@ -106,6 +107,7 @@ impl Links {
 struct Collector<'a> {
     object: &'a Object<'a>,
     places: &'a [Place],
+    imports: &'a ImportTable,
     links: Links,
     /// By symbol index: its index in `links.targets`.
     target_of_symbol: Vec<Option<u32>>,
@@ -116,10 +118,11 @@ struct Collector<'a> {
 }
 
 impl<'a> Collector<'a> {
-    fn new(object: &'a Object<'a>, places: &'a [Place]) -> Self {
+    fn new(object: &'a Object<'a>, places: &'a [Place], imports: &'a ImportTable) -> Self {
         Collector {
             object,
             places,
+            imports,
             links: Links::default(),
             target_of_symbol: vec![None; places.len()],
             unresolved: Vec::new(),
@@ -262,7 +265,11 @@ impl<'a> Collector<'a> {
         if self.target_of_symbol[symbol].replace(u32::MAX).is_none() {
             self.unresolved_total += 1;
             if self.unresolved.len() < CodeError::UNRESOLVED_SHOWN_MAX {
-                self.unresolved.push(self.location_of_symbol(symbol).symbol.unwrap_or_default());
+                let name = self.location_of_symbol(symbol).symbol.unwrap_or_default();
+                self.unresolved.push(match self.imports.nearest(&name) {
+                    Some(offered) => format!("{name} (nearest offered: {offered})"),
+                    None => name,
+                });
             }
         }
     }
