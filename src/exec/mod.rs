@@ -38,6 +38,8 @@ mod x86_64;
 #[cfg(test)]
 mod chain_tests;
 #[cfg(test)]
+mod host_tests;
+#[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
 mod limit_tests;
@@ -51,7 +53,7 @@ mod tests;
 pub use call::{
     Arg, ArgError, Call, Callee, Done, FLOAT_ARGS_MAX, INT_ARGS_MAX, Outcome, ResultType, Scalar, Writable, check_args,
 };
-pub use host::imports;
+pub use host::{IMPORTS_VERSION, imports};
 pub use pool::{ExecConfig, Pool, PoolStats, Refusal, Rejected, StartError};
 pub use stack::{EXECUTORS_MAX, SlotError};
 pub use ticket::Ticket;
