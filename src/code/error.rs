@@ -57,7 +57,8 @@ pub enum CodeError {
     /// Symbols that the object uses, but neither defines nor finds among the imports.
     #[error("unresolved symbols: {}{} ({total} in all)", names.join(", "), rest(names, *total))]
     UnresolvedSymbols {
-        /// The first [`UNRESOLVED_SHOWN_MAX`](Self::UNRESOLVED_SHOWN_MAX) of them, in the order of their first use.
+        /// The first [`UNRESOLVED_SHOWN_MAX`](Self::UNRESOLVED_SHOWN_MAX) of them, in the order of their first use, each with the
+        /// import that is nearest to it, if one is near.
         names: Vec<String>,
         /// How many there are.
         total: u64,

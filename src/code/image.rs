@@ -146,7 +146,7 @@ impl Image {
         let mut layout = Layout::new(limits);
         let homes = sections::place(&objects, &classes, &needed, &mut layout)?;
         let places = symbols::place(&objects, &entities, &homes, imports, &mut layout)?;
-        let links = relocations::collect(&objects, &patches, &homes, &entities, &places, &mut layout)?;
+        let links = relocations::collect(&objects, &patches, &homes, &entities, &places, imports, &mut layout)?;
         let names = symbols::names(&objects, &entities, &places, &exported)?;
         let mut initial = sections::contents(&objects, &homes, &layout)?;
         links.write_stubs(&mut initial.code);

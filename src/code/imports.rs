@@ -42,4 +42,108 @@ impl ImportTable {
     pub fn names(&self) -> impl ExactSizeIterator<Item = &'static str> {
         self.functions.iter().map(|&(name, _)| name)
     }
+
+    /// The name that `name` was perhaps meant to be: at most two letters more, less or other, or two neighbours
+    /// exchanged, and fewer than a third of its letters. Of equally near ones it is one with the same letters, then
+    /// the first in name order. `None` for a name that is offered itself.
+    pub fn nearest(&self, name: &str) -> Option<&'static str> {
+        let near_max = DISTANCE_MAX.min(name.len().saturating_sub(1) / 3);
+        let near = |offered: &'static str| {
+            let edits = distance(name.as_bytes(), offered.as_bytes(), near_max)?;
+            Some((edits, letters(name) != letters(offered), offered))
+        };
+        let (edits, _, offered) = self.names().filter_map(near).min()?;
+        (edits > 0).then_some(offered)
+    }
+}
+
+fn letters(name: &str) -> Vec<u8> {
+    let mut letters = name.as_bytes().to_vec();
+    letters.sort_unstable();
+    letters
+}
+
+/// Edits beyond which a name is another one.
+const DISTANCE_MAX: usize = 2;
+
+/// Edits between two names (optimal string alignment); `None` if there are more than `max`.
+fn distance(left: &[u8], right: &[u8], max: usize) -> Option<usize> {
+    if left.len().abs_diff(right.len()) > max {
+        return None;
+    }
+    // Rows of the table: the one before the last, the last, and the one in work.
+    let mut before = vec![0; right.len() + 1];
+    let mut last: Vec<usize> = (0..=right.len()).collect();
+    let mut row = before.clone();
+    for (i, a) in left.iter().enumerate() {
+        row[0] = i + 1;
+        for (j, b) in right.iter().enumerate() {
+            row[j + 1] = (last[j] + usize::from(a != b)).min(last[j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && *a == right[j - 1] && left[i - 1] == *b {
+                row[j + 1] = row[j + 1].min(before[j - 1] + 1);
+            }
+        }
+        // No later row has a smaller number than two rows in succession have.
+        if row.iter().chain(&last).all(|edits| *edits > max) {
+            return None;
+        }
+        std::mem::swap(&mut before, &mut last);
+        std::mem::swap(&mut last, &mut row);
+    }
+    Some(last[right.len()]).filter(|edits| *edits <= max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nearest(name: &str) -> Option<&'static str> {
+        let names = ["memcpy", "memcmp", "memset", "sin", "sinf", "strlen", "__memcpy_chk"];
+        ImportTable::new(names.map(|name| (name, 1))).nearest(name)
+    }
+
+    #[test]
+    fn a_slip_is_near_to_the_name_that_was_meant() {
+        for (name, meant) in [
+            ("memcyp", "memcpy"),
+            ("memcy", "memcpy"),
+            ("mmcpy", "memcpy"),
+            ("memcppy", "memcpy"),
+            ("memcqy", "memcpy"),
+            ("Strlen", "strlen"),
+            ("strnlen", "strlen"),
+            ("memcpy_chk", "__memcpy_chk"),
+            ("sinq", "sin"),
+        ] {
+            assert_eq!(nearest(name), Some(meant), "{name}");
+        }
+    }
+
+    #[test]
+    fn another_name_is_not_near() {
+        // Two edits of six letters are a third of them, one of three is too.
+        for name in ["", "s", "memcpy", "sun", "mymcqy", "memory", "inflate", "memcpymemcpymemcpy", &"m".repeat(1000)] {
+            assert_eq!(nearest(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn of_equally_near_names_that_with_the_same_letters_or_else_the_first_is_meant() {
+        assert_eq!(nearest("memcyp"), Some("memcpy"), "though memcmp is one letter away");
+        assert_eq!(nearest("memcpp"), Some("memcmp"));
+        assert_eq!(nearest("memcpz"), Some("memcpy"));
+    }
+
+    #[test]
+    fn the_early_end_of_the_search_changes_no_distance() {
+        let words: Vec<Vec<u8>> =
+            (0..256_u32).map(|n| (0..4).map(|digit| (n >> (2 * digit)) as u8 & 3).collect()).collect();
+        for (a, b) in words.iter().flat_map(|a| words.iter().map(move |b| (a, b))) {
+            let whole = distance(a, b, 4).unwrap();
+            assert_eq!(distance(b, a, 4), Some(whole), "{a:?} {b:?}");
+            for max in 0..3 {
+                assert_eq!(distance(a, b, max), (whole <= max).then_some(whole), "{a:?} {b:?} {max}");
+            }
+        }
+    }
 }

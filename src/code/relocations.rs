@@ -10,7 +10,7 @@ use super::relax::Form;
 use super::relocation::{self, Relocation};
 use super::sections::Home;
 use super::symbols::{self, Place};
-use super::{CodeError, Location};
+use super::{CodeError, ImportTable, Location};
 
 /// Bytes of a slot of the global offset table.
 pub(super) const SLOT_BYTES: u64 = 8;
@@ -92,12 +92,14 @@ pub(super) fn collect(
     homes: &[Vec<Home>],
     entities: &Entities,
     places: &[Place],
+    imports: &ImportTable,
     layout: &mut Layout,
 ) -> Result<Links, CodeError> {
     let mut collector = Collector {
         objects,
         entities,
         places,
+        imports,
         links: Links::default(),
         target_of_entity: vec![None; places.len()],
         unresolved: Vec::new(),
@@ -154,6 +156,7 @@ struct Collector<'a> {
     objects: &'a [Object<'a>],
     entities: &'a Entities,
     places: &'a [Place],
+    imports: &'a ImportTable,
     links: Links,
     /// By entity: its index in `links.targets`.
     target_of_entity: Vec<Option<u32>>,
@@ -319,7 +322,11 @@ impl Collector<'_> {
         if self.target_of_entity[entity as usize].replace(u32::MAX).is_none() {
             self.unresolved_total += 1;
             if self.unresolved.len() < CodeError::UNRESOLVED_SHOWN_MAX {
-                self.unresolved.push(self.name_of(entity).unwrap_or_default());
+                let name = self.name_of(entity).unwrap_or_default();
+                self.unresolved.push(match self.imports.nearest(&name) {
+                    Some(offered) => format!("{name} (nearest offered: {offered})"),
+                    None => name,
+                });
             }
         }
     }

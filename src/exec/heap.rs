@@ -1,7 +1,8 @@
 //! The heap of one call: `malloc` and its kin over the call memory behind the buffers.
 //!
 //! Blocks are cut off the free end and come back into a list of their size class, four classes per doubling. A block
-//! begins with a header of its class and a mark. Code can overwrite headers and links, so each value read from the
+//! begins with a header of its class and a mark; one of a larger alignment lies inside of a block, behind a header that
+//! tells how far. Code can overwrite headers and links, so each value read from the
 //! heap is checked before it is used; a wrong one is [`Corrupt`] and ends the call as an abort, as does a double free.
 //! When the call ends everything is gone at once.
 
@@ -18,6 +19,8 @@ const FIRST_EXPONENT: u32 = 4;
 const CLASSES: usize = 4 * (28 - FIRST_EXPONENT as usize);
 const MARK_USED: u64 = 0x7573_6564_5f62_6c6b;
 const MARK_FREE: u64 = 0x6672_6565_5f62_6c6b;
+/// Before an aligned address inside of a block; instead of the class stands the distance to the block's header.
+const MARK_INSIDE: u64 = 0x696e_7369_6465_5f62;
 
 /// Bounds and free lists. All zero is an empty heap of no bytes.
 #[repr(C)]
@@ -79,7 +82,28 @@ impl<'a> Heap<'a> {
         Ok(block + HEADER_BYTES)
     }
 
-    /// The same, zeroed.
+    /// The same at a multiple of `alignment`; 0 also if that is not a power of two.
+    pub(super) fn allocate_aligned(&self, alignment: usize, size: usize) -> Result<usize, Corrupt> {
+        if !alignment.is_power_of_two() {
+            return Ok(0);
+        }
+        if alignment <= ALIGN_BYTES {
+            return self.allocate(size);
+        }
+        let Some(total) = size.checked_add(alignment) else { return Ok(0) };
+        let address = self.allocate(total)?;
+        // A multiple of 16 away, so there is room for a header.
+        let distance = address.wrapping_neg() & (alignment - 1);
+        if address == 0 || distance == 0 {
+            return Ok(address);
+        }
+        let aligned = address + distance;
+        self.store(aligned - HEADER_BYTES, distance as u64)?;
+        self.store(aligned - HEADER_BYTES + 8, MARK_INSIDE)?;
+        Ok(aligned)
+    }
+
+    /// The same as `allocate`, zeroed.
     pub(super) fn allocate_zeroed(&self, count: usize, size: usize) -> Result<usize, Corrupt> {
         let Some(total) = count.checked_mul(size) else { return Ok(0) };
         let address = self.allocate(total)?;
@@ -97,7 +121,7 @@ impl<'a> Heap<'a> {
         let (block, class) = self.used_block(address)?;
         self.set_header(block, class, MARK_FREE)?;
         let head = &self.state.free[class];
-        self.store(address, head.load(Ordering::Relaxed))?;
+        self.store(block + HEADER_BYTES, head.load(Ordering::Relaxed))?;
         head.store(block as u64, Ordering::Relaxed);
         Ok(())
     }
@@ -107,8 +131,8 @@ impl<'a> Heap<'a> {
         if address == 0 {
             return self.allocate(size);
         }
-        let (_, class) = self.used_block(address)?;
-        let held_bytes = block_bytes(class) - HEADER_BYTES;
+        let (block, class) = self.used_block(address)?;
+        let held_bytes = block + block_bytes(class) - address;
         if size <= held_bytes {
             return Ok(address);
         }
@@ -143,10 +167,14 @@ impl<'a> Heap<'a> {
         block
     }
 
+    /// The block that `address` was given out in.
     fn used_block(&self, address: usize) -> Result<(usize, usize), Corrupt> {
-        let block = address.checked_sub(HEADER_BYTES).ok_or(Corrupt)?;
+        let header = address.checked_sub(HEADER_BYTES).ok_or(Corrupt)?;
+        let is_inside = self.region.read_word(header.wrapping_add(8)) == Some(MARK_INSIDE);
+        let distance = if is_inside { self.region.read_word(header).ok_or(Corrupt)? as usize } else { 0 };
+        let block = header.checked_sub(distance).ok_or(Corrupt)?;
         match self.header(block)? {
-            (class, MARK_USED) => Ok((block, class)),
+            (class, MARK_USED) if distance <= block_bytes(class) - HEADER_BYTES => Ok((block, class)),
             _ => Err(Corrupt),
         }
     }
@@ -274,6 +302,41 @@ mod tests {
             assert!(region.write_word(address, 0xdead_beef));
             assert_eq!(heap.allocate(40), Ok(address), "the link is followed only when it is the head");
             assert_eq!(heap.allocate(40), Err(Corrupt), "broken link");
+        });
+    }
+
+    #[test]
+    fn aligned_blocks_are_inside_of_their_block_and_given_back_with_it() {
+        with_heap(|heap, region| {
+            for alignment in [1, 16, 32, 64, 4096, 1 << 16] {
+                let mut ends = Vec::new();
+                for round in 0..100 {
+                    let between = heap.allocate(40 * (round % 3)).unwrap();
+                    let address = heap.allocate_aligned(alignment, 100).unwrap();
+                    assert!(address != 0 && address.is_multiple_of(alignment), "{alignment}");
+                    assert!(region.write(address, &[9; 100]));
+                    let moved = heap.resize(address, 3000).unwrap();
+                    assert_eq!(region.read(moved, 100), Some(vec![9; 100]), "{alignment}");
+                    heap.release(moved).unwrap();
+                    assert_eq!(heap.release(moved), Err(Corrupt), "double free, alignment {alignment}");
+                    heap.release(between).unwrap();
+                    ends.push(heap.state.used_end());
+                }
+                assert_eq!(ends[3], ends[99], "alignment {alignment} grows");
+            }
+            assert_eq!((heap.allocate_aligned(3, 1), heap.allocate_aligned(0, 1)), (Ok(0), Ok(0)));
+            assert_eq!(heap.allocate_aligned(1 << 63, usize::MAX), Ok(0));
+        });
+    }
+
+    #[test]
+    fn a_forged_header_of_an_aligned_block_is_found() {
+        with_heap(|heap, region| {
+            let (block, other) = (heap.allocate(200).unwrap(), heap.allocate(200).unwrap());
+            for distance in [0, 8, 16, other - block, 1 << 20, u64::MAX as usize, usize::MAX - 15] {
+                assert!(region.write_word(other + 48, distance as u64) && region.write_word(other + 56, MARK_INSIDE));
+                assert_eq!(heap.release(other + 64), Err(Corrupt), "distance {distance:#x}");
+            }
         });
     }
 }

@@ -39,6 +39,8 @@ mod x86_64;
 #[cfg(test)]
 mod chain_tests;
 #[cfg(test)]
+mod host_tests;
+#[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
 mod limit_tests;
@@ -53,7 +55,7 @@ pub use call::{
     Arg, ArgError, Call, Callee, Done, FLOAT_ARGS_MAX, INT_ARGS_MAX, Outcome, ResultType, Scalar, Writable, check_args,
 };
 pub use errno::thread_locals;
-pub use host::imports;
+pub use host::{IMPORTS_VERSION, imports};
 pub use pool::{ExecConfig, Pool, PoolStats, Refusal, Rejected, StartError};
 pub use stack::{EXECUTORS_MAX, SlotError};
 pub use ticket::Ticket;

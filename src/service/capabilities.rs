@@ -36,6 +36,7 @@ pub(super) fn answer(service: &Service) -> proto::GetCapabilitiesResponse {
             page_max: PAGE_MAX as u32,
         }),
         isolation: "thread".to_owned(),
+        imports_version: exec::IMPORTS_VERSION,
     }
 }
 

@@ -169,7 +169,7 @@ fn capabilities_human(answer: &GetCapabilitiesResponse) -> String {
         ("isolation", answer.isolation.clone()),
         ("formats", formats(answer).join(" ")),
         ("relocations", answer.relocations.join(" ")),
-        ("imports", answer.imports.join(" ")),
+        ("imports", format!("version {}: {}", answer.imports_version, answer.imports.join(" "))),
         ("budget", b(limits.budget_bytes)),
         ("blob", format!("up to {}", b(limits.unary_max_bytes))),
         ("key", format!("up to {}", b(limits.key_max_bytes.into()))),
@@ -199,6 +199,7 @@ fn capabilities_json(answer: &GetCapabilitiesResponse) -> Value {
         "formats": formats(answer),
         "relocations": answer.relocations,
         "imports": answer.imports,
+        "imports_version": answer.imports_version,
         "limits": {
             "unary_max_bytes": limits.unary_max_bytes,
             "key_max_bytes": limits.key_max_bytes,

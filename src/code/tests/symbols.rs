@@ -119,6 +119,19 @@ fn unresolved_symbols_are_counted_once_each_and_shown_up_to_a_bound() {
 }
 
 #[test]
+fn an_unresolved_symbol_is_shown_with_the_import_that_is_nearest() {
+    let mut object = Builder::with_text(&[0x90; 16]);
+    for name in ["memcyp", "inflate"] {
+        let symbol = object.undefined(name);
+        object.relocation(1, 0, R_X86_64_PLT32, symbol, 0);
+    }
+    let imports = ImportTable::new([("memcpy", 1), ("memset", 2)]);
+    let error = Image::parse_elf(&object.build(), &all_sections(), &imports, &Limits::default()).unwrap_err();
+    let expected = "unresolved symbols: memcyp (nearest offered: memcpy), inflate (2 in all)";
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
 fn symbols_that_need_what_is_not_done_here_are_refused() {
     let ifunc = |object: &mut Builder| {
         object.symbol("chosen", STB_GLOBAL, STT_GNU_IFUNC, SymbolSection(1), 0, 0);
