@@ -13,6 +13,7 @@ use crate::{
     args::Install,
     context::{self, Context, Report},
     failure::Failure,
+    progress::Progress,
     residency,
     table::{Align, Table},
     units,
@@ -25,10 +26,11 @@ const ARCHIVE_MAGIC: &[u8] = b"!<arch>\n";
 /// Installs every file; the first failure ends it, and what was installed before it stays.
 pub(crate) async fn run(context: &Context, asked: Install) -> Result<Report, Failure> {
     let keys = keys(&asked.key, &asked.files)?;
-    let bytes_max = context.limits().await?.unary_max_bytes;
+    let limits = context.limits().await?;
+    let bytes_max = limits.unary_max_bytes.max(limits.stream_max_bytes);
     let mut installed = Vec::with_capacity(keys.len());
     for (key, path) in keys.into_iter().zip(&asked.files) {
-        let blob = read_file(path, bytes_max, "unary_max_bytes")?;
+        let blob = read_file(path, bytes_max, "stream_max_bytes")?;
         let format =
             format_of(&blob, &asked.flat).map_err(|why| Failure::misuse(format!("{}: {why}", path.display())))?;
         let request = InstallRequest {
@@ -41,7 +43,9 @@ pub(crate) async fn run(context: &Context, asked: Install) -> Result<Report, Fai
             replace: asked.replace,
             reentrant: asked.reentrant,
         };
-        let answer = context.client.install(request).await;
+        let progress = Progress::new(&key, request.blob.len() as u64, !context.json);
+        let answer = context.client.install_with_progress(request, progress.callback()).await;
+        progress.clear();
         let before = match installed.len() {
             0 => String::new(),
             count => format!(" (after {count} of {} files)", asked.files.len()),
