@@ -195,7 +195,7 @@ fn arena_config(config: &Config) -> ArenaConfig {
     let directory = &config.arena.directory;
     ArenaConfig {
         granule_bytes: config.arena.granule_bytes,
-        shards: config.arena.shards,
+        shards: shards(config),
         keep_free_bytes: config.arena.keep_free_bytes,
         write_window: match config.arena.write_window {
             WriteWindow::Always => arena::WriteWindow::Always,
@@ -215,8 +215,12 @@ fn arena_config(config: &Config) -> ArenaConfig {
 fn limits(config: &Config) -> Limits {
     Limits {
         unary_max_bytes: config.server.unary_max_bytes,
+        stream_max_bytes: config.server.stream_max_bytes,
+        stream_chunk_max_bytes: config.server.stream_chunk_max_bytes,
+        stream_idle_timeout: Duration::from_millis(config.server.stream_idle_timeout_ms),
+        streams_max: config.server.streams_max,
         code: code::Limits {
-            blob_max_bytes: config.server.unary_max_bytes,
+            blob_max_bytes: config.server.unary_max_bytes.max(config.server.stream_max_bytes),
             image_max_bytes: config.code.image_max_bytes,
             sections_max: config.code.sections_max,
             symbols_max: config.code.symbols_max,
@@ -236,6 +240,17 @@ fn endpoint(listen: &Listen) -> Endpoint {
     match listen {
         Listen::Unix(path) => Endpoint::Unix(path.clone()),
         Listen::Tcp(address) => Endpoint::Tcp(*address),
+    }
+}
+
+/// What lies in an arena lies there as a whole: not so many that the largest image would fit into none of them.
+fn shards(config: &Config) -> u32 {
+    match config.arena.shards {
+        0 => {
+            let fit = (config.arena.reserve_max_bytes / config.code.image_max_bytes).max(1);
+            (cores() as u64).min(fit) as u32
+        }
+        shards => shards,
     }
 }
 

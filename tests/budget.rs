@@ -268,6 +268,42 @@ fn when_everything_is_pinned_an_install_is_refused_at_once_and_the_rest_goes_on(
 }
 
 #[test]
+fn uploads_are_charged_beside_entries_take_the_oldest_and_give_back_all() {
+    let _alone = alone();
+    let (_arenas, cache) = parts(0);
+    for key in 0..7 {
+        cache.install(&install(name(key), key), image(key as u32, 4 << 20)).unwrap();
+    }
+    let resident = cache.stats().charged;
+    let small = cache.upload(1 << 20).unwrap();
+    assert_eq!((small.bytes(), small.victims().len()), (1 << 20, 0));
+    assert_eq!(cache.stats().charged.total_bytes(), resident.total_bytes() + (1 << 20));
+    let pinned = cache.pin(Target::Name(&name(1))).unwrap();
+    let large = cache.upload(8 << 20).unwrap();
+    assert_eq!(large.victims().len(), 2);
+    for (key, there) in [(0, false), (1, true), (2, false), (3, true)] {
+        assert_eq!(cache.lookup(Target::Name(&name(key)), true).is_some(), there, "{key}");
+    }
+    let charged = cache.stats().charged;
+    assert_eq!(charged.live.uploads_bytes, 9 << 20);
+    assert!(charged.total_bytes() <= BUDGET_BYTES);
+    let refused = cache.upload(BUDGET_BYTES - (8 << 20));
+    assert!(matches!(refused, Err(InstallError::AllPinned { .. })), "{refused:?}");
+    assert_eq!(cache.stats().charged, charged, "a refused upload must not evict");
+    let refused = cache.upload(BUDGET_BYTES + 1);
+    assert!(matches!(refused, Err(InstallError::LargerThanBudget { .. })), "{refused:?}");
+    let done = cache.install_upload(&large, &install(name(9), 9), image(9, 8 << 20)).unwrap();
+    assert!(!done.victims.is_empty() && cache.stats().charged.total_bytes() <= BUDGET_BYTES);
+    drop((small, large, pinned));
+    let entries = cache.page(Namespace::new("").unwrap(), b"", None, 100);
+    let charged_bytes: u64 = entries.iter().map(|view| view.charged_bytes).sum();
+    assert_eq!((cache.stats().charged.total_bytes(), cache.stats().charged.live.uploads_bytes), (charged_bytes, 0));
+    let large = cache.upload(BUDGET_BYTES / 2 + 1).unwrap();
+    let refused = cache.install_upload(&large, &install(name(10), 10), image(10, (BUDGET_BYTES / 2) as usize));
+    assert!(matches!(refused, Err(InstallError::LargerThanBudget { .. })), "{refused:?}");
+}
+
+#[test]
 fn an_evicted_entry_that_runs_lingers_until_its_last_pin_goes() {
     let _alone = alone();
     let (arenas, cache) = parts(16);

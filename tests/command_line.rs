@@ -73,6 +73,22 @@ fn what_goes_wrong_has_an_exit_code_and_a_text_of_its_own() {
 }
 
 #[test]
+fn a_file_that_no_message_holds_is_installed_and_a_program_sees_no_progress() {
+    let daemon = Daemon::start();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("large");
+    fs::write(&file, [ADD, &vec![0x90; 5 << 20]].concat()).unwrap();
+    let (code, out, err) = ctl(&daemon.target, &["install", "large", file.to_str().unwrap(), "--flat", "f=0"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    assert!(out.contains("created"), "{out}");
+    let (_, out, err) = ctl(&daemon.target, &["call", "large", "f", "i32:2", "i32:3", "--result", "i32"]);
+    assert!(out.contains('5'), "{out}{err}");
+    let (_, out, _) = ctl(&daemon.target, &["--json", "capabilities"]);
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["limits"]["stream_max_bytes"], 64 << 20);
+}
+
+#[test]
 fn the_arenas_are_drawn_for_people_and_listed_for_programs() {
     let daemon = Daemon::start();
     let directory = tempfile::tempdir().unwrap();

@@ -6,10 +6,10 @@ use std::{
 };
 
 use super::{
-    Cache, Exports, Meta, Name, Target, View,
+    Cache, Exports, Handle, Meta, Name, Target, Upload, View,
     entry::{AtDrop, Entry, Resident},
     ledger::{Amount, Charge},
-    residents::Reason,
+    residents::{Reason, Residents},
 };
 use crate::{
     arena::{self, Draft, Layout, PartKind, PublishError, Published, ReserveError},
@@ -100,9 +100,9 @@ pub enum InstallError {
     #[error("key holds other bytes; evict it, or install with replace")]
     KeyOccupied,
     /// More than the whole budget.
-    #[error("entry needs {needed_bytes} bytes, the whole budget is {budget_bytes}")]
+    #[error("{needed_bytes} bytes are needed, the whole budget is {budget_bytes}")]
     LargerThanBudget {
-        /// What would be charged.
+        /// What would be charged, with the upload that it came by.
         needed_bytes: u64,
         /// The limit.
         budget_bytes: u64,
@@ -154,6 +154,19 @@ impl Cache {
     /// [`InstallError`]; then what was resident still is, but for entries that were evicted before it turned out that
     /// memory is too fragmented, that the system gives none, or that another client's bytes came first.
     pub fn install(&self, install: &Install, image: Image) -> Result<Installed, InstallError> {
+        self.install_beside(0, install, image)
+    }
+
+    /// The same for an image that came by `upload`, which stays charged beside it: what was uploaded is on the heap
+    /// until it is linked.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn install_upload(&self, upload: &Upload, install: &Install, image: Image) -> Result<Installed, InstallError> {
+        self.install_beside(upload.bytes(), install, image)
+    }
+
+    fn install_beside(&self, held_bytes: u64, install: &Install, image: Image) -> Result<Installed, InstallError> {
         let started = (self.clock)();
         if let Some(view) = self.existing(install)? {
             return Ok(Installed::existing(view));
@@ -162,7 +175,9 @@ impl Cache {
         let amount = Amount {
             spans_bytes: self.arenas.charge_bytes(&layout),
             metadata_bytes: Meta::charge_bytes(&install.name, &image),
+            uploads_bytes: 0,
         };
+        self.hold_to_budget(amount.total_bytes().saturating_add(held_bytes))?;
         let mut victims = Vec::new();
         let (charge, replaces) = match self.charge(install, amount, &mut victims)? {
             Room::Charged { charge, replaces } => (charge, replaces),
@@ -191,10 +206,6 @@ impl Cache {
 
     /// Charges `amount`, evicting the least recently used entries until it fits. If it cannot, nothing is evicted.
     fn charge(&self, install: &Install, amount: Amount, victims: &mut Vec<Victim>) -> Result<Room, InstallError> {
-        let (needed_bytes, budget_bytes) = (amount.total_bytes(), self.ledger.limit_bytes());
-        if needed_bytes > budget_bytes {
-            return Err(InstallError::LargerThanBudget { needed_bytes, budget_bytes });
-        }
         let now = (self.clock)();
         let mut evicted: Vec<Resident> = Vec::new();
         let replaces;
@@ -210,24 +221,53 @@ impl Cache {
             if !residents.has_room() {
                 return Err(InstallError::TooManyEntries);
             }
-            match self.ledger.charge(amount) {
-                Ok(charge) => charge,
-                Err(missing_bytes) => {
-                    let chosen = residents.victims(missing_bytes).ok_or(InstallError::AllPinned { missing_bytes })?;
-                    evicted.extend(chosen.into_iter().filter_map(|it| residents.evict(it, reason(it))));
-                    let givers: Vec<&Charge> = evicted.iter().map(|it| &it.entry.charge).collect();
-                    // Bytes are only added under the cache lock, so at least what was missing is there now.
-                    self.ledger
-                        .charge_over(amount, &givers)
-                        .map_err(|missing_bytes| InstallError::AllPinned { missing_bytes })?
-                }
-            }
+            self.charge_evicting(&mut residents, amount, reason, &mut evicted)?
         };
+        self.settle(&mut charge, amount, evicted, victims);
+        Ok(Room::Charged { charge, replaces })
+    }
+
+    /// More than the budget is never there, whoever goes.
+    pub(super) fn hold_to_budget(&self, needed_bytes: u64) -> Result<(), InstallError> {
+        let budget_bytes = self.ledger.limit_bytes();
+        if needed_bytes > budget_bytes {
+            return Err(InstallError::LargerThanBudget { needed_bytes, budget_bytes });
+        }
+        Ok(())
+    }
+
+    /// Charges `amount`, taking out the least recently used entries until it fits; if it cannot, none. To be called
+    /// under the cache lock; [`Cache::settle`] is for after it.
+    pub(super) fn charge_evicting(
+        &self,
+        residents: &mut Residents,
+        amount: Amount,
+        reason: impl Fn(Handle) -> Reason,
+        evicted: &mut Vec<Resident>,
+    ) -> Result<Charge, InstallError> {
+        let missing_bytes = match self.ledger.charge(amount) {
+            Ok(charge) => return Ok(charge),
+            Err(missing_bytes) => missing_bytes,
+        };
+        let chosen = residents.victims(missing_bytes).ok_or(InstallError::AllPinned { missing_bytes })?;
+        evicted.extend(chosen.into_iter().filter_map(|it| residents.evict(it, reason(it))));
+        let givers: Vec<&Charge> = evicted.iter().map(|it| &it.entry.charge).collect();
+        // Bytes are only added under the cache lock, so at least what was missing is there now.
+        self.ledger.charge_over(amount, &givers).map_err(|missing_bytes| InstallError::AllPinned { missing_bytes })
+    }
+
+    /// Frees those that went, and lets go of what `amount` does not need of their bytes.
+    pub(super) fn settle(
+        &self,
+        charge: &mut Charge,
+        amount: Amount,
+        evicted: Vec<Resident>,
+        victims: &mut Vec<Victim>,
+    ) {
         victims.extend(evicted.iter().map(|it| self.victim(it)));
         // The victims' memory is free before their bytes are: the charge holds both until then.
         drop(evicted);
         charge.settle(amount);
-        Ok(Room::Charged { charge, replaces })
     }
 
     /// Reserves spans, evicting further entries where only contiguity lacks.

@@ -21,18 +21,21 @@ pub struct Amount {
     pub spans_bytes: u64,
     /// Metadata and link state.
     pub metadata_bytes: u64,
+    /// What an upload under way said that it would bring.
+    pub uploads_bytes: u64,
 }
 
 impl Amount {
     /// All bytes together.
     pub fn total_bytes(self) -> u64 {
-        self.spans_bytes.saturating_add(self.metadata_bytes)
+        self.spans_bytes.saturating_add(self.metadata_bytes).saturating_add(self.uploads_bytes)
     }
 
     fn plus(self, other: Self) -> Self {
         Self {
             spans_bytes: self.spans_bytes + other.spans_bytes,
             metadata_bytes: self.metadata_bytes + other.metadata_bytes,
+            uploads_bytes: self.uploads_bytes + other.uploads_bytes,
         }
     }
 
@@ -40,6 +43,7 @@ impl Amount {
         Self {
             spans_bytes: self.spans_bytes - other.spans_bytes,
             metadata_bytes: self.metadata_bytes - other.metadata_bytes,
+            uploads_bytes: self.uploads_bytes - other.uploads_bytes,
         }
     }
 }
@@ -47,7 +51,7 @@ impl Amount {
 /// What is charged, in one consistent picture.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Charged {
-    /// Resident entries and installs under way.
+    /// Resident entries, and installs and uploads under way.
     pub live: Amount,
     /// Evicted entries that still run.
     pub lingering: Amount,
@@ -186,7 +190,7 @@ mod tests {
     use super::*;
 
     fn amount(spans_bytes: u64, metadata_bytes: u64) -> Amount {
-        Amount { spans_bytes, metadata_bytes }
+        Amount { spans_bytes, metadata_bytes, ..Amount::default() }
     }
 
     fn ledger(limit_bytes: u64) -> Arc<Ledger> {
@@ -230,6 +234,30 @@ mod tests {
         drop(victim);
         assert_eq!((ledger.charged().live, new.amount()), (amount(100, 0), amount(100, 0)));
         assert_eq!(ledger.charge_over(amount(101, 0), &[&new]).unwrap_err(), 1);
+    }
+
+    #[test]
+    fn an_upload_is_charged_beside_what_is_resident_and_leaves_it_as_it_was() {
+        let ledger = ledger(100);
+        let _held = ledger.charge(amount(30, 10)).unwrap();
+        let upload = Amount { uploads_bytes: 60, ..Amount::default() };
+        let charge = ledger.charge(upload).unwrap();
+        assert_eq!(ledger.charged().live, Amount { uploads_bytes: 60, ..amount(30, 10) });
+        assert_eq!(ledger.charge(amount(0, 1)).unwrap_err(), 1);
+        drop(charge);
+        assert_eq!(ledger.charged().live, amount(30, 10));
+    }
+
+    #[test]
+    fn an_upload_may_be_paid_for_by_an_entry_that_goes() {
+        let ledger = ledger(100);
+        let victim = ledger.charge(amount(80, 10)).unwrap();
+        let upload = Amount { uploads_bytes: 50, ..Amount::default() };
+        let mut charge = ledger.charge_over(upload, &[&victim]).unwrap();
+        drop(victim);
+        assert_eq!(ledger.charged().live, amount(80, 10));
+        charge.settle(upload);
+        assert_eq!(ledger.charged().live, upload);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Which image is resident: index, recency, budget, pins.
 //!
 //! [`Cache::install`] brings a parsed image in, [`Cache::lookup`] finds it, [`Cache::pin`] keeps it where it is
-//! for a call, [`Cache::evict`] takes it out. The charged bytes of all entries never exceed the budget; to make room,
-//! the least recently used entries go that nothing holds.
+//! for a call, [`Cache::evict`] takes it out. The charged bytes of all entries and of what is being uploaded
+//! ([`Cache::upload`]) never exceed the budget; to make room, the least recently used entries go that nothing holds.
 //!
 //! Absent here: how memory is mapped (`arena`), what an object looks like (`code`), how code is called (`exec`), who asks
 //! (`service`).
@@ -18,6 +18,7 @@ mod ledger;
 mod lru;
 mod name;
 mod residents;
+mod upload;
 
 use std::{
     cmp::Reverse,
@@ -34,6 +35,7 @@ pub use self::{
     lru::Handle,
     name::{DEFAULT_NAMESPACE, KEY_MAX_BYTES, NAMESPACE_MAX_BYTES, Name, NameError, Namespace},
     residents::{EvictionCount, Evictions, Lookups, Reason},
+    upload::Upload,
 };
 use self::{ledger::Ledger, residents::Residents};
 use crate::{arena::Arenas, code::ImportTable};

@@ -16,6 +16,7 @@ mod error;
 mod retry;
 #[cfg(test)]
 mod tests;
+mod upload;
 
 use std::{
     future::Future,
@@ -31,16 +32,16 @@ use tonic::{
 
 use crate::proto::{
     EvictRequest, EvictResponse, ExecuteRequest, ExecuteResponse, GetArenasRequest, GetArenasResponse,
-    GetCapabilitiesRequest, GetCapabilitiesResponse, GetStatusRequest, GetStatusResponse, InstallRequest,
-    InstallResponse, ListRequest, ListResponse, LookupRequest, LookupResponse,
-    admin_service_client::AdminServiceClient, code_cache_service_client::CodeCacheServiceClient,
-    execution_service_client::ExecutionServiceClient,
+    GetCapabilitiesRequest, GetCapabilitiesResponse, GetStatusRequest, GetStatusResponse, ListRequest, ListResponse,
+    LookupRequest, LookupResponse, admin_service_client::AdminServiceClient,
+    code_cache_service_client::CodeCacheServiceClient, execution_service_client::ExecutionServiceClient,
 };
 
 pub use address::{Address, DEFAULT_ADDRESS};
 pub use archive::archive;
 pub use error::ClientError;
 use retry::Backoff;
+use upload::KnownLimits;
 
 /// A local socket answers in microseconds and a near host in milliseconds: what is slower than this is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,13 +60,14 @@ type Answer<R> = Result<Response<R>, Status>;
 
 /// A connection to the daemon. Clones share it, and cost one reference count.
 ///
-/// Calls fail with [`ClientError`]. `GetCapabilities`, `Lookup`, `List` and `Install` are tried up to four times while
+/// Calls fail with [`ClientError`]. `GetCapabilities`, `Lookup`, `List`, `Install` and `InstallStream` are tried up to four times while
 /// the daemon is unavailable; `Execute` and `Evict` once, because a second try could act a second time.
 #[derive(Clone, Debug)]
 pub struct Client {
     channel: Channel,
     address: Address,
     timeout: Option<Duration>,
+    limits: KnownLimits,
 }
 
 impl Client {
@@ -76,7 +78,7 @@ impl Client {
     pub async fn connect(address: &str) -> Result<Self, ClientError> {
         let address: Address = address.parse()?;
         let channel = open(&address).await.map_err(|error| ClientError::transport(&address, &error))?;
-        Ok(Self { channel, address, timeout: None })
+        Ok(Self { channel, address, timeout: None, limits: KnownLimits::default() })
     }
 
     /// The same connection, with a deadline for each call that is `timeout` after its start, retries included.
@@ -98,14 +100,6 @@ impl Client {
     pub async fn capabilities(&self) -> Result<GetCapabilitiesResponse, ClientError> {
         self.retried(GetCapabilitiesRequest {}, |mut stub, request| async move { stub.get_capabilities(request).await })
             .await
-    }
-
-    /// Installs a blob under a key.
-    ///
-    /// # Errors
-    /// [`ClientError`]; [`ClientError::reason`] is `KEY_OCCUPIED` if other bytes are there and `replace` is not set.
-    pub async fn install(&self, request: InstallRequest) -> Result<InstallResponse, ClientError> {
-        self.retried(request, |mut stub, request| async move { stub.install(request).await }).await
     }
 
     /// Finds an entry.
@@ -160,7 +154,7 @@ impl Client {
         self.once(request, |request| async move { stub.get_arenas(request).await }).await
     }
 
-    /// The bare stub for Install, Lookup, Evict and List: no deadline, no retry.
+    /// The bare stub for Install, InstallStream, Lookup, Evict and List: no deadline, no retry.
     #[must_use]
     pub fn cache(&self) -> CodeCacheServiceClient<Channel> {
         CodeCacheServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX_BYTES)

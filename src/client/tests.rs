@@ -18,7 +18,7 @@ use tokio_stream::{
     wrappers::{TcpListenerStream, UnixListenerStream},
 };
 use tonic::{
-    Code, Request, Response, Status,
+    Code, Request, Response, Status, Streaming,
     body::Body,
     transport::{Server, server::Connected},
 };
@@ -27,10 +27,11 @@ use tower::Service;
 
 use super::*;
 use crate::proto::{
-    Returned, Value,
+    InstallRequest, InstallResponse, InstallStreamRequest, InstallStreamResponse, Limits, Returned, Value,
     code_cache_service_server::{CodeCacheService, CodeCacheServiceServer},
     execute_response::Outcome,
     execution_service_server::{ExecutionService, ExecutionServiceServer},
+    install_stream_request::Part,
     value::Kind,
 };
 
@@ -41,6 +42,9 @@ struct Fake {
     calls: Arc<Mutex<Vec<&'static str>>>,
     /// Bytes of the one buffer that Execute answers.
     buffer_bytes: usize,
+    limits: Limits,
+    /// Bytes of each message that InstallStream got: declared ones for the header.
+    parts: Arc<Mutex<Vec<u64>>>,
     /// Neither answers nor ends.
     silent: bool,
 }
@@ -95,10 +99,27 @@ impl CodeCacheService for Fake {
         &self,
         _: Request<GetCapabilitiesRequest>,
     ) -> Result<Response<GetCapabilitiesResponse>, Status> {
-        self.answer("capabilities").await
+        let answer: Response<GetCapabilitiesResponse> = self.answer("capabilities").await?;
+        Ok(answer.map(|answer| GetCapabilitiesResponse { limits: Some(self.limits), ..answer }))
     }
     async fn install(&self, _: Request<InstallRequest>) -> Result<Response<InstallResponse>, Status> {
         self.answer("install").await
+    }
+    async fn install_stream(
+        &self,
+        request: Request<Streaming<InstallStreamRequest>>,
+    ) -> Result<Response<InstallStreamResponse>, Status> {
+        let mut messages = request.into_inner();
+        while let Some(message) = messages.message().await? {
+            self.parts.lock().unwrap().push(match message.part.unwrap() {
+                Part::Header(header) => {
+                    assert_eq!(header.install.unwrap().blob.len(), 0);
+                    header.blob_bytes
+                }
+                Part::Chunk(chunk) => chunk.len() as u64,
+            });
+        }
+        self.answer("install_stream").await
     }
     async fn lookup(&self, _: Request<LookupRequest>) -> Result<Response<LookupResponse>, Status> {
         self.answer("lookup").await
@@ -143,6 +164,46 @@ async fn calls_that_may_be_repeated_are_repeated_while_the_daemon_is_unavailable
     client.capabilities().await.unwrap();
     let expected = ["install", "lookup", "list", "capabilities"].map(|rpc| [rpc; 4]);
     assert_eq!(fake.calls(), expected.as_flattened());
+}
+
+fn blob(bytes: usize) -> InstallRequest {
+    InstallRequest { blob: vec![7; bytes].into(), ..InstallRequest::default() }
+}
+
+#[tokio::test]
+async fn a_blob_that_no_message_holds_goes_in_chunks_and_the_limits_are_asked_for_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let limits = Limits { unary_max_bytes: 8000, stream_chunk_max_bytes: 5000, ..Limits::default() };
+    let fake = Fake { limits, ..Fake::default() };
+    let client = fake.client(directory.path()).await;
+    client.install(blob(4096)).await.unwrap();
+    client.install(blob(8000)).await.unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let sent = Arc::clone(&told);
+    client.install_with_progress(blob(12_000), move |bytes| sent.lock().unwrap().push(bytes)).await.unwrap();
+    client.clone().install(blob(8001)).await.unwrap();
+    assert_eq!(fake.calls(), ["install", "capabilities", "install", "install_stream", "install_stream"]);
+    assert_eq!(*fake.parts.lock().unwrap(), [12_000, 5000, 5000, 2000, 8001, 5000, 3001]);
+    assert_eq!(*told.lock().unwrap(), [5000, 10_000, 12_000]);
+}
+
+#[tokio::test]
+async fn an_upload_is_tried_again_and_a_refused_size_makes_the_client_ask_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let limits = Limits { unary_max_bytes: 8000, stream_chunk_max_bytes: 1 << 20, ..Limits::default() };
+    let fake = Fake { limits, ..Fake::default() };
+    let client = fake.client(directory.path()).await;
+    client.capabilities().await.unwrap();
+    client.install(blob(9000)).await.unwrap();
+    let details = ErrorDetails::with_error_info("BLOB_TOO_LARGE", "codecached", []);
+    let too_large = Status::with_error_details(Code::InvalidArgument, "too large", details);
+    fake.failures.lock().unwrap().extend([unavailable(), too_large]);
+    assert_eq!(client.install(blob(9000)).await.unwrap_err().reason(), "BLOB_TOO_LARGE");
+    client.install(blob(9000)).await.unwrap();
+    let calls = fake.calls();
+    assert_eq!(calls[..2], ["capabilities"; 2]);
+    assert_eq!(calls[2..5], ["install_stream"; 3]);
+    assert_eq!(calls[5..], ["capabilities", "install_stream"]);
 }
 
 #[tokio::test]

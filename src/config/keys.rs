@@ -77,6 +77,12 @@ pub const KEYS: &[Key] = &[
     Key { path: "server.listen", kind: Kind::Listeners },
     Key { path: "server.metrics", kind: Kind::AddressOrOff },
     bytes("server.unary_max_bytes", 4 * KIB, 16 * MIB),
+    // Not above what an image may have.
+    bytes("server.stream_max_bytes", 4 * KIB, 512 * MIB),
+    // Each is one message, as is a unary request.
+    bytes("server.stream_chunk_max_bytes", 4 * KIB, 16 * MIB),
+    milliseconds("server.stream_idle_timeout_ms", 1, HOUR_MS),
+    count("server.streams_max", 1, 65_536),
     count("server.connections_max", 1, 65_536),
     count("server.streams_per_connection_max", 1, 65_536),
     count("server.requests_in_flight_max", 1, 65_536),

@@ -44,6 +44,14 @@ pub struct Server {
     pub metrics: Option<SocketAddr>,
     /// Bytes of a blob in one unary request.
     pub unary_max_bytes: u64,
+    /// Bytes of a blob that comes in chunks.
+    pub stream_max_bytes: u64,
+    /// Bytes of one chunk.
+    pub stream_chunk_max_bytes: u64,
+    /// Milliseconds that a client may send nothing of a blob that comes in chunks.
+    pub stream_idle_timeout_ms: u64,
+    /// Blobs that come in chunks at a time, over all connections.
+    pub streams_max: usize,
     /// Connections at a time, over all listeners.
     pub connections_max: usize,
     /// Concurrent HTTP/2 streams of one connection.
@@ -253,6 +261,10 @@ impl Default for Server {
             listen: vec![Listen::Unix("/run/codecached/codecached.sock".into())],
             metrics: Some(SocketAddr::from(([127, 0, 0, 1], 9464))),
             unary_max_bytes: 4 * MIB,
+            stream_max_bytes: 64 * MIB,
+            stream_chunk_max_bytes: MIB,
+            stream_idle_timeout_ms: 10_000,
+            streams_max: 16,
             connections_max: 1024,
             streams_per_connection_max: 256,
             requests_in_flight_max: 1024,
@@ -286,9 +298,9 @@ impl Default for Arena {
 
 impl Default for Code {
     fn default() -> Self {
-        // Far above what real code in the largest unary blob has, with a section for each function; a symbol and a
-        // relocation take 24 bytes of the blob each.
-        Self { image_max_bytes: 16 * MIB, sections_max: 65_536, symbols_max: 262_144, relocations_max: 524_288 }
+        // As much as the largest streamed blob. The counts are far above what real code of a quarter of that has, with
+        // a section for each function; a symbol and a relocation take 24 bytes of the blob each.
+        Self { image_max_bytes: 64 * MIB, sections_max: 65_536, symbols_max: 262_144, relocations_max: 524_288 }
     }
 }
 

@@ -105,6 +105,21 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_image_fits_into_an_arena_unless_somebody_says_how_many_there_are() {
+        let mut config = Config::default();
+        config.arena.reserve_max_bytes = 1 << 30;
+        config.code.image_max_bytes = 512 << 20;
+        assert!((1..=2).contains(&arena_config(&config).shards));
+        config.code.image_max_bytes = 1 << 20;
+        assert_eq!(arena_config(&config).shards as usize, super::super::cores().min(1024));
+        config.arena.reserve_max_bytes = 2 << 20;
+        config.code.image_max_bytes = 512 << 20;
+        assert_eq!(arena_config(&config).shards, 1);
+        config.arena.shards = 7;
+        assert_eq!(arena_config(&config).shards, 7);
+    }
+
+    #[test]
     fn the_keys_of_the_arena_reach_the_arenas() {
         let mut config = Config::default();
         assert_eq!(arena_config(&config).directory, None);

@@ -66,7 +66,7 @@ pub(super) const INSTALL_DURATION: Histogram = Histogram {
 pub(super) const INSTALLED_BLOB_BYTES: Histogram = Histogram {
     name: "codecache_installed_blob_bytes",
     help: "Size of blobs that made an entry, by format.",
-    buckets: &[64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0],
+    buckets: &[64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0, 67108864.0],
 };
 pub(super) const EXECUTION_DURATION: Histogram = Histogram {
     name: "codecache_execution_duration_seconds",

@@ -40,6 +40,8 @@ labels! {
         GetCapabilities = "GetCapabilities",
         /// CodeCacheService/Install
         Install = "Install",
+        /// CodeCacheService/InstallStream
+        InstallStream = "InstallStream",
         /// CodeCacheService/Lookup
         Lookup = "Lookup",
         /// CodeCacheService/Evict
@@ -274,6 +276,8 @@ labels! {
         Lingering = "lingering",
         /// Metadata and link state.
         Metadata = "metadata",
+        /// What uploads under way said that they would bring.
+        Uploads = "uploads",
     }
 }
 
@@ -296,6 +300,7 @@ impl Rpc {
         match (service, method) {
             ("CodeCacheService", "GetCapabilities") => Self::GetCapabilities,
             ("CodeCacheService", "Install") => Self::Install,
+            ("CodeCacheService", "InstallStream") => Self::InstallStream,
             ("CodeCacheService", "Lookup") => Self::Lookup,
             ("CodeCacheService", "Evict") => Self::Evict,
             ("CodeCacheService", "List") => Self::List,

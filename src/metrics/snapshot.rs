@@ -41,7 +41,9 @@ pub struct Snapshot {
     pub budget_lingering_bytes: u64,
     /// Charged for metadata and link state, in bytes.
     pub budget_metadata_bytes: u64,
-    /// What the three together never exceed, in bytes.
+    /// Charged for uploads under way, in bytes.
+    pub budget_uploads_bytes: u64,
+    /// What the four together never exceed, in bytes.
     pub budget_limit_bytes: u64,
     /// Since the last use of the entry that goes next; zero without entries.
     pub lru_oldest_idle: Duration,
@@ -166,6 +168,7 @@ impl SnapshotHandles {
         set(self.budget_bytes.get(BudgetComponent::Spans), now.budget_spans_bytes);
         set(self.budget_bytes.get(BudgetComponent::Lingering), now.budget_lingering_bytes);
         set(self.budget_bytes.get(BudgetComponent::Metadata), now.budget_metadata_bytes);
+        set(self.budget_bytes.get(BudgetComponent::Uploads), now.budget_uploads_bytes);
         set(&self.budget_limit_bytes, now.budget_limit_bytes);
     }
 

@@ -185,6 +185,7 @@ fn numbered_snapshot() -> Snapshot {
         budget_spans_bytes: 1005,
         budget_lingering_bytes: 1006,
         budget_metadata_bytes: 1007,
+        budget_uploads_bytes: 1020,
         budget_limit_bytes: 1008,
         lru_oldest_idle: Duration::from_millis(1500),
         executors_idle: 1009,
@@ -216,6 +217,7 @@ fn each_field_of_a_snapshot_has_its_own_sample() {
         ("codecache_budget_bytes{component=\"spans\"}", 1005.0),
         ("codecache_budget_bytes{component=\"lingering\"}", 1006.0),
         ("codecache_budget_bytes{component=\"metadata\"}", 1007.0),
+        ("codecache_budget_bytes{component=\"uploads\"}", 1020.0),
         ("codecache_budget_limit_bytes", 1008.0),
         ("codecache_lru_oldest_idle_seconds", 1.5),
         ("codecache_executors{state=\"idle\"}", 1009.0),
@@ -269,6 +271,7 @@ fn the_build_is_told() {
 #[test]
 fn paths_of_requests_map_to_rpcs() {
     assert_eq!(Rpc::from_path("/codecache.v1.CodeCacheService/Lookup"), Rpc::Lookup);
+    assert_eq!(Rpc::from_path("/codecache.v1.CodeCacheService/InstallStream"), Rpc::InstallStream);
     assert_eq!(Rpc::from_path("/codecache.v1.ExecutionService/Execute"), Rpc::Execute);
     assert_eq!(Rpc::from_path("/codecache.v1.AdminService/GetStatus"), Rpc::GetStatus);
     assert_eq!(Rpc::from_path("/codecache.v1.AdminService/GetArenas"), Rpc::GetArenas);

@@ -1,19 +1,12 @@
 //! CodeCacheService: install, find, list and evict.
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::{
-    Service,
-    asked::Asked,
-    capabilities, convert,
-    edge::Deadline,
-    failure::{Failure, Reason},
-    install,
-};
+use super::{Service, asked::Asked, capabilities, convert, edge::Deadline, failure::Failure, install, upload};
 use crate::{
     cache::{Gone, Name, Namespace, OnFreed},
     proto::{self, code_cache_service_server::CodeCacheService},
@@ -23,8 +16,6 @@ use crate::{
 const PAGE_DEFAULT: usize = 100;
 /// Entries of a page at most: an answer of about 200 KiB.
 pub(super) const PAGE_MAX: usize = 1000;
-/// Blobs above this are linked beside the runtime's threads: below it, that takes no longer than handing it over.
-const INLINE_BLOB_MAX_BYTES: usize = 16 << 10;
 
 #[tonic::async_trait]
 impl CodeCacheService for Service {
@@ -39,20 +30,21 @@ impl CodeCacheService for Service {
         &self,
         request: Request<proto::InstallRequest>,
     ) -> Result<Response<proto::InstallResponse>, Status> {
-        let request = request.into_inner();
-        if request.blob.len() <= INLINE_BLOB_MAX_BYTES {
-            return Ok(Response::new(install::answer(self, &request)?));
-        }
-        // Waits here, where a client that leaves takes its blob with it; what has begun runs to its end.
-        let permit = Arc::clone(&self.linking).acquire_owned().await;
-        let service = self.clone();
-        let answer = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            install::answer(&service, &request)
-        })
-        .await;
-        let answer = answer.map_err(|error| Failure::new(Reason::Internal, format!("install broke off: {error}")))?;
-        Ok(Response::new(answer?))
+        let answer = install::answer(self, request.into_inner(), None).await;
+        Ok(Response::new(answer.inspect_err(|failure| install::count_refusal(self, failure))?))
+    }
+
+    async fn install_stream(
+        &self,
+        request: Request<Streaming<proto::InstallStreamRequest>>,
+    ) -> Result<Response<proto::InstallStreamResponse>, Status> {
+        let deadline = request.extensions().get::<Deadline>().copied();
+        let answer = async {
+            let (install, upload) = upload::receive(self, request.into_inner(), deadline).await?;
+            install::answer(self, install, Some(upload)).await
+        };
+        let install = Some(answer.await.inspect_err(|failure| install::count_refusal(self, failure))?);
+        Ok(Response::new(proto::InstallStreamResponse { install }))
     }
 
     async fn lookup(&self, request: Request<proto::LookupRequest>) -> Result<Response<proto::LookupResponse>, Status> {

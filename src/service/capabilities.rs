@@ -34,6 +34,8 @@ pub(super) fn answer(service: &Service) -> proto::GetCapabilitiesResponse {
             cpu_limit_default_ms: limits.cpu_limit_default.as_millis() as u64,
             cpu_limit_max_ms: limits.cpu_limit_max.as_millis() as u64,
             page_max: PAGE_MAX as u32,
+            stream_max_bytes: limits.stream_max_bytes,
+            stream_chunk_max_bytes: limits.stream_chunk_max_bytes,
         }),
         isolation: "thread".to_owned(),
         imports_version: exec::IMPORTS_VERSION,

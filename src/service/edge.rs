@@ -12,11 +12,14 @@ use std::{
 };
 
 use http::{HeaderMap, Request, Response};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
-use super::failure::{Failure, Reason};
+use super::{
+    failure::{Failure, Reason},
+    idle::IdleBound,
+};
 use crate::metrics::{Metrics, Rpc};
 
 /// A method gives up at most this long before its client stops waiting, so that the reason can still arrive: two ticks
@@ -31,12 +34,23 @@ pub(super) struct Deadline(pub(super) Instant);
 /// Bounds of the edge.
 #[derive(Debug, Clone)]
 pub(super) struct Bounds {
-    /// Requests that may be under way, all connections together.
+    /// Requests that may be under way, all connections together, but for those of InstallStream.
     pub(super) in_flight_max: usize,
+    /// Requests of InstallStream that may be under way, all connections together.
+    pub(super) streams_max: usize,
+    /// Time that a client of InstallStream may send nothing.
+    pub(super) idle_timeout: Duration,
     /// Time after which a request is given up whatever its client says.
     pub(super) timeout_max: Duration,
     /// Bytes of a message, for the text of the refusal.
     pub(super) message_max_bytes: usize,
+}
+
+/// What is left of the bounds on requests. A stream takes as long as its client likes to send, and so has bounds of its
+/// own: however slow, it takes no place from the others.
+pub(super) struct Permits {
+    pub(super) in_flight: Arc<Semaphore>,
+    pub(super) streams: Arc<Semaphore>,
 }
 
 /// Wraps every service of the server.
@@ -47,19 +61,14 @@ pub(super) struct Edge {
 
 struct Shared {
     bounds: Bounds,
-    in_flight: Arc<Semaphore>,
+    permits: Permits,
     draining: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
 }
 
 impl Edge {
-    pub(super) fn new(
-        bounds: Bounds,
-        in_flight: Arc<Semaphore>,
-        draining: Arc<AtomicBool>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self { shared: Arc::new(Shared { bounds, in_flight, draining, metrics }) }
+    pub(super) fn new(bounds: Bounds, permits: Permits, draining: Arc<AtomicBool>, metrics: Arc<Metrics>) -> Self {
+        Self { shared: Arc::new(Shared { bounds, permits, draining, metrics }) }
     }
 }
 
@@ -100,14 +109,13 @@ where
             return Answer::Through(Box::pin(self.inner.call(request)));
         }
         let shared = Arc::clone(&self.shared);
-        if shared.draining.load(Relaxed) && rpc != Rpc::GetStatus {
-            let message = "the daemon is shutting down; try another one";
-            return Answer::refuse(&shared, rpc, started, Failure::busy(Reason::ShuttingDown, message));
-        }
-        let Ok(permit) = Arc::clone(&shared.in_flight).try_acquire_owned() else {
-            let message = format!("{} requests are under way; try again soon", shared.bounds.in_flight_max);
-            return Answer::refuse(&shared, rpc, started, Failure::busy(Reason::ServerBusy, message));
+        let permit = match shared.admit(rpc) {
+            Ok(permit) => permit,
+            Err(failure) => return Answer::refuse(&shared, rpc, started, failure),
         };
+        if rpc == Rpc::InstallStream {
+            request = request.map(|body| Body::new(IdleBound::new(body, shared.bounds.idle_timeout)));
+        }
         let given_up = started + shared.bounds.timeout_max;
         let (mut deadline, mut margin) = (given_up, ANSWER_MARGIN);
         if let Some(timeout) = timeout(request.headers()) {
@@ -162,6 +170,20 @@ impl<F: Future<Output = Result<Response<Body>, E>>, E> Future for Answer<F, E> {
 impl<F, E> Unpin for Answer<F, E> {}
 
 impl Shared {
+    /// A place among the requests that are under way.
+    fn admit(&self, rpc: Rpc) -> Result<OwnedSemaphorePermit, Failure> {
+        if self.draining.load(Relaxed) && rpc != Rpc::GetStatus {
+            return Err(Failure::busy(Reason::ShuttingDown, "the daemon is shutting down; try another one"));
+        }
+        let (permits, max, what) = match rpc {
+            Rpc::InstallStream => (&self.permits.streams, self.bounds.streams_max, "uploads"),
+            _ => (&self.permits.in_flight, self.bounds.in_flight_max, "requests"),
+        };
+        Arc::clone(permits)
+            .try_acquire_owned()
+            .map_err(|_| Failure::busy(Reason::ServerBusy, format!("{max} {what} are under way; try again soon")))
+    }
+
     /// The transport answers OUT_OF_RANGE for a message that is too large, before any method sees it, and nothing
     /// else does: say it in the words of the API.
     fn name_the_size(&self, response: Response<Body>) -> Response<Body> {
@@ -169,7 +191,8 @@ impl Shared {
             return response;
         }
         let max = self.bounds.message_max_bytes;
-        let message = format!("message has more than {max} bytes; see Limits.unary_max_bytes in GetCapabilities");
+        let message =
+            format!("message has more than {max} bytes; see unary_max_bytes and stream_max_bytes in GetCapabilities");
         Status::from(Failure::new(Reason::BlobTooLarge, message).with("limit_bytes", max)).into_http()
     }
 }

@@ -1,6 +1,6 @@
 //! One install, from request to answer.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use sha2::{Digest as _, Sha256};
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     arena::ReserveError,
-    cache::{Install, InstallError, Installed, Name, Namespace, Outcome},
+    cache::{Install, InstallError, Installed, Name, Namespace, Outcome, Upload},
     code::{FlatEntry, Image, Selection},
     metrics::{BlobFormat as FormatLabel, InstallResult, InstallStages},
     proto::{self, BlobFormat, DigestAlgorithm},
@@ -22,24 +22,51 @@ const IDENTITY_CONTEXT: &str = "codecached 2026-11 identity of an install";
 const EXPORTS_MAX: usize = 4096;
 const EXPORT_NAME_MAX_BYTES: usize = 1024;
 
-/// Installs, and counts how it went.
-pub(super) fn answer(service: &Service, request: &proto::InstallRequest) -> Result<proto::InstallResponse, Failure> {
-    install(service, request).inspect_err(|failure| {
-        service.metrics.install(InstallResult::Rejected);
-        service.metrics.install_rejected(failure.reason.as_str());
+/// Blobs above this are linked beside the runtime's threads: below it, that takes no longer than handing it over.
+const INLINE_BLOB_MAX_BYTES: usize = 16 << 10;
+
+/// Installs a blob that is there, where it holds up nobody. `upload`: it came by that, which is charged until the end.
+pub(super) async fn answer(
+    service: &Service,
+    request: proto::InstallRequest,
+    upload: Option<Upload>,
+) -> Result<proto::InstallResponse, Failure> {
+    if request.blob.len() <= INLINE_BLOB_MAX_BYTES {
+        return install(service, request, upload.as_ref());
+    }
+    // Waits here, where a client that leaves takes its blob with it; what has begun runs to its end.
+    let permit = Arc::clone(&service.linking).acquire_owned().await;
+    let service = service.clone();
+    let answer = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        install(&service, request, upload.as_ref())
     })
+    .await;
+    answer.map_err(|error| Failure::new(Reason::Internal, format!("install broke off: {error}")))?
 }
 
-fn install(service: &Service, request: &proto::InstallRequest) -> Result<proto::InstallResponse, Failure> {
-    let format = check(service, request)?;
-    let name = Name::new(Namespace::new(&request.namespace)?, &request.key)?;
+/// Counts an install that was refused.
+pub(super) fn count_refusal(service: &Service, failure: &Failure) {
+    service.metrics.install(InstallResult::Rejected);
+    service.metrics.install_rejected(failure.reason.as_str());
+}
+
+fn install(
+    service: &Service,
+    mut request: proto::InstallRequest,
+    upload: Option<&Upload>,
+) -> Result<proto::InstallResponse, Failure> {
+    let limits = &service.limits;
+    let max_bytes = if upload.is_some() { limits.stream_max_bytes } else { limits.unary_max_bytes };
+    let blob_bytes = request.blob.len() as u64;
+    let (name, format) = check(&request, blob_bytes, max_bytes)?;
     let started = Instant::now();
     let digest = *blake3::hash(&request.blob).as_bytes();
-    verify(request, &digest)?;
+    verify(&request, &digest)?;
     let install = Install {
         name,
         digest,
-        identity: identity(request, &digest),
+        identity: identity(&request, &digest),
         replace: request.replace,
         reentrant: request.reentrant,
     };
@@ -47,19 +74,24 @@ fn install(service: &Service, request: &proto::InstallRequest) -> Result<proto::
     if let Some(view) = service.cache.existing(&install)? {
         service.metrics.install(InstallResult::Existed);
         let entry = Some(convert::full_entry(&view, Instant::now()));
-        return Ok(proto::InstallResponse { entry, ..Default::default() });
+        return Ok(with_victims(upload, proto::InstallResponse { entry, ..Default::default() }));
     }
-    let image = parse(service, request, format)?;
+    let image = parse(service, &request, format)?;
     let (objects, unused) = (image.objects(), image.unused());
+    // The image has of it what it needs.
+    drop(std::mem::take(&mut request.blob));
     let parsed = Instant::now();
-    let installed = service.cache.install(&install, image)?;
+    let installed = match upload {
+        Some(upload) => service.cache.install_upload(upload, &install, image)?,
+        None => service.cache.install(&install, image)?,
+    };
     service.metrics.blob(
         match format {
             BlobFormat::Flat => FormatLabel::Flat,
             BlobFormat::Archive => FormatLabel::Archive,
             _ => FormatLabel::Elf,
         },
-        request.blob.len() as u64,
+        blob_bytes,
     );
     service.metrics.install_stages(&InstallStages {
         verify: verified - started,
@@ -68,12 +100,22 @@ fn install(service: &Service, request: &proto::InstallRequest) -> Result<proto::
         link: installed.times.link,
         publish: installed.times.publish,
     });
-    Ok(proto::InstallResponse {
+    let response = proto::InstallResponse {
         objects,
         unused_sections: unused.sections,
         unused_bytes: unused.bytes,
         ..report(service, &installed)
-    })
+    };
+    Ok(with_victims(upload, response))
+}
+
+/// Counts what went for the upload too.
+fn with_victims(upload: Option<&Upload>, mut response: proto::InstallResponse) -> proto::InstallResponse {
+    for victim in upload.map(Upload::victims).unwrap_or_default() {
+        response.evicted_entries += 1;
+        response.evicted_bytes += victim.charged_bytes;
+    }
+    response
 }
 
 fn report(service: &Service, installed: &Installed) -> proto::InstallResponse {
@@ -95,30 +137,31 @@ fn report(service: &Service, installed: &Installed) -> proto::InstallResponse {
     }
 }
 
-/// Sizes and form first, before anything is computed.
-fn check(service: &Service, request: &proto::InstallRequest) -> Result<BlobFormat, Failure> {
-    let max_bytes = service.limits.unary_max_bytes;
-    let has_bytes = request.blob.len() as u64;
-    if has_bytes > max_bytes {
-        let message = format!("blob has {has_bytes} bytes, this daemon takes {max_bytes}");
+/// Sizes and form first, before anything is computed, and before the blob is there if it comes in chunks.
+pub(super) fn check(
+    request: &proto::InstallRequest,
+    blob_bytes: u64,
+    max_bytes: u64,
+) -> Result<(Name, BlobFormat), Failure> {
+    if blob_bytes > max_bytes {
+        let message = format!("blob has {blob_bytes} bytes, this daemon takes {max_bytes} this way");
         return Err(Failure::new(Reason::BlobTooLarge, message).with("limit_bytes", max_bytes));
     }
-    if has_bytes == 0 {
+    if blob_bytes == 0 {
         return Err(Failure::field("blob", "is empty"));
     }
     check_exports(request)?;
+    let format = form(request)?;
+    Ok((Name::new(Namespace::new(&request.namespace)?, &request.key)?, format))
+}
+
+fn form(request: &proto::InstallRequest) -> Result<BlobFormat, Failure> {
     match BlobFormat::try_from(request.format) {
         Ok(BlobFormat::ElfObject | BlobFormat::Archive) if !request.flat_entries.is_empty() => {
             Err(Failure::field("flat_entries", "an object has symbols of its own"))
         }
         Ok(BlobFormat::Flat) if !request.exports.is_empty() => {
             Err(Failure::field("exports", "flat code has its entry points in flat_entries"))
-        }
-        Ok(BlobFormat::ElfObject) if Image::is_archive(&request.blob) => {
-            Err(Failure::field("format", "the blob is an archive: BLOB_FORMAT_ARCHIVE"))
-        }
-        Ok(BlobFormat::Archive) if !Image::is_archive(&request.blob) => {
-            Err(Failure::field("format", "the blob is no archive, which starts with !<arch>"))
         }
         Ok(format @ (BlobFormat::ElfObject | BlobFormat::Archive | BlobFormat::Flat)) => Ok(format),
         Ok(BlobFormat::Unspecified) | Err(_) => {
@@ -178,6 +221,15 @@ fn parse(service: &Service, request: &proto::InstallRequest, format: BlobFormat)
         let entry = |it: &proto::FlatEntry| FlatEntry { name: it.name.clone(), offset_bytes: it.offset_bytes };
         let entries = request.flat_entries.iter().map(entry).collect();
         return Ok(Image::parse_flat(&request.blob, entries, &service.limits.code)?);
+    }
+    match format {
+        BlobFormat::ElfObject if Image::is_archive(&request.blob) => {
+            return Err(Failure::field("format", "the blob is an archive: BLOB_FORMAT_ARCHIVE"));
+        }
+        BlobFormat::Archive if !Image::is_archive(&request.blob) => {
+            return Err(Failure::field("format", "the blob is no archive, which starts with !<arch>"));
+        }
+        _ => (),
     }
     let selection = Selection { roots: request.exports.clone(), keep_unused: request.keep_unused_sections };
     Ok(Image::parse_elf(&request.blob, &selection, service.cache.imports(), &service.limits.code)?)

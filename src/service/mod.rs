@@ -14,11 +14,13 @@ mod edge;
 mod execution_service;
 mod failure;
 pub mod http;
+mod idle;
 mod install;
 mod listener;
 mod observe;
 mod occupancy;
 pub mod server;
+mod upload;
 
 use std::{
     sync::{
@@ -48,6 +50,14 @@ use crate::{
 pub struct Limits {
     /// Bytes of a blob in Install.
     pub unary_max_bytes: u64,
+    /// Bytes of a blob in InstallStream.
+    pub stream_max_bytes: u64,
+    /// Bytes of a chunk in InstallStream.
+    pub stream_chunk_max_bytes: u64,
+    /// Time that a client of InstallStream may send nothing.
+    pub stream_idle_timeout: Duration,
+    /// Requests of InstallStream that may be under way, all connections together.
+    pub streams_max: usize,
     /// Bounds of an object.
     pub code: code::Limits,
     /// Bytes of arguments, buffers and per-call allocations of one call.
@@ -56,7 +66,7 @@ pub struct Limits {
     pub cpu_limit_default: Duration,
     /// CPU time that a call may ask for.
     pub cpu_limit_max: Duration,
-    /// Requests that may be under way, all connections together.
+    /// Other requests that may be under way, all connections together.
     pub in_flight_max: usize,
     /// Large installs that may be worked on at once; further ones wait with their requests.
     pub linking_max: usize,
@@ -73,8 +83,10 @@ pub struct Service {
     metrics: Arc<Metrics>,
     limits: Arc<Limits>,
     draining: Arc<AtomicBool>,
-    /// Requests that may still come under way.
+    /// Requests that may still come under way, but for those of InstallStream.
     in_flight: Arc<Semaphore>,
+    /// Requests of InstallStream that may still come under way.
+    streams: Arc<Semaphore>,
     /// Installs that may still be taken beside the runtime's threads.
     linking: Arc<Semaphore>,
     /// Maps of the arenas that may be made at once.
@@ -92,6 +104,7 @@ impl Service {
             pool: Arc::new(pool),
             metrics,
             in_flight: Arc::new(Semaphore::new(limits.in_flight_max)),
+            streams: Arc::new(Semaphore::new(limits.streams_max)),
             linking: Arc::new(Semaphore::new(limits.linking_max)),
             mapping: Arc::new(Semaphore::new(1)),
             canary: Arc::default(),
@@ -121,9 +134,13 @@ impl Service {
 
     /// Waits until no request is under way, up to `until`.
     pub async fn until_idle(&self, until: Instant) {
-        let all = u32::try_from(self.limits.in_flight_max).unwrap_or(u32::MAX);
+        let all = |max: usize| u32::try_from(max).unwrap_or(u32::MAX);
+        let idle = async {
+            let _requests = self.in_flight.acquire_many(all(self.limits.in_flight_max)).await;
+            let _streams = self.streams.acquire_many(all(self.limits.streams_max)).await;
+        };
         // Resolves with an error at the end of the time: then there is nothing left to wait for either.
-        drop(tokio::time::timeout_at(until.into(), self.in_flight.acquire_many(all)).await);
+        drop(tokio::time::timeout_at(until.into(), idle).await);
     }
 
     /// Waits until no call runs or waits, up to `until`. False if some still do. Blocks.

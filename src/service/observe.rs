@@ -27,6 +27,7 @@ impl Service {
                 spans_bytes: charged.live.spans_bytes,
                 lingering_bytes: charged.lingering.total_bytes(),
                 metadata_bytes: charged.live.metadata_bytes,
+                uploads_bytes: charged.live.uploads_bytes,
             }),
             entries: Some(EntryStatus { resident: cache.resident_entries, lingering: charged.lingering_entries }),
             arena: Some(ArenaStatus {
@@ -89,6 +90,7 @@ impl Service {
             budget_spans_bytes: cache.charged.live.spans_bytes,
             budget_lingering_bytes: cache.charged.lingering.total_bytes(),
             budget_metadata_bytes: cache.charged.live.metadata_bytes,
+            budget_uploads_bytes: cache.charged.live.uploads_bytes,
             budget_limit_bytes: cache.budget_bytes,
             lru_oldest_idle: cache.oldest_idle.unwrap_or_default(),
             executors_idle: (pool.executors - pool.running) as u64,

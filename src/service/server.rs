@@ -15,7 +15,7 @@ use tonic_health::{
 
 use super::{
     Service,
-    edge::{Bounds, Edge},
+    edge::{Bounds, Edge, Permits},
     listener::{Listener, accept},
 };
 use crate::proto::{
@@ -98,14 +98,20 @@ fn router(
     transport: &Transport,
     health: HealthServer<impl Health>,
 ) -> Result<Router<tower::layer::util::Stack<Edge, tower::layer::util::Identity>>, tonic_reflection::server::Error> {
-    let message_max_bytes = service.limits.unary_max_bytes as usize + MESSAGE_OVERHEAD_BYTES;
+    let limits = &service.limits;
+    let message_max_bytes = limits.unary_max_bytes as usize + MESSAGE_OVERHEAD_BYTES;
+    // The transport has one bound for all methods of a service; each method holds its messages to its own.
+    let cache_message_max_bytes =
+        message_max_bytes.max(limits.stream_chunk_max_bytes as usize + MESSAGE_OVERHEAD_BYTES);
     let bounds = Bounds {
-        in_flight_max: service.limits.in_flight_max,
-        timeout_max: service.limits.timeout_max,
+        in_flight_max: limits.in_flight_max,
+        streams_max: limits.streams_max,
+        idle_timeout: limits.stream_idle_timeout,
+        timeout_max: limits.timeout_max,
         message_max_bytes,
     };
-    let edge =
-        Edge::new(bounds, Arc::clone(&service.in_flight), Arc::clone(&service.draining), Arc::clone(&service.metrics));
+    let permits = Permits { in_flight: Arc::clone(&service.in_flight), streams: Arc::clone(&service.streams) };
+    let edge = Edge::new(bounds, permits, Arc::clone(&service.draining), Arc::clone(&service.metrics));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
@@ -119,7 +125,7 @@ fn router(
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .layer(edge)
-        .add_service(CodeCacheServiceServer::new(service.clone()).max_decoding_message_size(message_max_bytes))
+        .add_service(CodeCacheServiceServer::new(service.clone()).max_decoding_message_size(cache_message_max_bytes))
         .add_service(ExecutionServiceServer::new(service.clone()).max_decoding_message_size(message_max_bytes))
         .add_service(AdminServiceServer::new(service.clone()))
         .add_service(health)

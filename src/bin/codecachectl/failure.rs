@@ -78,7 +78,7 @@ fn hint(reason: &str) -> Option<&'static str> {
         "ENTRY_NOT_FOUND" => "`codecachectl list` shows what is there; an entry may have been evicted to make room",
         "SYMBOL_NOT_FOUND" => "`codecachectl lookup KEY --symbols` shows the functions of the entry",
         "BLOB_TOO_LARGE" => {
-            "`codecachectl capabilities` shows the limits; server.unary_max_bytes of the daemon sets this one"
+            "`codecachectl capabilities` shows the limits; server.stream_max_bytes and code.image_max_bytes of the daemon"
         }
         "MALFORMED_OBJECT" => "give what `cc -c` or `ld -r` makes: an ELF64 relocatable object of this architecture",
         "UNSUPPORTED_RELOCATION" => "compile with `cc -O2 -fPIC -c`",
@@ -87,7 +87,9 @@ fn hint(reason: &str) -> Option<&'static str> {
         }
         "BUDGET_EXHAUSTED" => "the entry alone is larger than the budget: cache.budget_bytes of the daemon",
         "ALL_ENTRIES_PINNED" => "everything in the cache is running now: try again, or give the daemon more budget",
-        "SERVER_BUSY" => "try again later; server.requests_in_flight_max of the daemon bounds what it takes at once",
+        "SERVER_BUSY" => {
+            "try again later; server.requests_in_flight_max and server.streams_max bound what the daemon takes at once"
+        }
         "ARENA_FRAGMENTED" => "free memory is in pieces that are too small: evict, or give the daemon more budget",
         "TARGET_MISMATCH" => "`codecachectl capabilities` shows the architecture of the daemon",
         "EXECUTORS_SATURATED" => {

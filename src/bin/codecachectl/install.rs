@@ -16,6 +16,7 @@ use crate::{
     args::Install,
     context::{self, Context, Report},
     failure::Failure,
+    progress::Progress,
     residency,
     table::{Align, Table},
     units,
@@ -27,7 +28,8 @@ const ARCHIVE_MAGIC: &[u8] = b"!<arch>\n";
 
 /// Installs every file, or all joined; the first failure ends it, and what was installed before it stays.
 pub(crate) async fn run(context: &Context, asked: Install) -> Result<Report, Failure> {
-    let bytes_max = context.limits().await?.unary_max_bytes;
+    let limits = context.limits().await?;
+    let bytes_max = limits.unary_max_bytes.max(limits.stream_max_bytes);
     let mut installed = Vec::new();
     let blobs = blobs(&asked, bytes_max)?;
     let count = blobs.len();
@@ -44,7 +46,9 @@ pub(crate) async fn run(context: &Context, asked: Install) -> Result<Report, Fai
             exports: asked.export.clone(),
             keep_unused_sections: asked.keep_unused,
         };
-        let answer = context.client.install(request).await;
+        let progress = Progress::new(&key, request.blob.len() as u64, !context.json);
+        let answer = context.client.install_with_progress(request, progress.callback()).await;
+        progress.clear();
         let before = match installed.len() {
             0 => String::new(),
             before => format!(" (after {before} of {count} files)"),
@@ -64,7 +68,7 @@ struct Named {
 
 fn blobs(asked: &Install, bytes_max: u64) -> Result<Vec<Named>, Failure> {
     let read = |path: &PathBuf| {
-        let blob = read_file(path, bytes_max, "unary_max_bytes")?;
+        let blob = read_file(path, bytes_max, "stream_max_bytes")?;
         let format = format_of(&blob, &asked.flat);
         Ok((blob, format.map_err(|why| Failure::misuse(format!("{}: {why}", path.display())))?))
     };

@@ -9,6 +9,7 @@ mod failure;
 mod install;
 mod listing;
 mod picture;
+mod progress;
 mod residency;
 mod status;
 mod table;

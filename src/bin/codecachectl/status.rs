@@ -44,10 +44,11 @@ fn stats_human(status: &GetStatusResponse) -> String {
         (
             "",
             format!(
-                "spans {}, lingering {}, metadata {}",
+                "spans {}, lingering {}, metadata {}, uploads {}",
                 b(budget.spans_bytes),
                 b(budget.lingering_bytes),
-                b(budget.metadata_bytes)
+                b(budget.metadata_bytes),
+                b(budget.uploads_bytes)
             ),
         ),
         ("entries", format!("{} resident, {} lingering", entries.resident, entries.lingering)),
@@ -126,6 +127,7 @@ fn stats_json(status: &GetStatusResponse) -> Value {
             "spans_bytes": budget.spans_bytes,
             "lingering_bytes": budget.lingering_bytes,
             "metadata_bytes": budget.metadata_bytes,
+            "uploads_bytes": budget.uploads_bytes,
         },
         "entries": { "resident": entries.resident, "lingering": entries.lingering },
         "arena": {
@@ -171,7 +173,15 @@ fn capabilities_human(answer: &GetCapabilitiesResponse) -> String {
         ("relocations", answer.relocations.join(" ")),
         ("imports", format!("version {}: {}", answer.imports_version, answer.imports.join(" "))),
         ("budget", b(limits.budget_bytes)),
-        ("blob", format!("up to {}", b(limits.unary_max_bytes))),
+        (
+            "blob",
+            format!(
+                "up to {}, or {} in chunks of up to {}",
+                b(limits.unary_max_bytes),
+                b(limits.stream_max_bytes),
+                b(limits.stream_chunk_max_bytes)
+            ),
+        ),
         ("key", format!("up to {}", b(limits.key_max_bytes.into()))),
         (
             "object",
@@ -212,6 +222,8 @@ fn capabilities_json(answer: &GetCapabilitiesResponse) -> Value {
             "cpu_limit_default_ms": limits.cpu_limit_default_ms,
             "cpu_limit_max_ms": limits.cpu_limit_max_ms,
             "page_max": limits.page_max,
+            "stream_max_bytes": limits.stream_max_bytes,
+            "stream_chunk_max_bytes": limits.stream_chunk_max_bytes,
         },
     })
 }
