@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Service,
     asked::Asked,
-    capabilities, convert,
+    capabilities, convert, disassemble,
     edge::Deadline,
     failure::{Failure, Reason},
     install,
@@ -115,6 +115,17 @@ impl CodeCacheService for Service {
         let now = Instant::now();
         let entries = views.iter().map(|view| convert::listed_entry(view, now)).collect();
         Ok(Response::new(proto::ListResponse { entries, next_page_token }))
+    }
+
+    async fn disassemble(
+        &self,
+        request: Request<proto::DisassembleRequest>,
+    ) -> Result<Response<proto::DisassembleResponse>, Status> {
+        let (service, request) = (self.clone(), request.into_inner());
+        // Some milliseconds for what is asked at most.
+        let answer = tokio::task::spawn_blocking(move || disassemble::answer(&service, request)).await;
+        let answer = answer.map_err(|error| Failure::new(Reason::Internal, format!("listing broke off: {error}")))?;
+        Ok(Response::new(answer?))
     }
 }
 

@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     Service, convert,
     failure::{Failure, Reason},
+    screen,
 };
 use crate::{
     arena::ReserveError,
@@ -47,6 +48,7 @@ fn install(service: &Service, request: &proto::InstallRequest) -> Result<proto::
         return Ok(proto::InstallResponse { entry, ..Default::default() });
     }
     let image = parse(service, request, format)?;
+    let screened = screen::screen(service.limits.screen, &install.name, &image)?;
     let parsed = Instant::now();
     let installed = service.cache.install(&install, image)?;
     service.metrics.blob(
@@ -63,7 +65,9 @@ fn install(service: &Service, request: &proto::InstallRequest) -> Result<proto::
         link: installed.times.link,
         publish: installed.times.publish,
     });
-    Ok(report(service, &installed))
+    let found = screened.findings.into_iter().map(screen::finding).collect();
+    let report = report(service, &installed);
+    Ok(proto::InstallResponse { screen_findings: found, screen_findings_total: screened.total, ..report })
 }
 
 fn report(service: &Service, installed: &Installed) -> proto::InstallResponse {
@@ -81,6 +85,7 @@ fn report(service: &Service, installed: &Installed) -> proto::InstallResponse {
         replaced: installed.outcome == Outcome::Replaced,
         evicted_entries: installed.victims.len() as u64,
         evicted_bytes: installed.victims.iter().map(|victim| victim.charged_bytes).sum(),
+        ..Default::default()
     }
 }
 

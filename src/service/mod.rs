@@ -10,6 +10,7 @@ mod cache_service;
 mod canary;
 mod capabilities;
 mod convert;
+mod disassemble;
 mod edge;
 mod execution_service;
 mod failure;
@@ -18,6 +19,7 @@ mod install;
 mod listener;
 mod observe;
 mod occupancy;
+mod screen;
 pub mod server;
 
 use std::{
@@ -39,6 +41,7 @@ use crate::{
     arena::Arenas,
     cache::{Cache, Pinned},
     code,
+    config::Screen,
     exec::Pool,
     metrics::Metrics,
 };
@@ -50,6 +53,8 @@ pub struct Limits {
     pub unary_max_bytes: u64,
     /// Bounds of an object.
     pub code: code::Limits,
+    /// What becomes of installs that hold what they must not.
+    pub screen: Screen,
     /// Bytes of arguments, buffers and per-call allocations of one call.
     pub call_memory_max_bytes: usize,
     /// CPU time of a call that does not ask for less.
