@@ -227,6 +227,7 @@ fn limits(config: &Config) -> Limits {
             relocations_max: config.code.relocations_max,
             ..code::Limits::default()
         },
+        screen: config.code.screen,
         call_memory_max_bytes: config.exec.call_memory_max_bytes,
         cpu_limit_default: Duration::from_millis(config.exec.cpu_limit_default_ms),
         cpu_limit_max: Duration::from_millis(config.exec.cpu_limit_max_ms),

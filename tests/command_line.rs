@@ -60,7 +60,7 @@ fn what_goes_wrong_has_an_exit_code_and_a_text_of_its_own() {
     };
     case(0, &["install", "k", &add, "--flat", "f=0"], "");
     case(1, &["install", "k", &other, "--flat", "f=0"], "KEY_OCCUPIED");
-    case(2, &["install", "j", &add], "not an ELF object");
+    case(2, &["install", "j", &add], "neither an ELF object nor an archive");
     case(1, &["install", "j", &file("broken", &support::compile("doubles.c")[..200])], "MALFORMED_OBJECT");
     case(2, &["install"], "Usage");
     case(3, &["lookup", "nothing"], "ENTRY_NOT_FOUND");

@@ -60,12 +60,12 @@ impl Views {
         unsafe { ptr::write_bytes(rest, 0, span_len - initial.len()) };
     }
 
-    /// A copy of the first `size_bytes` of the code, as a core would read them.
-    pub(super) fn read_code(&self, grant: &Grant, size_bytes: u64) -> Vec<u8> {
+    /// A copy of some bytes of the code, counted from its start, as a core would read them.
+    pub(super) fn read_code(&self, grant: &Grant, wanted: Range<u64>) -> Vec<u8> {
         let bytes = self.span_bytes(grant, PartKind::Code);
-        assert!(size_bytes <= bytes.end - bytes.start, "invariant: a span is as long as what it was taken for");
+        assert!(wanted.end <= bytes.end - bytes.start, "invariant: a span is as long as what it was taken for");
         let area = AreaId { arena: grant.arena, kind: PartKind::Code };
-        self.read_run(area, bytes.start..bytes.start + size_bytes)
+        self.read_run(area, bytes.start + wanted.start..bytes.start + wanted.end)
     }
 
     /// A copy of bytes of code or read-only data, as a core would read them.

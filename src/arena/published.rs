@@ -49,7 +49,15 @@ impl Published {
 
     /// A copy of the code.
     pub fn read_code(&self) -> Vec<u8> {
-        self.holding.memory().views.read_code(&self.holding.grant, self.holding.size_bytes(PartKind::Code))
+        self.read_code_at(0, u64::MAX)
+    }
+
+    /// A copy of the code from this offset on, `max_bytes` or as many as there are.
+    pub fn read_code_at(&self, offset_bytes: u64, max_bytes: u64) -> Vec<u8> {
+        let size_bytes = self.holding.size_bytes(PartKind::Code);
+        let start = offset_bytes.min(size_bytes);
+        let end = start.saturating_add(max_bytes).min(size_bytes);
+        self.holding.memory().views.read_code(&self.holding.grant, start..end)
     }
 
     /// Counts this memory as lingering instead of used from now on: nobody can ask for it any more, and it comes back

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     arena::Published,
-    code::{Image, Sizes, Symbol},
+    code::{Addresses, Image, Listing, Sizes, Symbol},
 };
 
 /// What is known of an entry without holding on to its memory.
@@ -158,6 +158,18 @@ impl Pinned {
     /// Run addresses of the code.
     pub fn code_range(&self) -> Range<u64> {
         self.entry.published.code_range()
+    }
+
+    /// A copy of the code from this offset on, `max_bytes` or as many as there are.
+    pub fn read_code(&self, offset_bytes: u64, max_bytes: u64) -> Vec<u8> {
+        self.entry.published.read_code_at(offset_bytes, max_bytes)
+    }
+
+    /// What names the code's addresses.
+    pub fn listing(&self) -> Listing<'_> {
+        let (at, meta) = (self.entry.published.addresses(), &self.entry.meta);
+        let at = Addresses { code: at.code, rodata: at.rodata, data: at.data };
+        Listing::new(at, meta.sizes.code.size_bytes, meta.exports.functions(), meta.exports.symbols())
     }
 
     /// Run address of a function.

@@ -1,6 +1,6 @@
 //! The symbols of a resident entry.
 
-use crate::code::{Function, Symbol};
+use crate::code::{self, Function, Symbol};
 
 /// What can be called and named in an entry.
 #[derive(Debug, Default)]
@@ -29,6 +29,11 @@ impl Exports {
         &self.symbols
     }
 
+    /// Functions, exported or not, by offset.
+    pub fn functions(&self) -> &[Function] {
+        &self.functions
+    }
+
     /// An exported function.
     pub fn function(&self, name: &str) -> Option<&Symbol> {
         let at = self.symbols.binary_search_by(|symbol| (*symbol.name).cmp(name)).ok()?;
@@ -37,10 +42,7 @@ impl Exports {
 
     /// The function, exported or not, that holds the code at this offset. One without a size reaches to the next.
     pub fn function_at(&self, offset_bytes: u64) -> Option<&Function> {
-        let after = self.functions.partition_point(|function| function.offset_bytes <= offset_bytes);
-        let function = self.functions.get(after.checked_sub(1)?)?;
-        let inside = function.size_bytes == 0 || offset_bytes - function.offset_bytes < function.size_bytes;
-        inside.then_some(function)
+        code::function_at(&self.functions, offset_bytes)
     }
 }
 

@@ -168,6 +168,14 @@ impl Cache {
         Some(Pinned { entry, handle })
     }
 
+    /// Finds an entry and keeps it to be looked at. No use.
+    pub fn peek(&self, target: Target<'_>) -> Option<Pinned> {
+        let residents = self.residents();
+        let handle = residents.find(target)?;
+        let entry = Arc::clone(&residents.get(handle)?.entry);
+        Some(Pinned { entry, handle })
+    }
+
     /// Takes an entry out. `on_freed` is called once its memory is free, if it is not at once.
     pub fn evict(&self, target: Target<'_>, on_freed: Option<OnFreed>) -> Option<EvictedEntry> {
         let (resident, view) = {

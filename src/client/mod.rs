@@ -31,10 +31,11 @@ use tonic::{
 };
 
 use crate::proto::{
-    EvictRequest, EvictResponse, ExecuteRequest, ExecuteResponse, GetArenasRequest, GetArenasResponse,
-    GetCapabilitiesRequest, GetCapabilitiesResponse, GetStatusRequest, GetStatusResponse, ListRequest, ListResponse,
-    LookupRequest, LookupResponse, admin_service_client::AdminServiceClient,
-    code_cache_service_client::CodeCacheServiceClient, execution_service_client::ExecutionServiceClient,
+    DisassembleRequest, DisassembleResponse, EvictRequest, EvictResponse, ExecuteRequest, ExecuteResponse,
+    GetArenasRequest, GetArenasResponse, GetCapabilitiesRequest, GetCapabilitiesResponse, GetStatusRequest,
+    GetStatusResponse, ListRequest, ListResponse, LookupRequest, LookupResponse,
+    admin_service_client::AdminServiceClient, code_cache_service_client::CodeCacheServiceClient,
+    execution_service_client::ExecutionServiceClient,
 };
 
 pub use address::{Address, DEFAULT_ADDRESS};
@@ -60,7 +61,7 @@ type Answer<R> = Result<Response<R>, Status>;
 
 /// A connection to the daemon. Clones share it, and cost one reference count.
 ///
-/// Calls fail with [`ClientError`]. `GetCapabilities`, `Lookup`, `List`, `Install` and `InstallStream` are tried up to four times while
+/// Calls fail with [`ClientError`]. `GetCapabilities`, `Lookup`, `List`, `Disassemble`, `Install` and `InstallStream` are tried up to four times while
 /// the daemon is unavailable; `Execute` and `Evict` once, because a second try could act a second time.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -136,6 +137,14 @@ impl Client {
         self.retried(request, |mut stub, request| async move { stub.list(request).await }).await
     }
 
+    /// The instructions of an entry as text.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn disassemble(&self, request: DisassembleRequest) -> Result<DisassembleResponse, ClientError> {
+        self.retried(request, |mut stub, request| async move { stub.disassemble(request).await }).await
+    }
+
     /// What the daemon holds and does.
     ///
     /// # Errors
@@ -154,7 +163,7 @@ impl Client {
         self.once(request, |request| async move { stub.get_arenas(request).await }).await
     }
 
-    /// The bare stub for Install, InstallStream, Lookup, Evict and List: no deadline, no retry.
+    /// The bare stub for Install, InstallStream, Lookup, Evict, List and Disassemble: no deadline, no retry.
     #[must_use]
     pub fn cache(&self) -> CodeCacheServiceClient<Channel> {
         CodeCacheServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX_BYTES)

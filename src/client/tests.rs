@@ -130,6 +130,9 @@ impl CodeCacheService for Fake {
     async fn list(&self, _: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
         self.answer("list").await
     }
+    async fn disassemble(&self, _: Request<DisassembleRequest>) -> Result<Response<DisassembleResponse>, Status> {
+        self.answer("disassemble").await
+    }
 }
 
 #[tonic::async_trait]

@@ -214,6 +214,11 @@ impl Image {
         &self.functions
     }
 
+    /// The code before linking, and what linking writes.
+    pub(super) fn code_and_links(&self) -> (&[u8], &Links) {
+        (&self.initial.code, &self.links)
+    }
+
     /// What stays of the image after linking.
     pub fn into_exports(self) -> Box<[Symbol]> {
         self.exports.into()

@@ -22,6 +22,7 @@
 //! # Ok::<(), codecached::code::CodeError>(())
 //! ```
 
+mod disasm;
 mod elf;
 mod entities;
 mod error;
@@ -36,11 +37,13 @@ mod reach;
 mod relax;
 mod relocation;
 mod relocations;
+mod screen;
 mod sections;
 mod symbols;
 #[cfg(test)]
 mod tests;
 
+pub use disasm::{INSTRUCTION_MAX_BYTES, Line, Listing, call_text, function_at, instruction_text};
 pub use error::{CodeError, Location, Reason, RelocationName};
 pub use flat::FlatEntry;
 pub use image::{Addresses, Function, Image, Part, PartKind, Sizes, Symbol, Unused};
@@ -48,3 +51,4 @@ pub use imports::ImportTable;
 pub use inputs::Selection;
 pub use limits::Limits;
 pub use relocation::RELOCATIONS;
+pub use screen::{Finding, Rule, Screened};

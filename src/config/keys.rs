@@ -105,6 +105,7 @@ pub const KEYS: &[Key] = &[
     count("code.sections_max", 1, 65_536),
     count("code.symbols_max", 1, 16_777_216),
     count("code.relocations_max", 1, 16_777_216),
+    Key { path: "code.screen", kind: Kind::Word(&["off", "warn", "reject"]) },
     count("exec.executors", 0, 256),
     count("exec.queue_max", 1, 65_536),
     bytes("exec.stack_bytes", 64 * KIB, GIB),

@@ -135,6 +135,21 @@ pub struct Code {
     pub symbols_max: u32,
     /// Relocations of one object.
     pub relocations_max: u32,
+    /// Whether code is read before it is installed.
+    pub screen: Screen,
+}
+
+/// Whether code is read for what it must not do before it is installed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Screen {
+    /// No.
+    #[default]
+    Off,
+    /// What is found is sent back and logged.
+    Warn,
+    /// What is found refuses the install.
+    Reject,
 }
 
 /// Calls into resident code.
@@ -300,7 +315,13 @@ impl Default for Code {
     fn default() -> Self {
         // As much as the largest streamed blob. The counts are far above what real code of a quarter of that has, with
         // a section for each function; a symbol and a relocation take 24 bytes of the blob each.
-        Self { image_max_bytes: 64 * MIB, sections_max: 65_536, symbols_max: 262_144, relocations_max: 524_288 }
+        Self {
+            image_max_bytes: 64 * MIB,
+            sections_max: 65_536,
+            symbols_max: 262_144,
+            relocations_max: 524_288,
+            screen: Screen::Off,
+        }
     }
 }
 

@@ -48,6 +48,8 @@ labels! {
         Evict = "Evict",
         /// CodeCacheService/List
         List = "List",
+        /// CodeCacheService/Disassemble
+        Disassemble = "Disassemble",
         /// ExecutionService/Execute
         Execute = "Execute",
         /// AdminService/GetStatus
@@ -138,6 +140,8 @@ labels! {
         UnsupportedRelocation = "UNSUPPORTED_RELOCATION",
         /// A symbol that nobody offers.
         UnresolvedSymbol = "UNRESOLVED_SYMBOL",
+        /// An instruction that must not be installed.
+        ForbiddenInstruction = "FORBIDDEN_INSTRUCTION",
         /// For another machine.
         TargetMismatch = "TARGET_MISMATCH",
         /// Other bytes under a live key.
@@ -158,7 +162,7 @@ labels! {
     InstallStage {
         /// The digest.
         Verify = "verify",
-        /// Bytes to image.
+        /// Bytes to image, and its screening.
         Parse = "parse",
         /// Budget, victims and spans.
         Reserve = "reserve",
@@ -304,6 +308,7 @@ impl Rpc {
             ("CodeCacheService", "Lookup") => Self::Lookup,
             ("CodeCacheService", "Evict") => Self::Evict,
             ("CodeCacheService", "List") => Self::List,
+            ("CodeCacheService", "Disassemble") => Self::Disassemble,
             ("ExecutionService", "Execute") => Self::Execute,
             ("AdminService", "GetStatus") => Self::GetStatus,
             ("AdminService", "GetArenas") => Self::GetArenas,

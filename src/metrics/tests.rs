@@ -273,6 +273,7 @@ fn paths_of_requests_map_to_rpcs() {
     assert_eq!(Rpc::from_path("/codecache.v1.CodeCacheService/Lookup"), Rpc::Lookup);
     assert_eq!(Rpc::from_path("/codecache.v1.CodeCacheService/InstallStream"), Rpc::InstallStream);
     assert_eq!(Rpc::from_path("/codecache.v1.ExecutionService/Execute"), Rpc::Execute);
+    assert_eq!(Rpc::from_path("/codecache.v1.CodeCacheService/Disassemble"), Rpc::Disassemble);
     assert_eq!(Rpc::from_path("/codecache.v1.AdminService/GetStatus"), Rpc::GetStatus);
     assert_eq!(Rpc::from_path("/codecache.v1.AdminService/GetArenas"), Rpc::GetArenas);
     for path in ["/codecache.v1.ExecutionService/Lookup", "/grpc.health.v1.Health/Check", "/Lookup", "", "/"] {

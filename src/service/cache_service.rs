@@ -6,7 +6,14 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Service, asked::Asked, capabilities, convert, edge::Deadline, failure::Failure, install, upload};
+use super::{
+    Service,
+    asked::Asked,
+    capabilities, convert, disassemble,
+    edge::Deadline,
+    failure::{Failure, Reason},
+    install, upload,
+};
 use crate::{
     cache::{Gone, Name, Namespace, OnFreed},
     proto::{self, code_cache_service_server::CodeCacheService},
@@ -107,6 +114,17 @@ impl CodeCacheService for Service {
         let now = Instant::now();
         let entries = views.iter().map(|view| convert::listed_entry(view, now)).collect();
         Ok(Response::new(proto::ListResponse { entries, next_page_token }))
+    }
+
+    async fn disassemble(
+        &self,
+        request: Request<proto::DisassembleRequest>,
+    ) -> Result<Response<proto::DisassembleResponse>, Status> {
+        let (service, request) = (self.clone(), request.into_inner());
+        // Some milliseconds for what is asked at most.
+        let answer = tokio::task::spawn_blocking(move || disassemble::answer(&service, request)).await;
+        let answer = answer.map_err(|error| Failure::new(Reason::Internal, format!("listing broke off: {error}")))?;
+        Ok(Response::new(answer?))
     }
 }
 

@@ -118,8 +118,8 @@ pub(super) fn value(scalar: Scalar) -> proto::Value {
     proto::Value { kind: Some(kind) }
 }
 
-/// Names where a trap happened: `code` is where the entry's code lay.
-pub(super) fn trap(trap: &Trap, meta: &Meta, code: &std::ops::Range<u64>) -> proto::Trap {
+/// Names where a trap happened: `code` is where the entry's code lay, `instruction` what stands there.
+pub(super) fn trap(trap: &Trap, meta: &Meta, code: &std::ops::Range<u64>, instruction: String) -> proto::Trap {
     let kind = match trap.kind {
         TrapKind::Segv => proto::TrapKind::Segv,
         TrapKind::Bus => proto::TrapKind::Bus,
@@ -140,6 +140,7 @@ pub(super) fn trap(trap: &Trap, meta: &Meta, code: &std::ops::Range<u64>) -> pro
         outside: !inside,
         fault_address: trap.fault_address,
         signal: trap.signal,
+        instruction,
     }
 }
 

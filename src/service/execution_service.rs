@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Service,
     asked::Asked,
-    convert,
+    convert, disassemble,
     edge::Deadline,
     failure::{Failure, Reason},
 };
@@ -54,7 +54,7 @@ async fn execute(
     let asked = Asked::new(&request.namespace, request.target)?;
     let callee = service.cache.pin(asked.target()).ok_or_else(|| asked.absent())?;
     let entry = callee.function(&request.symbol).ok_or_else(|| no_function(&callee, &request.symbol))?;
-    let (meta, code) = (Arc::clone(callee.meta()), callee.code_range());
+    let (meta, code, handle) = (Arc::clone(callee.meta()), callee.code_range(), callee.handle());
     let ticket = service.pool.submit(Call { callee, entry, args, result, cpu_limit, wall_cap, deadline });
     let ticket = ticket.map_err(|rejected| rejected.refusal)?;
     meta.count_call();
@@ -71,7 +71,8 @@ async fn execute(
             };
             service.metrics.execution(outcome, done.queued, done.wall);
             service.metrics.trap(convert::trap_label(trap.kind));
-            execute_response::Outcome::Trap(convert::trap(&trap, &meta, &code))
+            let instruction = disassemble::trapped(service, handle, &meta.name, &trap);
+            execute_response::Outcome::Trap(convert::trap(&trap, &meta, &code, instruction))
         }
         Outcome::DeadlineBeforeStart => return Err(late(false)),
         Outcome::Cancelled => return Err(late(true)),

@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     Service, convert,
     failure::{Failure, Reason},
+    screen,
 };
 use crate::{
     arena::ReserveError,
@@ -78,6 +79,7 @@ fn install(
     }
     let image = parse(service, &request, format)?;
     let (objects, unused) = (image.objects(), image.unused());
+    let screened = screen::screen(service.limits.screen, &install.name, &image)?;
     // The image has of it what it needs.
     drop(std::mem::take(&mut request.blob));
     let parsed = Instant::now();
@@ -104,6 +106,8 @@ fn install(
         objects,
         unused_sections: unused.sections,
         unused_bytes: unused.bytes,
+        screen_findings: screened.findings.into_iter().map(screen::finding).collect(),
+        screen_findings_total: screened.total,
         ..report(service, &installed)
     };
     Ok(with_victims(upload, response))

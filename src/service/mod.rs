@@ -10,6 +10,7 @@ mod cache_service;
 mod canary;
 mod capabilities;
 mod convert;
+mod disassemble;
 mod edge;
 mod execution_service;
 mod failure;
@@ -19,6 +20,7 @@ mod install;
 mod listener;
 mod observe;
 mod occupancy;
+mod screen;
 pub mod server;
 mod upload;
 
@@ -41,6 +43,7 @@ use crate::{
     arena::Arenas,
     cache::{Cache, Pinned},
     code,
+    config::Screen,
     exec::Pool,
     metrics::Metrics,
 };
@@ -60,6 +63,8 @@ pub struct Limits {
     pub streams_max: usize,
     /// Bounds of an object.
     pub code: code::Limits,
+    /// What becomes of installs that hold what they must not.
+    pub screen: Screen,
     /// Bytes of arguments, buffers and per-call allocations of one call.
     pub call_memory_max_bytes: usize,
     /// CPU time of a call that does not ask for less.

@@ -61,6 +61,8 @@ pub(crate) enum Command {
     Evict(Evict),
     /// List entries
     List(List),
+    /// Show the instructions of an entry
+    Disasm(Disasm),
     /// Show what the daemon holds and does
     Stats,
     /// Show where the executable memory is used, lingers and is free, as a picture
@@ -155,6 +157,17 @@ pub(crate) struct List {
     pub(crate) order: Order,
     /// Entries at most; orders other than by key end at one page of the daemon
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Disasm {
+    /// Key
+    pub(crate) key: String,
+    /// Function, exported or not [default: all code]
+    pub(crate) symbol: Option<String>,
+    /// Instructions at most
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) limit: u32,
 }
 
@@ -356,6 +369,7 @@ mod tests {
             "call k f --output x=f",
             "call k f --repeat 0",
             "list --limit 0",
+            "disasm k --limit 10001",
             "bench lookup --seconds NaN",
             "bench lookup --in-flight 100000",
             "stats --timeout 10",

@@ -151,6 +151,9 @@ fn preview(buffer: &[u8]) -> String {
 fn trap_human(trap: &Trap) -> Lines {
     let (name, words) = kind(trap.kind());
     let mut lines = vec![("trap".to_owned(), format!("{name}: {words}")), ("where".to_owned(), place(trap))];
+    if !trap.instruction.is_empty() {
+        lines.push(("instruction".to_owned(), trap.instruction.clone()));
+    }
     if let Some(address) = trap.fault_address {
         lines.push(("fault address".to_owned(), format!("{address:#018x}")));
     }
@@ -230,6 +233,7 @@ fn trap_json(trap: &Trap, answer: &ExecuteResponse, times: &Times) -> Value {
         "kind": kind(trap.kind()).0,
         "symbol": trap.symbol,
         "offset_bytes": trap.offset_bytes,
+        "instruction": trap.instruction,
         "outside": trap.outside,
         "fault_address": trap.fault_address.map(|address| format!("{address:#018x}")),
         "signal": trap.signal,
@@ -260,10 +264,17 @@ mod tests {
     #[test]
     fn a_trap_says_what_where_and_why() {
         let kind = TrapKind::Segv.into();
-        let trap =
-            Trap { kind, symbol: "peek".into(), offset_bytes: 2, outside: false, fault_address: Some(0), signal: 11 };
+        let trap = Trap {
+            kind,
+            symbol: "peek".into(),
+            offset_bytes: 2,
+            outside: false,
+            fault_address: Some(0),
+            signal: 11,
+            instruction: "mov eax, dword ptr [rdi]".into(),
+        };
         let text = table::pairs(trap_human(&trap));
-        for part in ["SEGV", "peek+0x2", "0x0000000000000000", "11 (SIGSEGV)"] {
+        for part in ["SEGV", "peek+0x2", "dword ptr [rdi]", "0x0000000000000000", "11 (SIGSEGV)"] {
             assert!(text.contains(part), "no {part:?} in {text}");
         }
         let json = trap_json(&trap, &ExecuteResponse::default(), &Times::new());

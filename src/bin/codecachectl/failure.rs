@@ -85,6 +85,7 @@ fn hint(reason: &str) -> Option<&'static str> {
         "UNRESOLVED_SYMBOL" => {
             "link what it needs into the object with `ld -r`; `codecachectl capabilities` shows what the daemon offers"
         }
+        "FORBIDDEN_INSTRUCTION" => "code.screen of the daemon refuses such code; `objdump -d` shows what is around it",
         "BUDGET_EXHAUSTED" => "the entry alone is larger than the budget: cache.budget_bytes of the daemon",
         "ALL_ENTRIES_PINNED" => "everything in the cache is running now: try again, or give the daemon more budget",
         "SERVER_BUSY" => {

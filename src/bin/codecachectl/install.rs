@@ -8,7 +8,9 @@ use std::{
 use bytes::Bytes;
 use codecached::{
     client::archive,
-    proto::{BlobFormat, Digest, DigestAlgorithm, FlatEntry, InstallRequest, InstallResponse},
+    proto::{
+        BlobFormat, Digest, DigestAlgorithm, FlatEntry, InstallRequest, InstallResponse, ScreenFinding, ScreenRule,
+    },
 };
 use serde_json::{Value, json};
 
@@ -153,7 +155,38 @@ fn human(installed: &[InstallResponse]) -> String {
             answer.evicted_entries.to_string(),
         ]);
     }
-    table.render()
+    table.render() + &installed.iter().map(findings).collect::<String>()
+}
+
+/// What the screening found, one a line.
+fn findings(answer: &InstallResponse) -> String {
+    let key = units::key(&answer.entry.clone().unwrap_or_default().key);
+    let line = |it: &ScreenFinding| {
+        let rule = word(it.rule());
+        let place = if it.function.is_empty() { "code".into() } else { it.function.escape_debug().to_string() };
+        format!("{key}: {rule}: {} at {place}+{:#x}\n", it.instruction, it.function_offset_bytes)
+    };
+    let mut text: String = answer.screen_findings.iter().map(line).collect();
+    let more = answer.screen_findings_total.saturating_sub(answer.screen_findings.len() as u64);
+    if more > 0 {
+        text.push_str(&format!("{key}: {more} more\n"));
+    }
+    text
+}
+
+/// A rule of the screening, such as SYSTEM_CALL.
+fn word(rule: ScreenRule) -> &'static str {
+    rule.as_str_name().trim_start_matches("SCREEN_RULE_")
+}
+
+fn finding_json(finding: &ScreenFinding) -> Value {
+    json!({
+        "rule": word(finding.rule()),
+        "function": finding.function,
+        "function_offset_bytes": finding.function_offset_bytes,
+        "offset_bytes": finding.offset_bytes,
+        "instruction": finding.instruction,
+    })
 }
 
 fn to_json(answer: &InstallResponse) -> Value {
@@ -167,6 +200,8 @@ fn to_json(answer: &InstallResponse) -> Value {
         "objects": answer.objects,
         "unused_sections": answer.unused_sections,
         "unused_bytes": answer.unused_bytes,
+        "screen_findings": answer.screen_findings.iter().map(finding_json).collect::<Vec<_>>(),
+        "screen_findings_total": answer.screen_findings_total,
     })
 }
 

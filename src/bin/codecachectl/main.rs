@@ -5,6 +5,7 @@ mod args;
 mod bench;
 mod call;
 mod context;
+mod disasm;
 mod failure;
 mod install;
 mod listing;
@@ -59,6 +60,7 @@ fn run(arguments: Arguments) -> Result<Report, Failure> {
             Command::Call(asked) => call::run(&context, asked).await,
             Command::Evict(asked) => residency::evict(&context, asked).await,
             Command::List(asked) => listing::run(&context, asked).await,
+            Command::Disasm(asked) => disasm::run(&context, asked).await,
             Command::Stats => status::stats(&context).await,
             Command::Arenas(asked) => arenas::run(&context, asked).await,
             Command::Capabilities => status::capabilities(&context).await,

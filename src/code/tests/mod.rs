@@ -2,11 +2,13 @@
 //! compiler made of `sample.c`.
 
 mod builder;
+mod disasm;
 mod flat;
 mod golden;
 mod hostile;
 mod objects;
 mod relocations;
+mod screen;
 mod sections;
 mod several;
 mod symbols;

@@ -1,7 +1,7 @@
 //! Any bytes as an object: an error, or an image within its limits that links or says why not.
 #![no_main]
 
-use codecached::code::{Addresses, Image, ImportTable, Limits, Selection};
+use codecached::code::{Addresses, Image, ImportTable, Limits, Screened, Selection};
 use libfuzzer_sys::fuzz_target;
 
 const AT: Addresses = Addresses { code: 0x7f00_0000_0000, rodata: 0x7f00_1000_0000, data: 0x7f00_2000_0000 };
@@ -15,5 +15,7 @@ fuzz_target!(|blob: &[u8]| {
     let (mut code, mut rodata) = (buffer(sizes.code.size_bytes), buffer(sizes.rodata.size_bytes));
     let mut data = buffer(sizes.data.size_bytes);
     assert!((code.len() + rodata.len() + data.len()) as u64 <= limits.image_max_bytes);
+    let screened = image.screen();
+    assert!(screened.findings.len() as u64 <= screened.total && screened.findings.len() <= Screened::FINDINGS_MAX);
     let _ = image.link(AT, &mut code, &mut rodata, &mut data);
 });
