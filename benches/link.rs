@@ -1,4 +1,4 @@
-//! Measures what becomes of an object without transport: parsed, linked, published, resident.
+//! Measures what becomes of an object without transport: parsed, linked, published.
 //!
 //! ```text
 //! cargo bench --bench link -- [--peer FILE] [ARCHIVE ...]
@@ -10,27 +10,28 @@
 #![allow(clippy::print_stdout)] // Its figures are its output.
 
 use std::{
+    collections::BTreeSet,
     error::Error,
     fs,
     io::Write as _,
     process::{Command, Stdio},
-    sync::Arc,
     time::Instant,
 };
 
 use codecached::{
     arena::{ArenaConfig, Arenas, Layout, Part},
-    cache::{Cache, CacheConfig, Install, Name, Namespace},
     code::{Addresses, CodeError, Image, ImportTable, Limits, Selection},
-    exec,
 };
-use object::read::archive::ArchiveFile;
+use object::{
+    LittleEndian, Object as _, ObjectSymbol as _,
+    read::{archive::ArchiveFile, elf::ElfFile64},
+};
 
 const ROUNDS: usize = 5;
 const OBJECTS: usize = 20_000;
 const RESERVE_BYTES: u64 = 512 << 20;
 const AIM_NS: f64 = 7_000.0;
-/// A page for each of the segments that JITLink makes of such an object.
+/// What JITLink takes at least for such an object.
 const PAGE_BYTES: f64 = 4096.0;
 const AT: Addresses = Addresses { code: 0x7f00_0000_0000, rodata: 0x7f00_1000_0000, data: 0x7f00_2000_0000 };
 
@@ -48,16 +49,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         let blob = assemble(body)?;
         let fresh = median(|| published(&blob, false));
         let reused = median(|| published(&blob, true));
-        let (install, charged) = (median(|| installed(&blob).0), installed(&blob).1);
+        let bytes = span_bytes(&blob);
         println!("link.{name}.parse_to_published {fresh:.0} ns");
         println!("link.{name}.parse_to_published_reused {reused:.0} ns");
-        println!("link.{name}.install_in_process {install:.0} ns");
-        println!("link.{name}.charged_bytes {charged:.0} B");
-        println!("link.{name}.pages_of_its_own {:.3} x", charged / (2.0 * PAGE_BYTES));
+        println!("link.{name}.span_bytes {bytes:.0} B");
+        println!("link.{name}.whole_pages {:.3} x", bytes / PAGE_BYTES);
         let verdict = if fresh <= AIM_NS { "pass" } else { "short" };
         println!("link.aim.{name}.parse_to_published {fresh:.0} {AIM_NS} {verdict}");
         if let Some(theirs) = value(&peer, &format!("orc.best.{name}.install_100_each_p50")) {
-            println!("link.ratio.{name}.install_in_process {:.4} x", install / (1000.0 * theirs));
+            println!("link.ratio.{name}.parse_to_published {:.4} x", fresh / (1000.0 * theirs));
         }
     }
     let archives: Vec<_> = arguments.collect();
@@ -94,10 +94,7 @@ fn published(blob: &[u8], reused: bool) -> f64 {
     for _ in 0..OBJECTS {
         let image = Image::parse_elf(blob, &Selection::default(), &ImportTable::default(), &Limits::default())
             .expect("an object");
-        let part = |part: codecached::code::Part| Part { size_bytes: part.size_bytes, align_bytes: part.align_bytes };
-        let sizes = image.sizes();
-        let layout = Layout { code: part(sizes.code), rodata: part(sizes.rodata), data: part(sizes.data) };
-        let mut draft = arenas.reserve(&layout).expect("room");
+        let mut draft = arenas.reserve(&layout(&image)).expect("room");
         let at = draft.addresses();
         let at = Addresses { code: at.code, rodata: at.rodata, data: at.data };
         let (code, rodata) = draft.code_and_rodata_mut();
@@ -110,23 +107,17 @@ fn published(blob: &[u8], reused: bool) -> f64 {
     start.elapsed().as_secs_f64() * 1e9 / OBJECTS as f64
 }
 
-/// Nanoseconds of an install in process, each under a key of its own, and the bytes that one is charged.
-fn installed(blob: &[u8]) -> (f64, f64) {
+/// Bytes of executable memory that an object takes.
+fn span_bytes(blob: &[u8]) -> f64 {
     let arenas = Arenas::map(&ArenaConfig::new(RESERVE_BYTES, RESERVE_BYTES)).expect("arenas");
-    let config =
-        CacheConfig { budget_bytes: RESERVE_BYTES, eviction_window: 16, generation_seed: 1, clock: Instant::now };
-    let cache = Cache::new(&config, Arc::clone(&arenas), ImportTable::new(exec::imports()));
-    let start = Instant::now();
-    for at in 0..OBJECTS {
-        let image =
-            Image::parse_elf(blob, &Selection::default(), cache.imports(), &Limits::default()).expect("an object");
-        let name = Name::new(Namespace::new("").expect("the default"), &at.to_le_bytes()).expect("a key");
-        let digest = *blake3::hash(blob).as_bytes();
-        let install = Install { name, digest, identity: digest, replace: false, reentrant: false };
-        cache.install(&install, image).expect("room");
-    }
-    let ns = start.elapsed().as_secs_f64() * 1e9 / OBJECTS as f64;
-    (ns, cache.stats().charged.total_bytes() as f64 / OBJECTS as f64)
+    let image = Image::parse_elf(blob, &Selection::default(), &ImportTable::default(), &Limits::default());
+    arenas.charge_bytes(&layout(&image.expect("an object"))) as f64
+}
+
+fn layout(image: &Image) -> Layout {
+    let part = |part: codecached::code::Part| Part { size_bytes: part.size_bytes, align_bytes: part.align_bytes };
+    let sizes = image.sizes();
+    Layout { code: part(sizes.code), rodata: part(sizes.rodata), data: part(sizes.data) }
 }
 
 /// MB/s of parsing and linking all members that need nothing which is not there.
@@ -135,7 +126,7 @@ fn archive(path: &str) -> Result<(), Box<dyn Error>> {
     let members: Vec<&[u8]> =
         ArchiveFile::parse(&*blob)?.members().map(|it| it.and_then(|it| it.data(&*blob))).collect::<Result<_, _>>()?;
     let bytes = members.iter().map(|it| it.len() as f64).sum::<f64>();
-    let imports = ImportTable::new(exec::imports()).with_thread_locals(exec::thread_locals());
+    let imports = offering(&members)?;
     let linked = |member: &&&[u8]| link(member, &imports).is_ok();
     let count = members.iter().filter(linked).count();
     let ns = median(|| {
@@ -146,9 +137,30 @@ fn archive(path: &str) -> Result<(), Box<dyn Error>> {
     });
     let name = path.rsplit('/').next().unwrap_or(path);
     println!("link.archive.{name}.members {} members", members.len());
-    println!("link.archive.{name}.linked_with_what_is_offered {count} members");
+    println!("link.archive.{name}.linked {count} members");
+    let screened = |member: &&[u8]| {
+        let image = Image::parse_elf(member, &Selection::default(), &imports, &Limits::default()).ok()?;
+        let code_bytes = image.sizes().code.size_bytes as f64;
+        let start = Instant::now();
+        std::hint::black_box(image.screen());
+        Some((code_bytes, start.elapsed().as_secs_f64()))
+    };
+    let (code_bytes, seconds) = members.iter().filter_map(screened).fold((0.0, 0.0), |(a, b), (c, d)| (a + c, b + d));
+    println!("link.archive.{name}.screened {:.0} MB/s", code_bytes * 1e-6 / seconds);
     println!("link.archive.{name}.speed {:.0} MB/s", bytes * 1e3 / ns);
     Ok(())
+}
+
+/// A table that has all that the members lack, far away; it is never called.
+fn offering(members: &[&[u8]]) -> Result<ImportTable, Box<dyn Error>> {
+    let mut names = BTreeSet::new();
+    for member in members {
+        let file = ElfFile64::<LittleEndian>::parse(*member)?;
+        names.extend(file.symbols().filter(|it| it.is_undefined()).filter_map(|it| Some(it.name().ok()?.to_owned())));
+    }
+    let names = names.into_iter().filter(|name| !name.is_empty() && name != "_GLOBAL_OFFSET_TABLE_");
+    let table = ImportTable::new((0x5555_0000_0000..).zip(names).map(|(at, name)| (&*name.leak(), at)));
+    Ok(table.with_thread_locals([("errno", -64)]))
 }
 
 fn link(member: &[u8], imports: &ImportTable) -> Result<(), CodeError> {
