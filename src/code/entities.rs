@@ -58,13 +58,22 @@ pub(super) struct Entities {
     /// By object and symbol.
     of_symbols: Vec<Vec<u32>>,
     /// By object and section: it is of a group for which another object's stands.
-    pub(super) discarded: Vec<HashSet<usize>>,
+    pub(super) discarded: Vec<Vec<bool>>,
 }
 
 impl Entities {
     /// The number of what a symbol means; `None` if there is no such symbol.
     pub(super) fn of(&self, object: usize, symbol: usize) -> Option<u32> {
         if symbol == 0 { Some(0) } else { self.of_symbols[object].get(symbol).copied() }
+    }
+
+    /// How large a thing is, by what says where it is; 0 where that does not say.
+    pub(super) fn size_bytes(&self, objects: &[Object<'_>], entity: u32) -> u64 {
+        let Entity { definition, symbol: SymbolId { object, symbol }, .. } = self.all[entity as usize];
+        match definition {
+            Definition::Common { size_bytes, .. } => size_bytes,
+            _ => objects[object].symbols.get(symbol).map_or(0, |it| it.st_size(LE)),
+        }
     }
 
     /// Every symbol of all objects with what it means.
@@ -137,6 +146,9 @@ impl Entities {
 fn stronger(old: &Entity, new: &Entity) -> Option<Entity> {
     use Definition::{Common, ThreadLocal, Undefined};
     Some(match (old.definition, new.definition) {
+        // One that says what it is about says more than one that does not.
+        (ThreadLocal { is_defined: false }, Undefined { .. }) => *old,
+        (Undefined { .. }, ThreadLocal { is_defined: false }) => *new,
         (ThreadLocal { is_defined: false }, _) => *new,
         (_, ThreadLocal { is_defined: false }) => *old,
         // One that must be there makes a definition necessary.
@@ -158,7 +170,7 @@ fn stronger(old: &Entity, new: &Entity) -> Option<Entity> {
     })
 }
 
-fn read(object: &Object<'_>, id: SymbolId, symbol: &Sym, discarded: &HashSet<usize>) -> Result<Entity, CodeError> {
+fn read(object: &Object<'_>, id: SymbolId, symbol: &Sym, discarded: &[bool]) -> Result<Entity, CodeError> {
     let base = object.symbol_base(id.symbol, symbol)?;
     let is_known = matches!(symbol.st_bind(), elf::STB_LOCAL | elf::STB_GLOBAL | elf::STB_WEAK | elf::STB_GNU_UNIQUE);
     if !is_known {
@@ -169,7 +181,7 @@ fn read(object: &Object<'_>, id: SymbolId, symbol: &Sym, discarded: &HashSet<usi
     let is_weak = symbol.st_bind() == elf::STB_WEAK;
     let definition = match base {
         // What another object's stands for is that, to those who mean it by its name.
-        Base::Section(section) if discarded.contains(&section) => {
+        Base::Section(section) if discarded[section] => {
             if is_global {
                 Definition::Undefined { is_weak }
             } else {
@@ -188,16 +200,22 @@ fn read(object: &Object<'_>, id: SymbolId, symbol: &Sym, discarded: &HashSet<usi
 }
 
 /// The sections of groups of a name that an earlier object has a group for.
-fn discarded(objects: &[Object<'_>]) -> Result<Vec<HashSet<usize>>, CodeError> {
+fn discarded(objects: &[Object<'_>]) -> Result<Vec<Vec<bool>>, CodeError> {
     let mut seen: HashSet<&[u8]> = HashSet::new();
     let mut all = Vec::with_capacity(objects.len());
     for object in objects {
-        let mut discarded = HashSet::new();
+        let mut discarded = vec![false; object.sections.len()];
+        let mut words_total = 0;
         for (index, header) in object.sections.iter().enumerate() {
             if header.sh_type(LE) != elf::SHT_GROUP {
                 continue;
             }
             let words: &[object::U32<object::LittleEndian>] = object.entries(index)?;
+            // Else a small blob could be the contents of many groups, and cost more work than it has bytes.
+            words_total += words.len();
+            if words_total > object.blob.len() / size_of::<u32>() {
+                return Err(object.malformed("groups share their contents"));
+            }
             let Some((flags, members)) = words.split_first() else { continue };
             let signature = object.symbols.get(header.sh_info(LE) as usize);
             let Some(signature) = signature.filter(|_| header.link(LE).0 == object.symtab_index) else {
@@ -209,7 +227,12 @@ fn discarded(objects: &[Object<'_>]) -> Result<Vec<HashSet<usize>>, CodeError> {
                 _ => object.symbol_name(signature)?,
             };
             if flags.get(LE) & GRP_COMDAT != 0 && !seen.insert(name) {
-                discarded.extend(members.iter().map(|member| member.get(LE) as usize));
+                for member in members {
+                    let Some(of_group) = discarded.get_mut(member.get(LE) as usize) else {
+                        return Err(object.malformed_section("the group has a section that does not exist", index));
+                    };
+                    *of_group = true;
+                }
             }
         }
         all.push(discarded);

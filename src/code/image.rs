@@ -2,7 +2,7 @@ use std::fmt;
 
 use super::entities::Entities;
 use super::layout::Layout;
-use super::reach::Patches;
+use super::reach::{Needed, Patches};
 use super::relocations::Links;
 use super::{CodeError, FlatEntry, ImportTable, Limits, Selection};
 use super::{flat, inputs, link, reach, relocations, sections, symbols};
@@ -139,15 +139,15 @@ impl Image {
         }
         let exported = symbols::exported(&objects, &entities, &selection.roots)?;
         let needed = if selection.keep_unused {
-            classes.iter().map(|classes| vec![true; classes.len()]).collect()
+            Needed::all(&classes, &entities)
         } else {
             reach::needed(&objects, &classes, &patches, &entities, exported.iter().copied())?
         };
         let mut layout = Layout::new(limits);
-        let homes = sections::place(&objects, &classes, &needed, &mut layout)?;
-        let places = symbols::place(&objects, &entities, &homes, imports, &mut layout)?;
+        let homes = sections::place(&objects, &classes, &needed.sections, &mut layout)?;
+        let places = symbols::place(&objects, &entities, &needed, &homes, imports, &mut layout)?;
         let links = relocations::collect(&objects, &patches, &homes, &entities, &places, imports, &mut layout)?;
-        let names = symbols::names(&objects, &entities, &places, &exported)?;
+        let names = symbols::names(&objects, &entities, &places, &exported, !selection.roots.is_empty())?;
         let mut initial = sections::contents(&objects, &homes, &layout)?;
         links.write_stubs(&mut initial.code);
         links.write_relaxed(&mut initial.code);
@@ -158,7 +158,7 @@ impl Image {
             exports: names.exports,
             functions: names.functions,
             objects: objects.len() as u64,
-            unused: sections::unused(&objects, &classes, &needed),
+            unused: sections::unused(&objects, &classes, &needed.sections),
         })
     }
 

@@ -72,16 +72,35 @@ fn table(
     Ok(Some((patched, entries.len() as u64)))
 }
 
-/// By object and section: whether it is needed by what `roots` (entities) mean, or says that it must stay.
+/// What is to be in the image.
+pub(super) struct Needed {
+    /// By object and section.
+    pub(super) sections: Vec<Vec<bool>>,
+    /// By entity, true of those common symbols that are.
+    pub(super) entities: Vec<bool>,
+}
+
+impl Needed {
+    /// All of it.
+    pub(super) fn all(classes: &[Vec<Class>], entities: &Entities) -> Self {
+        let sections = classes.iter().map(|classes| vec![true; classes.len()]).collect();
+        Self { sections, entities: vec![true; entities.all.len()] }
+    }
+}
+
+/// What is needed by what `roots` (entities) mean, or says that it must stay.
 pub(super) fn needed(
     objects: &[Object<'_>],
     classes: &[Vec<Class>],
     patches: &[Patches],
     entities: &Entities,
     roots: impl Iterator<Item = u32>,
-) -> Result<Vec<Vec<bool>>, CodeError> {
-    let mut marks =
-        Marks { needed: classes.iter().map(|classes| vec![false; classes.len()]).collect(), classes, open: Vec::new() };
+) -> Result<Needed, CodeError> {
+    let needed = Needed {
+        sections: classes.iter().map(|classes| vec![false; classes.len()]).collect(),
+        entities: vec![false; entities.all.len()],
+    };
+    let mut marks = Marks { needed, classes, open: Vec::new() };
     for (at, object) in objects.iter().enumerate() {
         for (section, header) in object.sections.iter().enumerate() {
             let stays = header.sh_flags(LE).contains(elf::SHF_GNU_RETAIN);
@@ -106,7 +125,7 @@ pub(super) fn needed(
 }
 
 struct Marks<'a> {
-    needed: Vec<Vec<bool>>,
+    needed: Needed,
     classes: &'a [Vec<Class>],
     /// Needed, but not looked at yet.
     open: Vec<(usize, usize)>,
@@ -115,12 +134,13 @@ struct Marks<'a> {
 impl Marks<'_> {
     fn add(&mut self, object: usize, section: usize) {
         let is_loaded = !matches!(self.classes[object][section], Class::NotLoaded | Class::Discarded);
-        if is_loaded && !std::mem::replace(&mut self.needed[object][section], true) {
+        if is_loaded && !std::mem::replace(&mut self.needed.sections[object][section], true) {
             self.open.push((object, section));
         }
     }
 
     fn add_entity(&mut self, entities: &Entities, entity: u32) {
+        self.needed.entities[entity as usize] = true;
         let entity = &entities.all[entity as usize];
         if let Definition::Section(section) = entity.definition {
             self.add(entity.symbol.object, section);

@@ -1,4 +1,4 @@
-use object::read::elf::{SectionHeader as _, Sym as _};
+use object::read::elf::SectionHeader as _;
 
 use super::elf::{LE, Object, Rela};
 use super::entities::{Entities, SymbolId};
@@ -16,6 +16,10 @@ use super::{CodeError, ImportTable, Location};
 pub(super) const SLOT_BYTES: u64 = 8;
 /// Bytes of a call stub: `jmp *slot(%rip)`, and trap bytes up to a multiple of 8.
 pub(super) const STUB_BYTES: u64 = 8;
+/// The addend of a field that ends its instruction, as displacements count from there.
+const END_OF_FIELD: i64 = -4;
+/// Bytes of names for errors that are kept for each byte of the blobs; what is beyond stays unnamed.
+const NAME_BYTES_PER_BLOB_BYTE_MAX: u64 = 4;
 /// `jmp *0(%rip)`; the displacement follows once addresses are known.
 const STUB: [u8; STUB_BYTES as usize] = [0xff, 0x25, 0, 0, 0, 0, 0xcc, 0xcc];
 
@@ -104,6 +108,7 @@ pub(super) fn collect(
         target_of_entity: vec![None; places.len()],
         unresolved: Vec::new(),
         unresolved_total: 0,
+        room_bytes: objects.iter().map(|it| it.blob.len() as u64).sum::<u64>() * NAME_BYTES_PER_BLOB_BYTE_MAX,
     };
     for (at, homes) in homes.iter().enumerate() {
         for (section, &home) in homes.iter().enumerate() {
@@ -163,6 +168,8 @@ struct Collector<'a> {
     /// Unresolved symbols in the order of their first use, up to the number that an error shows.
     unresolved: Vec<String>,
     unresolved_total: u64,
+    /// Bytes of names that may still be kept.
+    room_bytes: u64,
 }
 
 impl Collector<'_> {
@@ -177,7 +184,7 @@ impl Collector<'_> {
     fn table(&mut self, of: Section, table: usize) -> Result<(), CodeError> {
         let object = &self.objects[of.object];
         let entries: &[Rela] = object.entries(table)?;
-        let name = shown(object.section_name(of.section)?).into();
+        let name = self.kept(shown(object.section_name(of.section)?));
         self.links.sources.push(Source { part: of.part, offset_bytes: of.offset_bytes, name });
         entries.iter().try_for_each(|entry| self.entry(entry, of))
     }
@@ -210,14 +217,14 @@ impl Collector<'_> {
             Place::OfThread(_) if !relocation.is_thread_local() => {
                 malformed("a variable of the thread is used as if it had one address")
             }
-            Place::In(..) | Place::Import(_) if relocation.is_thread_local() => {
+            Place::In(..) | Place::Import(_) | Place::Nothing | Place::SlotsStart if relocation.is_thread_local() => {
                 malformed("the symbol is no variable of the thread")
             }
             Place::Unresolved => {
                 self.miss(entity);
                 Ok(())
             }
-            _ => self.push(relocation, entity, of, offset, entry.r_addend.get(LE), symbol),
+            _ => self.push(relocation, entity, of, offset, entry.r_addend.get(LE)),
         }
     }
 
@@ -228,21 +235,20 @@ impl Collector<'_> {
         of: Section,
         offset: u64,
         addend: i64,
-        symbol: usize,
     ) -> Result<(), CodeError> {
         let place = self.places[entity as usize];
         let source = self.links.sources.len() as u32 - 1;
         let mut fixup =
             Fixup { offset_bytes: of.offset_bytes + offset, addend, to: To::SlotsStart, source, relocation };
         if relocation.is_size() {
-            let size_bytes = self.objects[of.object].symbols.get(symbol).map_or(0, |it| it.st_size(LE));
+            let size_bytes = self.entities.size_bytes(self.objects, entity);
             fixup.addend = i64::try_from(size_bytes).ok().and_then(|it| it.checked_add(addend)).unwrap_or(i64::MAX);
             fixup.to = To::Target(self.target(0));
             self.links.fixups.push(fixup);
             return Ok(());
         }
         if relocation.may_relax()
-            && addend == -4
+            && addend == END_OF_FIELD
             && matches!(place, Place::In(..))
             && let Some(form) = self.form(of, offset, relocation)?
         {
@@ -255,9 +261,11 @@ impl Collector<'_> {
         }
         let is_by_stub = match relocation {
             // Calls of a weak symbol that is nothing stand behind a test of its address, and still must reach.
-            Relocation::Plt32 | Relocation::PltOff64 => !matches!(place, Place::In(..)),
+            Relocation::Plt32 => matches!(place, Place::Import(_) | Place::Nothing) && addend == END_OF_FIELD,
+            Relocation::PltOff64 => matches!(place, Place::Import(_) | Place::Nothing) && addend == 0,
             // Compilers and older assemblers write calls so, and a stub's address serves as the function's own.
-            Relocation::Pc32 => matches!(place, Place::Import(_)),
+            Relocation::Pc32 => matches!(place, Place::Import(_)) && addend == END_OF_FIELD,
+            // Somewhere in the middle of a function that is far away nobody can be led to by a stub.
             _ => false,
         };
         fixup.to = if relocation.is_by_slot() {
@@ -273,6 +281,17 @@ impl Collector<'_> {
         };
         self.links.fixups.push(fixup);
         Ok(())
+    }
+
+    /// A name for errors, as long as there is room for it.
+    fn kept(&mut self, name: String) -> Box<str> {
+        match self.room_bytes.checked_sub(name.len() as u64) {
+            Some(left) => {
+                self.room_bytes = left;
+                name.into()
+            }
+            None => Box::default(),
+        }
     }
 
     /// How the instruction around a field can do without a slot.
@@ -292,7 +311,8 @@ impl Collector<'_> {
             return target;
         }
         let target = self.links.targets.len() as u32;
-        let name = self.name_of(entity).unwrap_or_default().into();
+        let name = self.name_of(entity).unwrap_or_default();
+        let name = self.kept(name);
         self.links.targets.push(Target { place: self.places[entity as usize], name, slot: None, stub: None });
         self.target_of_entity[entity as usize] = Some(target);
         target

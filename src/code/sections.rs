@@ -1,5 +1,3 @@
-use std::collections::HashSet;
-
 use object::elf;
 use object::read::elf::SectionHeader as _;
 
@@ -41,11 +39,11 @@ const STARTUP_PREFIXES: [&[u8]; 5] = [b".init_array", b".fini_array", b".preinit
 const STARTUP_NAMES: [&[u8]; 2] = [b".init", b".fini"];
 
 /// What each section of an object is.
-pub(super) fn classify(object: &Object<'_>, discarded: &HashSet<usize>) -> Result<Vec<Class>, CodeError> {
+pub(super) fn classify(object: &Object<'_>, discarded: &[bool]) -> Result<Vec<Class>, CodeError> {
     let mut from_file_bytes: u64 = 0;
     let mut classes = vec![Class::NotLoaded];
     for (index, header) in object.sections.iter().enumerate().skip(1) {
-        let class = if discarded.contains(&index) { Class::Discarded } else { class(object, index, header)? };
+        let class = if discarded[index] { Class::Discarded } else { class(object, index, header)? };
         if matches!(class, Class::Part(_)) && header.sh_type(LE) != elf::SHT_NOBITS {
             from_file_bytes += object.contents(index)?.len() as u64;
         }

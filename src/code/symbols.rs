@@ -8,6 +8,7 @@ use super::entities::{Definition, Entities, Entity, SymbolId};
 use super::error::shown;
 use super::image::{Function, PartKind, Symbol};
 use super::layout::Layout;
+use super::reach::Needed;
 use super::sections::Home;
 use super::{CodeError, ImportTable, Location};
 
@@ -94,11 +95,17 @@ fn by_name(objects: &[Object<'_>], entities: &Entities, roots: &[String]) -> Res
 pub(super) fn place(
     objects: &[Object<'_>],
     entities: &Entities,
+    needed: &Needed,
     homes: &[Vec<Home>],
     imports: &ImportTable,
     layout: &mut Layout,
 ) -> Result<Vec<Place>, CodeError> {
-    entities.all.iter().map(|entity| place_one(objects, entity, homes, imports, layout)).collect()
+    let mut places = Vec::with_capacity(entities.all.len());
+    for (entity, &is_needed) in entities.all.iter().zip(&needed.entities) {
+        let is_idle = matches!(entity.definition, Definition::Common { .. }) && !is_needed;
+        places.push(if is_idle { Place::NotLoaded } else { place_one(objects, entity, homes, imports, layout)? });
+    }
+    Ok(places)
 }
 
 fn place_one(
@@ -168,6 +175,7 @@ pub(super) fn names(
     entities: &Entities,
     places: &[Place],
     exported: &[u32],
+    is_asked_for: bool,
 ) -> Result<Names, CodeError> {
     let mut is_exported = vec![false; places.len()];
     exported.iter().for_each(|&entity| is_exported[entity as usize] = true);
@@ -178,6 +186,10 @@ pub(super) fn names(
         // Only by the symbol that says what the entity is, and not by others that mean it.
         if entities.all[number as usize].symbol != id {
             continue;
+        }
+        if is_asked_for && is_exported[number as usize] && places[number as usize] == Place::NotLoaded {
+            let at = objects[id.object].symbol_location(&objects[id.object].symbols[id.symbol]);
+            return Err(CodeError::Unsupported { what: "the symbol is in a section that is not loaded", at });
         }
         let &Place::In(part, offset_bytes) = &places[number as usize] else { continue };
         let (object, symbol) = (&objects[id.object], &objects[id.object].symbols[id.symbol]);
@@ -190,7 +202,7 @@ pub(super) fn names(
         };
         let kept_bytes = name.len() as u64 * (u64::from(is_exported) + u64::from(is_function));
         room_bytes = room_bytes.checked_sub(kept_bytes).ok_or(CodeError::malformed("symbols share their names"))?;
-        let size_bytes = symbol.st_size(LE);
+        let size_bytes = entities.size_bytes(objects, number);
         if is_function {
             functions.push(Function { name: name.into(), offset_bytes, size_bytes });
         }

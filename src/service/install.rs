@@ -1,6 +1,6 @@
 //! One install, from request to answer.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use sha2::{Digest as _, Sha256};
 
@@ -213,8 +213,10 @@ fn identity(request: &proto::InstallRequest, digest: &[u8; 32]) -> [u8; 32] {
         hasher.update(&(entry.name.len() as u64).to_le_bytes()).update(entry.name.as_bytes());
         hasher.update(&entry.offset_bytes.to_le_bytes());
     }
-    hasher.update(&[u8::from(request.keep_unused_sections)]).update(&(request.exports.len() as u64).to_le_bytes());
-    for name in &request.exports {
+    // The same symbols, however often and in whatever order they are named.
+    let exports: BTreeSet<_> = request.exports.iter().collect();
+    hasher.update(&[u8::from(request.keep_unused_sections)]).update(&(exports.len() as u64).to_le_bytes());
+    for name in exports {
         hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());
     }
     *hasher.finalize().as_bytes()

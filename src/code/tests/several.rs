@@ -171,6 +171,89 @@ fn sections_that_nothing_exported_needs_are_left_out_and_counted() {
 }
 
 #[test]
+fn a_member_that_is_taken_already_serves_for_its_other_names() {
+    let with = |names: &[&str], first| {
+        let mut object = defines(names[0], STB_GLOBAL, first);
+        names[1..].iter().for_each(|name| {
+            object.symbol(name, STB_GLOBAL, STT_FUNC, SymbolSection(1), 0, 8);
+        });
+        object
+    };
+    let blob = joined([with(&["g", "h"], 1), with(&["f", "g"], 2), calls("c", "g", STB_GLOBAL)]);
+    let image = select(&blob, &["c", "f"]).unwrap();
+    assert_eq!((image.objects(), called(&image, "c")), (2, 2));
+}
+
+#[test]
+fn groups_that_share_their_contents_or_name_no_section_are_malformed() {
+    let with = |groups: usize, members: &[u16]| {
+        let mut object = defines("f", STB_GLOBAL, 1);
+        let signature = object.symbol("signature", STB_WEAK, STT_FUNC, SymbolSection(1), 0, 8);
+        (0..groups).for_each(|_| object.group(signature, members));
+        object.build()
+    };
+    let text = |blob: &[u8]| select(blob, &[]).unwrap_err().to_string();
+    assert!(text(&with(2, &[999])).contains("does not exist"), "{}", text(&with(2, &[999])));
+    // All at the contents of the first, which are long.
+    let mut shared = with(40, &[1; 500]);
+    let offset = |blob: &[u8], at: u16| {
+        let table = u64::from_le_bytes(blob[40..48].try_into().unwrap()) as usize + usize::from(at) * 64;
+        u64::from_le_bytes(blob[table + 0x18..][..8].try_into().unwrap())
+    };
+    let first = offset(&shared, 2);
+    (2..42).for_each(|at| super::builder::patch_section(&mut shared, at, 0x18, &first.to_le_bytes()));
+    (2..42).for_each(|at| super::builder::patch_section(&mut shared, at, 0x20, &30_000_u64.to_le_bytes()));
+    assert!(text(&shared).contains("share their contents"), "{}", text(&shared));
+}
+
+#[test]
+fn sizes_are_those_of_the_definition_and_of_a_common_symbol_the_largest() {
+    let mut user = defines("f", STB_GLOBAL, 0xc3);
+    let table = user.section(".rodata", SHT_PROGBITS, RODATA, 8, &[0; 16]);
+    user.symbol("table", STB_GLOBAL, STT_OBJECT, SymbolSection(table), 0, 16);
+    let defined = user.undefined("defined");
+    let common = user.symbol("common", STB_GLOBAL, STT_OBJECT, SHN_COMMON, 4, 8);
+    user.relocation(table, 0, R_X86_64_SIZE64, defined, 1);
+    user.relocation(table, 8, R_X86_64_SIZE64, common, 0);
+    let mut other = defines("defined", STB_GLOBAL, 0xc3);
+    other.symbol("common", STB_GLOBAL, STT_OBJECT, SHN_COMMON, 4, 100);
+    other.symbol("idle", STB_GLOBAL, STT_OBJECT, SHN_COMMON, 4, 5000);
+    let blob = joined([user, other]);
+    let image = select(&blob, &["table", "common", "f"]).unwrap();
+    let rodata = link(&image).rodata;
+    assert_eq!((u64_at(&rodata, 0), u64_at(&rodata, 8)), (8 + 1, 100));
+    assert_eq!(image.symbols().iter().find(|it| &*it.name == "common").unwrap().size_bytes, 100);
+    assert_eq!(image.sizes().data.size_bytes, 100, "what nobody needs takes no memory");
+}
+
+#[test]
+fn a_call_into_the_middle_of_what_is_far_away_is_refused_and_led_nowhere_else() {
+    let mut object = defines("f", STB_GLOBAL, 0xe8);
+    let host = object.undefined("host");
+    object.relocation(1, 1, R_X86_64_PLT32, host, 8);
+    let error = link_at(&parse(&object.build()).unwrap(), AT).unwrap_err();
+    assert!(matches!(error, CodeError::RelocationOverflow { .. }), "{error}");
+}
+
+#[test]
+fn a_symbol_that_is_asked_for_and_not_loaded_is_refused_and_other_members_are_passed_over() {
+    let mut object = defines("f", STB_GLOBAL, 1);
+    let note = object.section(".comment", SHT_PROGBITS, 0, 1, &[1; 8]);
+    object.symbol("words", STB_GLOBAL, STT_OBJECT, SymbolSection(note), 0, 8);
+    let blob = object.build();
+    let blob = archive(&[("readme.txt".to_owned(), &b"text"[..]), ("a.o".to_owned(), &blob)]);
+    assert_eq!(exports(&select(&blob, &["f"]).unwrap()), ["f"]);
+    assert!(select(&blob, &["words"]).unwrap_err().to_string().contains("not loaded"));
+}
+
+#[test]
+fn an_archive_whose_names_do_not_end_is_malformed() {
+    let names = vec![b'x'; 5000];
+    let blob = archive(&[("/".to_owned(), &names), ("a.o".to_owned(), &defines("f", STB_GLOBAL, 1).build())]);
+    assert!(select(&blob, &["f"]).unwrap_err().to_string().contains("without an end"));
+}
+
+#[test]
 fn archives_that_are_cut_short_thin_or_hold_no_objects_are_malformed() {
     let good = joined([defines("f", STB_GLOBAL, 1)]);
     let text = |blob: &[u8]| select(blob, &[]).unwrap_err().to_string();
