@@ -83,7 +83,7 @@ fn hint(reason: &str) -> Option<&'static str> {
         "MALFORMED_OBJECT" => "give what `cc -c` or `ld -r` makes: an ELF64 relocatable object of this architecture",
         "UNSUPPORTED_RELOCATION" => "compile with `cc -O2 -fPIC -c`",
         "UNRESOLVED_SYMBOL" => {
-            "link what it needs into the object with `ld -r`; `codecachectl capabilities` shows what the daemon offers"
+            "install what defines them along with it (`install KEY a.o b.o`, or an archive); `capabilities` shows what is offered"
         }
         "FORBIDDEN_INSTRUCTION" => "code.screen of the daemon refuses such code; `objdump -d` shows what is around it",
         "BUDGET_EXHAUSTED" => "the entry alone is larger than the budget: cache.budget_bytes of the daemon",
