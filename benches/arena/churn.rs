@@ -39,7 +39,7 @@ fn parts_timed(bench: &mut Bench) {
             let released = ticks();
             let draft = slot.insert(memory.reserve(step.size));
             let allocated = ticks();
-            write(draft, code);
+            write(draft, step.size, code);
             let written = ticks();
             release.add(start, released);
             alloc.add(released, allocated);

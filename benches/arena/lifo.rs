@@ -43,7 +43,7 @@ fn time(run: impl FnOnce()) -> f64 {
 
 fn alloc_write_release(memory: &Memory, steps: &[Step], code: &[u8]) {
     for step in steps {
-        write(&mut memory.reserve(step.size), code);
+        write(&mut memory.reserve(step.size), step.size, code);
     }
 }
 

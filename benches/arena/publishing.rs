@@ -82,7 +82,7 @@ fn publish_fresh(memory: &Memory, pages: usize, code: &[u8]) -> (f64, f64) {
     let start = Instant::now();
     for (draft, slot) in drafts.iter_mut().zip(&mut slots) {
         *slot = draft.take().map(|mut draft| {
-            write(&mut draft, hint::black_box(code));
+            write(&mut draft, CODE_BYTES, hint::black_box(code));
             publish(draft)
         });
     }
@@ -115,7 +115,7 @@ fn reuse(report: &mut Report, clock: Clock, code: &[u8], suffix: &str) {
 
 fn drafts(memory: &Memory, code: &[u8], count: usize) -> Vec<Draft> {
     let mut drafts = memory.reserve_many(CODE_BYTES, count);
-    drafts.iter_mut().for_each(|draft| write(draft, code));
+    drafts.iter_mut().for_each(|draft| write(draft, CODE_BYTES, code));
     drafts
 }
 

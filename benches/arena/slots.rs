@@ -9,15 +9,14 @@ use crate::{
 
 pub(crate) type Slots = Vec<Option<Draft>>;
 
-/// Copies the start of `code` over the whole block.
-pub(crate) fn write(draft: &mut Draft, code: &[u8]) {
-    let block = draft.code_mut();
-    block.copy_from_slice(&code[..block.len()]);
+/// Copies the start of `code` over the whole block, which has this size.
+pub(crate) fn write(draft: &mut Draft, size: u32, code: &[u8]) {
+    draft.write_code(&code[..size as usize]);
 }
 
 /// Puts a new block into an empty slot.
 pub(crate) fn put(memory: &Memory, slot: &mut Option<Draft>, size: u32, code: &[u8]) {
-    write(slot.insert(memory.reserve(size)), code);
+    write(slot.insert(memory.reserve(size)), size, code);
 }
 
 /// One written block for each size.

@@ -94,8 +94,8 @@ impl Arenas {
         Arc::new(Self { memory: Arc::new(memory) })
     }
 
-    /// Takes committed memory for a layout: nothing is executable in it before [`Draft::publish`], free code memory is
-    /// filled with trap instructions.
+    /// Takes committed memory for a layout. Its code is traps for whoever reads or publishes it, but for what the draft
+    /// is given.
     ///
     /// # Errors
     /// [`ReserveError::Fragmented`] if giving up memory would help, others if not. Nothing is taken then.

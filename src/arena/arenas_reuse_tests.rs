@@ -35,6 +35,64 @@ fn what_a_thread_frees_it_gets_again_without_the_arena_and_not_without_a_barrier
     assert_eq!((barriers, operations()), (0, before), "a barrier came between");
 }
 
+/// What a draft of two granules that comes from a shelf leaves at its addresses.
+fn left_by(arenas: &Arc<Arenas>, owner: impl FnOnce(Draft)) -> Vec<u8> {
+    let mut old = arenas.reserve(&layout(128, 0, 0)).unwrap();
+    old.write_code(&[0x90; 128]);
+    let at = old.addresses().code;
+    drop(old.publish().unwrap());
+    let bytes = || (at..at + 128).map(|address| byte_at(arenas, address)).collect::<Vec<_>>();
+    assert_eq!(bytes(), [[TRAP; 64], [0x90; 64]].concat(), "whoever calls it is stopped");
+    let draft = arenas.reserve(&layout(128, 0, 0)).unwrap();
+    assert_eq!(draft.addresses().code, at);
+    owner(draft);
+    bytes()
+}
+
+#[test]
+fn nothing_of_an_earlier_owner_is_left_in_code_that_is_published_or_was_given_back() {
+    let publish = |draft: Draft| std::mem::forget(draft.publish().unwrap());
+    type Owner = Box<dyn Fn(Draft)>;
+    let cases: [(&str, Owner, usize); 6] = [
+        ("published as it is", Box::new(publish), 0),
+        ("written in part", Box::new(move |mut draft| (draft.write_code(&[1; 70]), publish(draft)).1), 70),
+        ("written whole", Box::new(move |mut draft| (draft.write_code(&[1; 128]), publish(draft)).1), 128),
+        (
+            "written twice",
+            Box::new(move |mut draft| {
+                draft.write_code(&[2; 128]);
+                draft.write_code(&[1; 3]);
+                publish(draft);
+            }),
+            3,
+        ),
+        (
+            "written through a reference",
+            Box::new(move |mut draft| {
+                draft.code_mut()[..5].fill(1);
+                publish(draft);
+            }),
+            5,
+        ),
+        (
+            "cut",
+            Box::new(move |mut draft| {
+                draft.shrink(PartKind::Code, 64);
+                draft.write_code(&[1; 9]);
+                publish(draft);
+            }),
+            9,
+        ),
+    ];
+    for (name, owner, written) in cases {
+        let left = left_by(&arenas(2 * MIB, MIB), owner);
+        assert_eq!(left, [vec![1; written], vec![TRAP; 128 - written]].concat(), "{name}");
+    }
+    // From a shelf to the arena.
+    let arenas = arenas(2 * MIB, MIB);
+    assert_eq!(left_by(&arenas, |draft| (drop(draft), arenas.stats()).0), [TRAP; 128]);
+}
+
 #[test]
 fn what_is_cut_off_a_draft_remembers_that_code_ran_there() {
     let arenas = arenas(2 * MIB, MIB);

@@ -111,8 +111,10 @@ fn code_without_an_owner_is_traps_before_the_first_owner_and_after_each() {
     draft.code_mut().fill(0x90);
     assert_eq!(byte_at(&arenas, at + 99), 0x90);
     drop(draft);
+    let _ = arenas.stats();
     assert!((at..at + PAGE_BYTES).all(|address| byte_at(&arenas, address) == TRAP), "a draft was dropped");
     drop(publish(&arenas, &constant(1)));
+    let _ = arenas.stats();
     assert!((at..at + PAGE_BYTES).all(|address| byte_at(&arenas, address) == TRAP), "published code was dropped");
 
     // A large span gives its whole pages back and fills only its edges, here in the middle of two pages.

@@ -23,6 +23,17 @@ impl Draft {
         self.holding.addresses()
     }
 
+    /// Copies `code` to the start of the code, traps behind it: cheaper than [`Self::code_mut`] where nearly all of it is
+    /// written.
+    ///
+    /// # Panics
+    /// If `code` is longer than was asked for.
+    pub fn write_code(&mut self, code: &[u8]) {
+        let size_bytes = self.holding.size_bytes(PartKind::Code);
+        assert!(code.len() as u64 <= size_bytes, "{} bytes of code where {size_bytes} were asked for", code.len());
+        self.holding.write_code(code);
+    }
+
     /// The code, exactly as long as was asked for; holds trap instructions at first.
     pub fn code_mut(&mut self) -> &mut [u8] {
         self.code_and_rodata_mut().0
@@ -96,6 +107,7 @@ impl Draft {
     /// The system refused to change the memory's protection: only where the window is opened on demand, or where
     /// protection is changed instead of memory mapped twice. The memory is given back.
     pub fn publish(mut self) -> Result<Published, PublishError> {
+        self.holding.trap_stale();
         let memory = &**self.holding.memory();
         if memory.views.changes_protection() {
             self.holding.make_runnable()?;

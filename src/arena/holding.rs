@@ -1,7 +1,7 @@
 //! Memory that has an owner: what a draft and what is published have in common.
 
 use std::{
-    fmt,
+    fmt, mem,
     ops::Range,
     sync::{
         Arc,
@@ -32,12 +32,14 @@ pub(super) struct Holding {
     done: AtomicU8,
 }
 
-/// The code holds anything but traps, perhaps.
+/// The code holds anything but traps, perhaps: what this owner wrote, or the one before.
 const WRITTEN: u8 = 1;
 /// The code may have been run.
 const PUBLISHED: u8 = 2;
 /// The spans are counted as lingering.
 const LINGERING: u8 = 4;
+/// The code is that of an earlier owner, all of it.
+const STALE: u8 = 8;
 
 impl Holding {
     /// Takes a grant over, with its arena's window open; or gives it back.
@@ -48,13 +50,18 @@ impl Holding {
             let bytes = layout.charge_bytes(memory.geometry().granule_bytes);
             return Err(ReserveError::Commit { part: PartKind::Code, step: "open the window of", bytes, errno });
         }
-        let holding = Self::of_shelf(memory, layout, grant);
+        let holding = Self::of(memory, layout, grant, 0);
         holding.clear_padding();
         Ok(holding)
     }
 
-    /// Takes a grant over that comes from a shelf: code alone, at an arena whose window is always open.
+    /// Takes a grant over that comes from a shelf: code alone, at an arena whose window is always open, and with what
+    /// its last owner left there.
     pub(super) fn of_shelf(memory: Arc<Memory>, layout: &Layout, grant: Grant) -> Self {
+        Self::of(memory, layout, grant, WRITTEN | STALE)
+    }
+
+    fn of(memory: Arc<Memory>, layout: &Layout, grant: Grant, done: u8) -> Self {
         let parts = [&layout.code, &layout.rodata, &layout.data];
         Self {
             memory: Some(memory),
@@ -63,7 +70,7 @@ impl Holding {
             sizes_bytes: parts.map(|part| part.size_bytes as u32),
             // Powers of two, but for parts without a span: 0 has as many zeroes as there are bits.
             aligns_log2: parts.map(|part| part.align_bytes.trailing_zeros() as u8 % 64),
-            done: AtomicU8::new(0),
+            done: AtomicU8::new(done),
         }
     }
 
@@ -71,9 +78,27 @@ impl Holding {
         self.memory.as_ref().expect("invariant: only drop takes it")
     }
 
-    /// The code is about to be written.
+    /// The code is about to be written, perhaps in parts.
     pub(super) fn writes(&mut self) {
+        self.trap_stale();
         *self.done.get_mut() |= WRITTEN;
+    }
+
+    /// Copies `code` to the start of the code, and makes the rest traps.
+    pub(super) fn write_code(&mut self, code: &[u8]) {
+        let done = self.done.get_mut();
+        let clean = mem::replace(done, (*done | WRITTEN) & !STALE) & WRITTEN == 0;
+        self.memory().views.write_code(&self.grant, code, clean);
+    }
+
+    /// Leaves no code of an earlier owner.
+    pub(super) fn trap_stale(&mut self) {
+        let done = self.done.get_mut();
+        if *done & STALE != 0 {
+            *done &= !STALE;
+            let area = self.grant.area(PartKind::Code);
+            self.memory().views.fill(area, self.bytes(PartKind::Code), TRAP);
+        }
     }
 
     /// The code has run, and is not published.
@@ -174,15 +199,15 @@ impl Holding {
     }
 
     /// Leaves no code in granules of this holding, and gives the memory of very many back. Answers which pages.
-    fn wipe(&self, area: AreaId, granules: &Range<u32>) -> Range<u32> {
-        let views = &self.memory().views;
-        let pages = self.memory().pool.large_pages(granules);
+    fn wipe(&self, memory: &Memory, area: AreaId, granules: &Range<u32>) -> Range<u32> {
+        let views = &memory.views;
+        let pages = memory.pool.large_pages(granules);
         // A refusal only means that the pages stay committed.
         let refused = !pages.is_empty() && views.decommit(area, pages.clone()).is_err();
         let gone = if refused { 0..0 } else { pages };
         // What was refused may have been done in part, and then there are zeroes.
         if area.kind == PartKind::Code && (self.is(WRITTEN) || refused) {
-            let bytes = self.memory().geometry().bytes_of(granules);
+            let bytes = memory.geometry().bytes_of(granules);
             let hole = u64::from(gone.start) * PAGE_BYTES..u64::from(gone.end) * PAGE_BYTES;
             let edges = if gone.is_empty() { [bytes, 0..0] } else { [bytes.start..hole.start, hole.end..bytes.end] };
             edges.into_iter().filter(|it| !it.is_empty()).for_each(|edge| views.fill(area, edge, TRAP));
@@ -213,6 +238,15 @@ impl Holding {
             .inspect_err(|_| views.close_writer(self.grant.arena))
     }
 
+    /// Whoever still calls the code by its start is stopped there, wherever the span goes.
+    fn bar(&self) {
+        let bytes = self.bytes(PartKind::Code);
+        if !bytes.is_empty() {
+            let start = bytes.start..bytes.start + self.memory().geometry().granule_bytes;
+            self.memory().views.fill(self.grant.area(PartKind::Code), start, TRAP);
+        }
+    }
+
     /// Leaves no code in what a draft gives up of a part.
     pub(super) fn wipe_tail(&self, kind: PartKind, granules: &Range<u32>) {
         if kind == PartKind::Code && self.is(WRITTEN) {
@@ -228,20 +262,20 @@ impl Drop for Holding {
             // It cannot be wiped, so it cannot be given to anybody: it stays taken.
             return;
         }
-        // Before anybody can be given the spans, while they are still ours: they are wiped, and cannot run stale.
-        for (area, span) in self.grant.spans() {
-            let gone = self.wipe(area, &span.range());
-            if !gone.is_empty() {
-                let memory = self.memory();
-                memory.pool.note_decommitted(area, gone, &memory.views.opening());
-            }
-        }
         if self.is(PUBLISHED) {
+            self.bar();
             self.grant.stamp = self.memory().epochs.stamp();
         }
         let memory = self.memory.take().expect("invariant: dropped once");
         let shelved = if self.is(LINGERING) { Err(memory) } else { memory.shelve(&self.grant) };
         let Err(memory) = shelved else { return };
+        // Before anybody can be given the spans, while they are still ours: they are wiped, and cannot run stale.
+        for (area, span) in self.grant.spans() {
+            let gone = self.wipe(&memory, area, &span.range());
+            if !gone.is_empty() {
+                memory.pool.note_decommitted(area, gone, &memory.views.opening());
+            }
+        }
         let given = memory.pool.give(&self.grant, &memory.views.opening());
         memory.views.close_writer(self.grant.arena);
         given.expect("invariant: a holding gives back the spans that it was given, once");

@@ -43,6 +43,24 @@ impl Views {
         (code, rodata)
     }
 
+    /// Copies `code` to the start of the code and writes traps behind it, unless they are there: where it is `clean`.
+    ///
+    /// # Panics
+    /// If `code` is longer than the span.
+    pub(super) fn write_code(&self, grant: &Grant, code: &[u8], clean: bool) {
+        let bytes = self.span_bytes(grant, PartKind::Code);
+        let span_len = (bytes.end - bytes.start) as usize;
+        assert!(code.len() <= span_len, "{} bytes of code for a span of {span_len} bytes", code.len());
+        let start = self.write_pointer(AreaId { arena: grant.arena, kind: PartKind::Code }, &bytes);
+        // SAFETY: The span has room for it, see above, is mapped writable, and only the caller has its grant.
+        unsafe { ptr::copy_nonoverlapping(code.as_ptr(), start, code.len()) };
+        if !clean {
+            let rest = start.wrapping_add(code.len());
+            // SAFETY: From the end of what was just written to the end of the same span.
+            unsafe { ptr::write_bytes(rest, TRAP, span_len - code.len()) };
+        }
+    }
+
     /// Copies `initial` into the data and writes zeroes behind it. Nothing may run that uses the data, and no other
     /// thread may do the same.
     ///

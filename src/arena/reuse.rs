@@ -3,6 +3,9 @@
 //! A reference on the memory goes with each span: who puts a span on a shelf leaves the reference there, and who takes
 //! the span takes it over. So a span changes hands without a count being touched that all threads share. As the memory
 //! would keep itself that way, the arenas close the shelves when they are dropped.
+//!
+//! What lies on a shelf still holds its code. Who takes it to write all of it writes each byte once; who gives it to the
+//! arena fills it with traps first.
 #![allow(unsafe_code)] // Takes over references that were left behind.
 
 use std::{
@@ -20,6 +23,7 @@ use super::{
     epochs::Stamp,
     geometry::PartKind,
     mapping::Views,
+    memory::TRAP,
     shard::{Grant, Want},
     shelves::{Shelved, Shelves},
 };
@@ -54,7 +58,7 @@ pub(super) fn shelves_for(views: &Views, keep_free_bytes: u64) -> Option<Shelves
 }
 
 impl Memory {
-    /// Puts a grant that is filled with traps on a shelf of this thread, if it is one span of code and there is room.
+    /// Puts a grant, with the code that is in it, on a shelf of this thread, if it is one span of code and there is room.
     pub(super) fn shelve(self: Arc<Self>, grant: &Grant) -> Result<(), Arc<Self>> {
         let (Some(shelves), Some(span)) = (&self.shelves, grant.only_code()) else { return Err(self) };
         // Who sees this too late leaves a span behind: one of a thread at most holds up a chunk.
@@ -118,7 +122,10 @@ impl Memory {
     fn give_shelved(self: &Arc<Self>, spans: impl Iterator<Item = Shelved>) -> bool {
         spans.fold(false, |_, shelved| {
             let memory = self.take_over();
-            let given = memory.pool.give(&Self::granted(&shelved), &memory.views.opening());
+            let grant = Self::granted(&shelved);
+            let bytes = memory.geometry().bytes_of(&grant.granules(PartKind::Code));
+            memory.views.fill(grant.area(PartKind::Code), bytes, TRAP);
+            let given = memory.pool.give(&grant, &memory.views.opening());
             given.expect("invariant: what is on a shelf has no other owner");
             true
         })
