@@ -19,6 +19,8 @@ use object::{
 
 /// Run addresses as an arena gives them: within reach of each other, far from everything else.
 const AT: Addresses = Addresses { code: 0x7f00_0000_0000, rodata: 0x7f00_1000_0000, data: 0x7f00_2000_0000 };
+/// Where what was linked is moved to.
+const ELSEWHERE: Addresses = Addresses { code: 0x6f00_1000_0000, rodata: 0x6f00_0000_0000, data: 0x6f00_3000_0040 };
 /// Where imports are, one after the other: out of reach.
 const IMPORTS_START: u64 = 0x5555_0000_0000;
 
@@ -166,5 +168,10 @@ fn link(blob: &[u8], selection: &Selection, imports: &ImportTable) -> Result<Ima
     let [mut code, mut rodata, mut data] =
         [sizes.code, sizes.rodata, sizes.data].map(|part| vec![0; part.size_bytes as usize]);
     image.link(AT, &mut code, &mut rodata, &mut data)?;
+    let moved = image.link_state().relink(AT, ELSEWHERE, &mut code, &mut rodata, &mut data);
+    assert_eq!(moved, Ok(()), "what was linked can be moved");
+    let [mut code_there, mut rodata_there, mut data_there] = [&code, &rodata, &data].map(|it| vec![0; it.len()]);
+    image.link(ELSEWHERE, &mut code_there, &mut rodata_there, &mut data_there)?;
+    assert!(code == code_there && rodata == rodata_there && data == data_there, "moved, it is as if linked there");
     Ok(image)
 }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     arena::Published,
-    code::{Addresses, Image, Listing, Sizes, Symbol},
+    code::{Addresses, Image, LinkState, Listing, Sizes, Symbol},
 };
 
 /// What is known of an entry without holding on to its memory.
@@ -46,15 +46,16 @@ impl Meta {
     }
 
     /// Bytes of heap that an entry with this takes, beside its spans: what is charged as metadata.
-    pub(super) fn charge_bytes(name: &Name, image: &Image) -> u64 {
-        /// Two reference counts in front of each shared value, and the allocator's rounding of five blocks.
-        const ALLOCATIONS_BYTES: u64 = 2 * 16 + 5 * 16;
+    pub(super) fn charge_bytes(name: &Name, image: &Image, link_state: &LinkState) -> u64 {
+        /// Two reference counts in front of each shared value, and the allocator's rounding of six blocks.
+        const ALLOCATIONS_BYTES: u64 = 2 * 16 + 6 * 16;
         /// A key and a handle in a B-tree whose nodes are at least half full.
         const INDEX_BYTES: u64 = 2 * 24;
         let own_bytes = (size_of::<Entry>() + size_of::<Meta>()) as u64 + slot_bytes::<Resident>();
         let name_bytes = name.as_bytes().len() as u64;
         let exports_bytes = Exports::heap_bytes(image.symbols(), image.functions());
-        own_bytes + ALLOCATIONS_BYTES + INDEX_BYTES + name_bytes + exports_bytes + image.data_init_bytes()
+        let link_bytes = image.data_init_bytes() + link_state.heap_bytes();
+        own_bytes + ALLOCATIONS_BYTES + INDEX_BYTES + name_bytes + exports_bytes + link_bytes
     }
 }
 
@@ -85,6 +86,8 @@ pub(super) struct Entry {
     pub(super) published: Published,
     /// Writable data as it was after linking, without the zeroes at the end.
     pub(super) data_initial: Box<[u8]>,
+    /// Which fields depend on where the parts lie.
+    pub(super) link_state: LinkState,
     pub(super) meta: Arc<Meta>,
     pub(super) charge: Charge,
     pub(super) freed: AtDrop,
@@ -114,6 +117,7 @@ impl Resident {
             handle,
             meta: Arc::clone(&self.entry.meta),
             charged_bytes: self.entry.charge.amount().total_bytes(),
+            link_state_bytes: self.entry.link_state.heap_bytes(),
             calls: self.entry.meta.calls.load(Relaxed),
             pins: Arc::strong_count(&self.entry) - 1,
             last_used: self.last_used,
@@ -130,6 +134,8 @@ pub struct View {
     pub meta: Arc<Meta>,
     /// Bytes that count against the budget.
     pub charged_bytes: u64,
+    /// Of them, bytes that say which fields of code and data depend on where they lie.
+    pub link_state_bytes: u64,
     /// Calls since the install.
     pub calls: u64,
     /// Calls that ran or waited.

@@ -172,9 +172,10 @@ impl Cache {
             return Ok(Installed::existing(view));
         }
         let layout = layout(&image);
+        let link_state = image.link_state();
         let amount = Amount {
             spans_bytes: self.arenas.charge_bytes(&layout),
-            metadata_bytes: Meta::charge_bytes(&install.name, &image),
+            metadata_bytes: Meta::charge_bytes(&install.name, &image, &link_state),
             uploads_bytes: 0,
         };
         self.hold_to_budget(amount.total_bytes().saturating_add(held_bytes))?;
@@ -197,7 +198,8 @@ impl Cache {
             installed_at: (self.clock)(),
             calls: AtomicU64::new(0),
         };
-        let entry = Entry { published, data_initial, meta: Arc::new(meta), charge, freed: AtDrop::default() };
+        let entry =
+            Entry { published, data_initial, link_state, meta: Arc::new(meta), charge, freed: AtDrop::default() };
         let (view, outcome) = self.insert(Arc::new(entry), install.replace, replaces)?;
         let times =
             InstallTimes { reserve: reserved - started, link: linked - reserved, publish: (self.clock)() - linked };

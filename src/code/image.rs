@@ -4,7 +4,7 @@ use super::entities::Entities;
 use super::layout::Layout;
 use super::reach::{Needed, Patches};
 use super::relocations::Links;
-use super::{CodeError, FlatEntry, ImportTable, Limits, Selection};
+use super::{CodeError, FlatEntry, ImportTable, Limits, LinkState, Selection};
 use super::{flat, inputs, link, reach, relocations, sections, symbols};
 
 /// Size and alignment of a part of an image.
@@ -36,6 +36,17 @@ pub struct Addresses {
     pub rodata: u64,
     /// Of the writable data.
     pub data: u64,
+}
+
+impl Addresses {
+    /// Of one part.
+    pub fn of(self, part: PartKind) -> u64 {
+        match part {
+            PartKind::Code => self.code,
+            PartKind::Rodata => self.rodata,
+            PartKind::Data => self.data,
+        }
+    }
 }
 
 /// One of the three parts of an image.
@@ -217,6 +228,11 @@ impl Image {
     /// The code before linking, and what linking writes.
     pub(super) fn code_and_links(&self) -> (&[u8], &Links) {
         (&self.initial.code, &self.links)
+    }
+
+    /// Which fields of the linked image depend on its addresses.
+    pub fn link_state(&self) -> LinkState {
+        LinkState::of(&self.links)
     }
 
     /// What stays of the image after linking.

@@ -93,12 +93,7 @@ impl Linker<'_> {
     }
 
     fn address(&self, part: PartKind, offset_bytes: u64) -> i128 {
-        let start = match part {
-            PartKind::Code => self.at.code,
-            PartKind::Rodata => self.at.rodata,
-            PartKind::Data => self.at.data,
-        };
-        i128::from(start) + i128::from(offset_bytes)
+        i128::from(self.at.of(part)) + i128::from(offset_bytes)
     }
 
     fn slot_contents(&self, target: u32) -> Result<[u8; 8], CodeError> {
@@ -142,7 +137,7 @@ impl Linker<'_> {
 }
 
 /// Whether a field can hold a value.
-fn fits(field: Field, value: i128) -> bool {
+pub(super) fn fits(field: Field, value: i128) -> bool {
     let (signed, unsigned, bytes) = match field {
         Field::Signed(bytes) => (true, false, bytes),
         Field::Unsigned(bytes) => (false, true, bytes),

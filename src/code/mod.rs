@@ -33,6 +33,7 @@ mod inputs;
 mod layout;
 mod limits;
 mod link;
+mod link_state;
 mod reach;
 mod relax;
 mod relocation;
@@ -50,5 +51,6 @@ pub use image::{Addresses, Function, Image, Part, PartKind, Sizes, Symbol, Unuse
 pub use imports::ImportTable;
 pub use inputs::Selection;
 pub use limits::Limits;
+pub use link_state::{LinkState, MoveError};
 pub use relocation::RELOCATIONS;
 pub use screen::{Finding, Rule, Screened};

@@ -38,6 +38,7 @@ pub(super) fn listed_entry(view: &View, now: Instant) -> proto::Entry {
         age_ms: millis(now.saturating_duration_since(view.meta.installed_at)),
         pins: u32::try_from(view.pins).unwrap_or(u32::MAX),
         reentrant: view.meta.reentrant,
+        link_state_bytes: view.link_state_bytes,
         ..basic_entry(view)
     }
 }

@@ -6,6 +6,7 @@ mod disasm;
 mod flat;
 mod golden;
 mod hostile;
+mod link_state;
 mod objects;
 mod relocations;
 mod screen;

@@ -1,10 +1,12 @@
-//! Any bytes as an object: an error, or an image within its limits that links or says why not.
+//! Any bytes as an object: an error, or an image within its limits that links or says why not; moved, it is what linking
+//! makes there.
 #![no_main]
 
-use codecached::code::{Addresses, Image, ImportTable, Limits, Screened, Selection};
+use codecached::code::{Addresses, Image, ImportTable, Limits, MoveError, Screened, Selection};
 use libfuzzer_sys::fuzz_target;
 
 const AT: Addresses = Addresses { code: 0x7f00_0000_0000, rodata: 0x7f00_1000_0000, data: 0x7f00_2000_0000 };
+const THERE: Addresses = Addresses { code: 0x6f00_1000_0000, rodata: 0x6f00_0000_0000, data: 0x6f00_3000_0040 };
 
 fuzz_target!(|blob: &[u8]| {
     let limits = Limits { image_max_bytes: 1 << 20, ..Limits::default() };
@@ -17,5 +19,15 @@ fuzz_target!(|blob: &[u8]| {
     assert!((code.len() + rodata.len() + data.len()) as u64 <= limits.image_max_bytes);
     let screened = image.screen();
     assert!(screened.findings.len() as u64 <= screened.total && screened.findings.len() <= Screened::FINDINGS_MAX);
-    let _ = image.link(AT, &mut code, &mut rodata, &mut data);
+    if image.link(AT, &mut code, &mut rodata, &mut data).is_err() {
+        return;
+    }
+    let moved = image.link_state().relink(AT, THERE, &mut code, &mut rodata, &mut data);
+    let [mut code_there, mut rodata_there, mut data_there] = [&code, &rodata, &data].map(|it| vec![0; it.len()]);
+    let linked = image.link(THERE, &mut code_there, &mut rodata_there, &mut data_there);
+    match moved {
+        Ok(()) if linked.is_ok() => assert!(code == code_there && rodata == rodata_there && data == data_there),
+        Ok(()) | Err(MoveError::Overlapping) => (),
+        Err(error) => assert!(linked.is_err(), "{error}, but it can be linked there"),
+    }
 });
