@@ -4,6 +4,7 @@
 mod builder;
 mod disasm;
 mod flat;
+mod foreign;
 mod golden;
 mod hostile;
 mod objects;
