@@ -2,6 +2,7 @@
 //! compiler made of `sample.c`.
 
 mod builder;
+mod compiled;
 mod disasm;
 mod flat;
 mod foreign;
