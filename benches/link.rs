@@ -6,7 +6,8 @@
 //!
 //! Prints `name value unit`, medians. The objects are those of the ORC harness, one function of 100 B and one of 4 KiB,
 //! made by `cc`. Given the harness's output by `--peer`, it prints the ratios to its best setup. Of each archive (by
-//! default those that the compiler knows of libz, liblz4 and libm) all members are parsed and linked, without memory.
+//! default those that the compiler knows of libz, liblz4 and libm) all members are parsed and linked, without memory, and
+//! of those three as one blob what some functions need.
 #![allow(clippy::print_stdout)] // Its figures are its output.
 
 use std::{
@@ -127,7 +128,7 @@ fn archive(path: &str) -> Result<(), Box<dyn Error>> {
         ArchiveFile::parse(&*blob)?.members().map(|it| it.and_then(|it| it.data(&*blob))).collect::<Result<_, _>>()?;
     let bytes = members.iter().map(|it| it.len() as f64).sum::<f64>();
     let imports = offering(&members)?;
-    let linked = |member: &&&[u8]| link(member, &imports).is_ok();
+    let linked = |member: &&&[u8]| link(member, &Selection::default(), &imports).is_ok();
     let count = members.iter().filter(linked).count();
     let ns = median(|| {
         let start = Instant::now();
@@ -148,6 +149,28 @@ fn archive(path: &str) -> Result<(), Box<dyn Error>> {
     let (code_bytes, seconds) = members.iter().filter_map(screened).fold((0.0, 0.0), |(a, b), (c, d)| (a + c, b + d));
     println!("link.archive.{name}.screened {:.0} MB/s", code_bytes * 1e-6 / seconds);
     println!("link.archive.{name}.speed {:.0} MB/s", bytes * 1e3 / ns);
+    by_need(name, &blob, &imports)
+}
+
+/// What is asked of an archive as one blob, as a client installs it.
+const ROOTS: [(&str, &[&str]); 3] = [
+    ("libz.a", &["compress2", "uncompress", "crc32"]),
+    ("liblz4.a", &["LZ4_compress_default", "LZ4_decompress_safe"]),
+    ("libm-2.36.a", &["cbrt", "hypot", "logb", "remquo"]),
+];
+
+/// MB/s of a whole archive, of which those members are linked that the exports need.
+fn by_need(name: &str, blob: &[u8], imports: &ImportTable) -> Result<(), Box<dyn Error>> {
+    let Some((_, roots)) = ROOTS.iter().find(|(known, _)| *known == name) else { return Ok(()) };
+    let selection = Selection { roots: roots.iter().map(|&it| it.to_owned()).collect(), ..Selection::default() };
+    link(blob, &selection, imports)?;
+    let ns = median(|| {
+        let start = Instant::now();
+        std::hint::black_box(link(blob, &selection, imports).is_ok());
+        start.elapsed().as_secs_f64() * 1e9
+    });
+    println!("link.archive.{name}.by_need {:.1} us", ns / 1e3);
+    println!("link.archive.{name}.by_need_speed {:.0} MB/s", blob.len() as f64 * 1e3 / ns);
     Ok(())
 }
 
@@ -163,8 +186,8 @@ fn offering(members: &[&[u8]]) -> Result<ImportTable, Box<dyn Error>> {
     Ok(table.with_thread_locals([("errno", -64)]))
 }
 
-fn link(member: &[u8], imports: &ImportTable) -> Result<(), CodeError> {
-    let image = Image::parse_elf(member, &Selection::default(), imports, &Limits::default())?;
+fn link(blob: &[u8], selection: &Selection, imports: &ImportTable) -> Result<(), CodeError> {
+    let image = Image::parse_elf(blob, selection, imports, &Limits::default())?;
     let sizes = image.sizes();
     let [mut code, mut rodata, mut data] =
         [sizes.code, sizes.rodata, sizes.data].map(|part| vec![0; part.size_bytes as usize]);

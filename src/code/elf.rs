@@ -4,7 +4,7 @@ use object::read::elf::{FileHeader, SectionHeader as _, Sym as _};
 use object::{LittleEndian, U32, pod};
 
 use super::error::shown;
-use super::{CodeError, Limits, Location};
+use super::{CodeError, Limits, Location, foreign};
 
 pub(super) type Header = SectionHeader64<LittleEndian>;
 pub(super) type Sym = Sym64<LittleEndian>;
@@ -75,6 +75,7 @@ impl<'a> Object<'a> {
             symbol_names: &[],
         };
         object.find_symbols()?;
+        foreign::refuse_intermediate(&object)?;
         Ok(object)
     }
 
@@ -184,7 +185,7 @@ impl<'a> Object<'a> {
 /// The file header, of the right target.
 fn header(blob: &[u8]) -> Result<&FileHeader64<LittleEndian>, CodeError> {
     let Some(ident) = blob.get(..8).filter(|ident| ident.starts_with(&elf::ELFMAG)) else {
-        return Err(CodeError::malformed("it does not start as an ELF file does"));
+        return Err(CodeError::malformed(foreign::what(blob)));
     };
     expect("class", u64::from(ident[4]), u64::from(elf::ELFCLASS64.0), "2 (64 bits)")?;
     expect("data encoding", u64::from(ident[5]), u64::from(elf::ELFDATA2LSB.0), "1 (little endian)")?;

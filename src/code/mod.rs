@@ -27,6 +27,7 @@ mod elf;
 mod entities;
 mod error;
 mod flat;
+mod foreign;
 mod image;
 mod imports;
 mod inputs;

@@ -59,6 +59,8 @@ pub(crate) const UNSAFE_FILES: &[&str] = &[
     "benches/arena/clock.rs",
     // Tests that run what they wrote.
     "tests/arena_soak/code.rs",
+    // Compiled by a test, to be called by the daemon.
+    "tests/objects/compilers/exports.rs",
     "src/arena/arenas_tests.rs",
     "src/exec/chain_tests.rs",
     "src/exec/host_tests/math.rs",

@@ -213,6 +213,9 @@ pub(crate) struct Bench {
     /// Bytes of each blob
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(32..=1_048_576))]
     pub(crate) blob_bytes: u32,
+    /// ELF object to install instead of flat code; the digits of its function f0000000 are changed each time
+    #[arg(long, value_name = "FILE", conflicts_with = "blob_bytes")]
+    pub(crate) object: Option<PathBuf>,
     /// What lookups send: a 32-byte key or a handle
     #[arg(long, value_enum, default_value = "key")]
     pub(crate) by: By,

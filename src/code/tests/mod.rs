@@ -2,8 +2,10 @@
 //! compiler made of `sample.c`.
 
 mod builder;
+mod compiled;
 mod disasm;
 mod flat;
+mod foreign;
 mod golden;
 mod hostile;
 mod link_state;

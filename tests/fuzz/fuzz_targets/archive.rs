@@ -16,7 +16,8 @@ fuzz_target!(|bytes: &[u8]| {
     let starts = bytes.windows(DIVIDER.len()).enumerate().filter(|(_, it)| *it == DIVIDER).map(|(at, _)| at);
     let ends: Vec<usize> = starts.chain([bytes.len()]).collect();
     let members = ends.windows(2).map(|it| ("member.o", &bytes[it[0]..it[1]]));
-    let roots = ["main", "sum", "f"].map(str::to_owned).to_vec();
+    // Names of what the search begins with.
+    let roots = ["f", "bump", "crc32", "cbrt", "LZ4_compress_default"].map(str::to_owned).to_vec();
     for blob in [archive(members.collect::<Vec<_>>()), [&b"!<arch>\n"[..], bytes].concat()] {
         for selection in [Selection::default(), Selection { roots: roots.clone(), keep_unused: false }] {
             link(&blob, &selection);
@@ -26,8 +27,9 @@ fuzz_target!(|bytes: &[u8]| {
 
 fn link(blob: &[u8], selection: &Selection) {
     let limits = Limits { image_max_bytes: 1 << 20, ..Limits::default() };
-    let imports = ImportTable::new([("memcpy", 0x5555_0000_1000), ("malloc", 0x5555_0000_2000)]);
-    let imports = imports.with_thread_locals([("errno", -64)]);
+    let imports =
+        ["memcpy", "malloc", "strlen", "memset", "free", "__udivti3"].into_iter().zip((0x5555_0000_1000..).step_by(16));
+    let imports = ImportTable::new(imports).with_thread_locals([("errno", -64)]);
     let Ok(image) = Image::parse_elf(blob, selection, &imports, &limits) else { return };
     let sizes = image.sizes();
     let [mut code, mut rodata, mut data] =

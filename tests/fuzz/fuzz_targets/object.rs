@@ -10,7 +10,9 @@ const THERE: Addresses = Addresses { code: 0x6f00_1000_0000, rodata: 0x6f00_0000
 
 fuzz_target!(|blob: &[u8]| {
     let limits = Limits { image_max_bytes: 1 << 20, ..Limits::default() };
-    let imports = ImportTable::new([("memcpy", 0x5555_0000_1000), ("malloc", 0x5555_0000_2000)]);
+    let imports =
+        ["memcpy", "malloc", "strlen", "memset", "free", "__udivti3"].into_iter().zip((0x5555_0000_1000..).step_by(16));
+    let imports = ImportTable::new(imports);
     let Ok(image) = Image::parse_elf(blob, &Selection::default(), &imports, &limits) else { return };
     let sizes = image.sizes();
     let buffer = |bytes: u64| vec![0; bytes as usize];

@@ -14,6 +14,7 @@ use codecached::{
 use tokio::task::JoinSet;
 use tonic::{Status, transport::Channel};
 
+use super::object::Object;
 use crate::{
     args::{Bench, By, Workload},
     failure::Failure,
@@ -27,6 +28,9 @@ const FILLING: u8 = 0xcc;
 
 /// After so many entries in a row that are gone already, older ones are gone too.
 const GONE_MAX: u32 = 1000;
+
+/// Of the number of an install, those that count within a slot.
+const COUNT_BITS: u32 = 40;
 
 /// What all slots share.
 #[derive(Debug)]
@@ -45,6 +49,8 @@ struct Recipe {
     namespace: String,
     run: u64,
     blob_bytes: usize,
+    /// What is installed instead of flat code.
+    object: Option<Arc<Object>>,
 }
 
 #[derive(Clone, Debug)]
@@ -77,10 +83,16 @@ pub(super) enum Fault {
 impl Plan {
     /// Installs the entries that are looked up and called.
     pub(super) async fn install(clients: &[Client], namespace: &str, asked: &Bench, run: u64) -> Result<Self, Failure> {
+        let object = asked.object.as_deref().map(Object::read).transpose()?.map(Arc::new);
+        if object.is_some() && asked.workload != Workload::Install {
+            return Err(Failure::misuse(
+                "--object is for the workload install: the others call a function of their own",
+            ));
+        }
         let mut plan = Self {
             workload: asked.workload,
             by: asked.by,
-            recipe: Recipe { namespace: namespace.to_owned(), run, blob_bytes: asked.blob_bytes as usize },
+            recipe: Recipe { namespace: namespace.to_owned(), run, blob_bytes: asked.blob_bytes as usize, object },
             slots: asked.in_flight.into(),
             known: vec![],
         };
@@ -102,6 +114,15 @@ impl Plan {
 impl Recipe {
     /// An install of bytes that no other number has.
     fn request(&self, number: u64) -> InstallRequest {
+        if let Some(object) = &self.object {
+            return InstallRequest {
+                namespace: self.namespace.clone(),
+                key: self.key(number),
+                format: BlobFormat::ElfObject.into(),
+                blob: object.numbered(number >> COUNT_BITS, number & ((1 << COUNT_BITS) - 1)).into(),
+                ..InstallRequest::default()
+            };
+        }
         let mut blob = vec![FILLING; self.blob_bytes];
         blob[..ADD.len()].copy_from_slice(&ADD);
         let tail = self.blob_bytes - 16;
@@ -235,7 +256,7 @@ impl Worker {
 
     /// Beyond the numbers of what was there before, which fit 40 bits.
     fn install_number(&self, count: u64) -> u64 {
-        (self.slot + 1) << 40 | count
+        (self.slot + 1) << COUNT_BITS | count
     }
 }
 
@@ -265,7 +286,7 @@ mod tests {
 
     #[test]
     fn blobs_and_keys_differ_and_have_their_sizes() {
-        let recipe = Recipe { namespace: String::new(), run: 0xff_ffff_ffff, blob_bytes: 256 };
+        let recipe = Recipe { namespace: String::new(), run: 0xff_ffff_ffff, blob_bytes: 256, object: None };
         let [first, second] = [0, u64::from(u16::MAX) << 40].map(|number| recipe.request(number));
         assert_eq!((first.key.len(), second.key.len()), (32, 32));
         assert_ne!(first.key, second.key);
