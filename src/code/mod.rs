@@ -22,6 +22,7 @@
 //! # Ok::<(), codecached::code::CodeError>(())
 //! ```
 
+mod chosen;
 mod disasm;
 mod elf;
 mod entities;
@@ -39,6 +40,7 @@ mod relocation;
 mod relocations;
 mod screen;
 mod sections;
+mod startup;
 mod symbols;
 #[cfg(test)]
 mod tests;
@@ -52,3 +54,4 @@ pub use inputs::Selection;
 pub use limits::Limits;
 pub use relocation::RELOCATIONS;
 pub use screen::{Finding, Rule, Screened};
+pub use startup::{Resolver, Startup};

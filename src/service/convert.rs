@@ -6,7 +6,7 @@ use super::failure::Failure;
 use crate::{
     cache::{Meta, Rank, View},
     code::PartKind,
-    exec::{Arg, ResultType, Scalar, Trap, TrapKind},
+    exec::{Arg, ResultType, Scalar, Trap, TrapKind, TrapStage},
     metrics,
     proto::{self, value::Kind},
 };
@@ -38,6 +38,7 @@ pub(super) fn listed_entry(view: &View, now: Instant) -> proto::Entry {
         age_ms: millis(now.saturating_duration_since(view.meta.installed_at)),
         pins: u32::try_from(view.pins).unwrap_or(u32::MAX),
         reentrant: view.meta.reentrant,
+        initialisers_waiting: view.meta.startup.waiting(),
         ..basic_entry(view)
     }
 }
@@ -141,6 +142,12 @@ pub(super) fn trap(trap: &Trap, meta: &Meta, code: &std::ops::Range<u64>, instru
         fault_address: trap.fault_address,
         signal: trap.signal,
         instruction,
+        stage: match trap.stage {
+            TrapStage::Call => proto::TrapStage::Call,
+            TrapStage::Initialiser => proto::TrapStage::Initialiser,
+            TrapStage::KeptMemory => proto::TrapStage::InitialiserKeptMemory,
+        }
+        .into(),
     }
 }
 
