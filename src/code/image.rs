@@ -5,6 +5,7 @@ use super::layout::Layout;
 use super::reach::{Needed, Patches};
 use super::relocations::Links;
 use super::startup::{Lists, Startup};
+use super::symbols::Placed;
 use super::{CodeError, FlatEntry, ImportTable, Limits, Selection};
 use super::{flat, inputs, link, reach, relocations, sections, symbols};
 
@@ -147,7 +148,8 @@ impl Image {
         };
         let mut layout = Layout::new(limits);
         let homes = sections::place(&objects, &classes, &needed.sections, &mut layout)?;
-        let (places, chosen) = symbols::place(&objects, &entities, &needed, &homes, imports, &mut layout)?;
+        let Placed { places, chosen, constants } =
+            symbols::place(&objects, &entities, &needed, &homes, imports, &mut layout)?;
         let mut links = relocations::collect(&objects, &patches, &homes, &entities, &places, imports, &mut layout)?;
         let names = symbols::names(&objects, &entities, &places, &exported, !selection.roots.is_empty())?;
         let startup = Startup {
@@ -164,6 +166,9 @@ impl Image {
         };
         links.chosen = chosen;
         let mut initial = sections::contents(&objects, &homes, &layout)?;
+        for (offset_bytes, bytes) in &constants {
+            initial.rodata[*offset_bytes as usize..][..bytes.len()].copy_from_slice(bytes);
+        }
         links.write_stubs(&mut initial.code);
         links.write_relaxed(&mut initial.code);
         Ok(Image {

@@ -5,6 +5,7 @@
 //! is run from its end. Nothing is run at the end of an image: an entry has none, it is only forgotten.
 
 use object::elf;
+use object::read::elf::SectionHeader as _;
 
 use super::elf::{LE, Object, Rela};
 use super::entities::Entities;
@@ -115,8 +116,8 @@ impl Lists<'_> {
         let mut lists = Vec::new();
         for (at, (object, classes)) in self.objects.iter().zip(self.classes).enumerate() {
             for (section, _) in classes.iter().enumerate().filter(|(_, class)| **class == Class::Initialisers) {
-                let (kind, name) = (object.sections[section].sh_type.get(LE), object.section_name(section)?);
-                lists.push((turn(elf::SectionType(kind), name), at, section, name.starts_with(b".ctors")));
+                let (kind, name) = (object.sections[section].sh_type(LE), object.section_name(section)?);
+                lists.push((turn(kind, name), at, section, name.starts_with(b".ctors")));
             }
         }
         lists.sort_unstable();

@@ -23,6 +23,9 @@ const GLOBAL_OFFSET_TABLE: &[u8] = b"_GLOBAL_OFFSET_TABLE_";
 /// The name by which C++ means the program or library that an object is part of. Only its address counts.
 const DSO_HANDLE: &[u8] = b"__dso_handle";
 
+/// Alignment of constants that the host offers: a vector register's.
+const CONSTANT_ALIGN_BYTES: u64 = 16;
+
 /// Private variables of glibc's loader: functions of its libraries choose their implementation by them.
 const LOADER_NAMES: [&[u8]; 4] =
     [b"__x86_get_cpu_features", b"__x86_get_cpuid_feature_leaf", b"__get_cpu_features", b"__x86_cpu_features"];
@@ -88,6 +91,15 @@ pub(super) fn exported(objects: &[Object<'_>], entities: &Entities, roots: &[Str
     Ok(wanted.into_values().flatten().collect())
 }
 
+/// Where everything is.
+pub(super) struct Placed {
+    /// By entity.
+    pub(super) places: Vec<Place>,
+    pub(super) chosen: Chosen,
+    /// Copies of what the host offers: bytes from the start of the read-only part, and contents.
+    pub(super) constants: Vec<(u64, Box<[u8]>)>,
+}
+
 /// Places every entity; common symbols that are needed go behind the other zeros of the data part.
 pub(super) fn place(
     objects: &[Object<'_>],
@@ -96,18 +108,41 @@ pub(super) fn place(
     homes: &[Vec<Home>],
     imports: &ImportTable,
     layout: &mut Layout,
-) -> Result<(Vec<Place>, Chosen), CodeError> {
-    let mut chosen = Chosen::default();
-    let mut places = Vec::with_capacity(entities.all.len());
+) -> Result<Placed, CodeError> {
+    let places = Vec::with_capacity(entities.all.len());
+    let mut placed = Placed { places, chosen: Chosen::default(), constants: Vec::new() };
     for (entity, &is_needed) in entities.all.iter().zip(&needed.entities) {
         let is_idle = matches!(entity.definition, Definition::Common { .. } | Definition::Chosen(_)) && !is_needed;
-        places.push(match entity.definition {
+        let constant = constant(objects, entity, imports)?.filter(|_| is_needed);
+        let place = match entity.definition {
             _ if is_idle => Place::NotLoaded,
-            Definition::Chosen(section) => place_chosen(objects, entity, section, homes, &mut chosen, layout)?,
+            Definition::Chosen(section) => place_chosen(objects, entity, section, homes, &mut placed.chosen, layout)?,
+            _ if constant.is_some() => {
+                let bytes = constant.unwrap_or_default();
+                let offset_bytes = layout.take(PartKind::Rodata, bytes.len() as u64, CONSTANT_ALIGN_BYTES)?;
+                placed.constants.push((offset_bytes, bytes.into()));
+                Place::In(PartKind::Rodata, offset_bytes)
+            }
             _ => place_one(objects, entity, homes, imports, layout)?,
-        });
+        };
+        placed.places.push(place);
     }
-    Ok((places, chosen))
+    Ok(placed)
+}
+
+/// What the host offers for an entity that nothing defines, if it is a constant.
+fn constant<'a>(
+    objects: &[Object<'_>],
+    entity: &Entity,
+    imports: &'a ImportTable,
+) -> Result<Option<&'a [u8]>, CodeError> {
+    let SymbolId { object, symbol } = entity.symbol;
+    match entity.definition {
+        Definition::Undefined { .. } if entity.is_global => {
+            Ok(imports.constant(objects[object].symbol_name(&objects[object].symbols[symbol])?))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// A function that chooses its implementation is where its stub is.

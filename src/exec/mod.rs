@@ -11,7 +11,7 @@
 //!
 //! Files, from the bottom: `stack` maps an executor's memory, `frame` is what trampoline, handler, watchdog and
 //! executor share, `x86_64` is the trampoline, `signals` the handler, `memory` and `heap` what code may use
-//! while it runs, `host` the functions it may call, `errno` the variable it may use, `watchdog` the limits, `schedule` who runs next,
+//! while it runs, `host` the functions it may call, `errno` the variable it may use, `processor` what it may know of that, `watchdog` the limits, `schedule` who runs next,
 //! `queue` that behind a lock, `executor` one thread and what runs before the first call, `pool` and `ticket` the face.
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
@@ -26,6 +26,7 @@ mod heap;
 mod host;
 mod memory;
 mod pool;
+mod processor;
 mod queue;
 mod schedule;
 mod signals;
@@ -40,6 +41,8 @@ mod x86_64;
 mod chain_tests;
 #[cfg(test)]
 mod host_tests;
+#[cfg(test)]
+mod initialise_tests;
 #[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
@@ -57,6 +60,7 @@ pub use call::{
 pub use errno::thread_locals;
 pub use host::{IMPORTS_VERSION, imports};
 pub use pool::{ExecConfig, Pool, PoolStats, Refusal, Rejected, StartError};
+pub use processor::constants;
 pub use stack::{EXECUTORS_MAX, SlotError};
 pub use ticket::Ticket;
 pub use trap::{Trap, TrapKind, TrapStage};

@@ -11,6 +11,7 @@ mod relocations;
 mod screen;
 mod sections;
 mod several;
+mod startup;
 mod symbols;
 
 use super::{Addresses, CodeError, Image, ImportTable, Limits, PartKind, Selection};
