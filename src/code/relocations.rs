@@ -1,7 +1,7 @@
 use object::read::elf::SectionHeader as _;
 
-use super::elf::{LE, Object, Rela};
 use super::chosen::Chosen;
+use super::elf::{LE, Object, Rela};
 use super::entities::{Entities, SymbolId};
 use super::error::shown;
 use super::image::PartKind;

@@ -73,8 +73,7 @@ impl<C: Callee> Executor<'_, C> {
             done.outcome = Outcome::DeadlineBeforeStart;
         } else if !unwanted {
             self.cpu.begin(taken);
-            done.outcome =
-                self.initialise(id, &call, lane, taken).unwrap_or_else(|| self.run(id, &call, taken));
+            done.outcome = self.initialise(id, &call, lane, taken).unwrap_or_else(|| self.run(id, &call, taken));
             faulted = !matches!(done.outcome, Outcome::Returned { .. });
             (done.wall, done.cpu) = self.cpu.end(taken);
         }

@@ -42,9 +42,9 @@ mod chain_tests;
 #[cfg(test)]
 mod host_tests;
 #[cfg(test)]
-mod initialise_tests;
-#[cfg(test)]
 mod hostile_tests;
+#[cfg(test)]
+mod initialise_tests;
 #[cfg(test)]
 mod limit_tests;
 #[cfg(test)]
@@ -55,7 +55,8 @@ mod test_code;
 mod tests;
 
 pub use call::{
-    Arg, ArgError, Call, Callee, Done, FLOAT_ARGS_MAX, INT_ARGS_MAX, Outcome, ResultType, Scalar, Step, Writable, check_args,
+    Arg, ArgError, Call, Callee, Done, FLOAT_ARGS_MAX, INT_ARGS_MAX, Outcome, ResultType, Scalar, Step, Writable,
+    check_args,
 };
 pub use errno::thread_locals;
 pub use host::{IMPORTS_VERSION, imports};

@@ -65,7 +65,8 @@ fn marks_at_the_ends_of_lists_are_no_functions_and_other_numbers_are_refused() {
     let (mut object, _) = functions();
     object.section(".init_array", SHT_INIT_ARRAY, DATA, 8, &[0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
     let error = parse(&object.build()).unwrap_err();
-    let expected = "unsupported object: an initialiser is no function of the objects in section .init_array at offset 0x8";
+    let expected =
+        "unsupported object: an initialiser is no function of the objects in section .init_array at offset 0x8";
     assert_eq!(error.to_string(), expected);
 }
 
@@ -118,8 +119,7 @@ fn a_list_keeps_what_it_needs_though_nothing_exported_does_unless_its_group_is_d
     let members = [("a.o".to_owned(), with_list(false)), ("b.o".to_owned(), with_list(true))];
     let archive = super::builder::archive(&members.each_ref().map(|(name, bytes)| (name.clone(), &bytes[..])));
     let parse = |roots: &[&str]| {
-        let selection =
-            Selection { roots: roots.iter().map(|&it| it.to_owned()).collect(), ..Selection::default() };
+        let selection = Selection { roots: roots.iter().map(|&it| it.to_owned()).collect(), ..Selection::default() };
         Image::parse_elf(&archive, &selection, &imports(), &Limits::default()).unwrap()
     };
     assert_eq!(parse(&["f"]).startup().len(), 1, "b.o is not taken");

@@ -142,10 +142,8 @@ fn symbols_that_need_what_is_not_done_here_are_refused() {
         let symbol = object.symbol("frames", STB_LOCAL, STT_OBJECT, SymbolSection(section), 0, 0);
         object.relocation(1, 0, R_X86_64_PC32, symbol, 0);
     };
-    let cases: [(Add, &str, &str); 2] = [
-        (&thread_local, "errno", "thread-local"),
-        (&unloaded, "frames", "a section that is not loaded"),
-    ];
+    let cases: [(Add, &str, &str); 2] =
+        [(&thread_local, "errno", "thread-local"), (&unloaded, "frames", "a section that is not loaded")];
     for (add, name, what) in cases {
         let mut object = Builder::with_text(&[0x90; 16]);
         add(&mut object);
