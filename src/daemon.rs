@@ -92,7 +92,7 @@ fn build(config: &Config) -> Result<(Service, Arc<Metrics>), DaemonError> {
             clock: Instant::now,
         },
         Arc::clone(&arenas),
-        ImportTable::new(exec::imports()).with_thread_locals(exec::thread_locals()),
+        ImportTable::new(exec::imports()).with_thread_locals(exec::thread_locals()).with_constants(exec::constants()),
     );
     let pool = Pool::start(ExecConfig {
         executors: executors(config),

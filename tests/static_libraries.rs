@@ -27,8 +27,8 @@ const IMPORTS_START: u64 = 0x5555_0000_0000;
 /// Refusals that the README lists, by a part of their text, and why there is no more to be had here.
 const DOCUMENTED: [&str; 5] = [
     "thread-local storage is not supported",
-    "(ifunc) are not supported",
-    "constructors and destructors are not run",
+    "private state of glibc's loader",
+    "use a constructor",
     "it needs code below 2 GiB",
     "a section cannot be both writable and executable",
 ];

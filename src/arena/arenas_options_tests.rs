@@ -1,7 +1,7 @@
 //! The room under each option of its configuration, on real memory.
 
 use super::{
-    tests::{MIB, arenas, call, constant, layout, pss_bytes, publish},
+    tests::{MIB, arenas, call, constant, layout, load, pss_bytes, publish},
     *,
 };
 use crate::arena::{
@@ -89,6 +89,39 @@ fn memory_whose_protection_changes_runs_code_and_is_never_writable_meanwhile() {
     assert_eq!(arenas.canary().map_err(|error| error.to_string()), Ok(()));
     held.clear();
     assert_eq!(arenas.stats().total().used_bytes, 0);
+}
+
+#[test]
+fn published_read_only_data_is_rewritten_by_its_owner_alone_whatever_the_way_to_memory() {
+    let config = |write_window| ArenaConfig { write_window, ..ArenaConfig::new(2 * MIB, 2 * MIB) };
+    let geometry = Geometry::new(2 * MIB, 64, 1).unwrap();
+    let protect = config(WriteWindow::Always);
+    let views = Views::only(StrategyKind::Protect, geometry, &protect).unwrap();
+    for arenas in [
+        Arenas::map(&config(WriteWindow::Always)).unwrap(),
+        Arenas::map(&config(WriteWindow::OnDemand)).unwrap(),
+        Arenas::over(views, Barrier::register().unwrap(), &protect),
+    ] {
+        let mut draft = arenas.reserve(&layout(13, 16, 6)).unwrap();
+        let at = draft.addresses();
+        let (code, rodata) = draft.code_and_rodata_mut();
+        code.copy_from_slice(&load(at.rodata + 8));
+        rodata.fill(1);
+        draft.write_data(&[5, 6, 7]);
+        let published = draft.publish().unwrap();
+        assert_eq!(call(&published), 0x0101_0101);
+        for word in [77, 78] {
+            published.write_rodata_word(8, word).unwrap();
+            assert_eq!(u64::from(call(&published)), word);
+        }
+        let mut data = [9; 6];
+        published.read_data(&mut data);
+        assert_eq!(data, [5, 6, 7, 0, 0, 0]);
+        let permissions = smaps().into_iter().find(|it| it.range.contains(&at.rodata)).unwrap().permissions;
+        assert!(permissions.starts_with("r--"), "{permissions}");
+        let is_open = arenas.memory.views.is_open(AreaId { arena: 0, kind: PartKind::Rodata });
+        assert_eq!(is_open, !arenas.memory.views.opens_on_demand());
+    }
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub(super) fn constant(value: u32) -> Vec<u8> {
 }
 
 /// `mov rax, imm64; mov eax, [rax]; ret`: reads a word at an address.
-fn load(address: u64) -> Vec<u8> {
+pub(super) fn load(address: u64) -> Vec<u8> {
     [&[0x48, 0xB8][..], &address.to_le_bytes(), &[0x8B, 0x00, 0xC3]].concat()
 }
 

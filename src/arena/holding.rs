@@ -15,6 +15,7 @@ use super::{
     Addresses, Layout, Part, PartKind, PublishError, ReserveError,
     arenas::Memory,
     geometry::{AreaId, PAGE_BYTES},
+    mapping::Views,
     memory::TRAP,
     pool::Backing,
     shard::Grant,
@@ -245,6 +246,20 @@ impl Holding {
             let start = bytes.start..bytes.start + self.memory().geometry().granule_bytes;
             self.memory().views.fill(self.grant.area(PartKind::Code), start, TRAP);
         }
+    }
+
+    /// Lets `write` change read-only data that is published.
+    pub(super) fn rewrite_rodata(&self, write: impl FnOnce(&Views, &Grant)) -> Result<(), PublishError> {
+        let views = &self.memory().views;
+        let (area, bytes) = (self.grant.area(PartKind::Rodata), self.bytes(PartKind::Rodata));
+        let refused = |errno| PublishError::Protect { part: PartKind::Rodata, errno };
+        views.open_writer(self.grant.arena).map_err(refused)?;
+        let written = views.make_writable(area, bytes.clone()).and_then(|()| {
+            write(views, &self.grant);
+            views.make_runnable(area, bytes)
+        });
+        views.close_writer(self.grant.arena);
+        written.map_err(refused)
     }
 
     /// Leaves no code in what a draft gives up of a part.

@@ -78,6 +78,32 @@ impl Views {
         unsafe { ptr::write_bytes(rest, 0, span_len - initial.len()) };
     }
 
+    /// Copies the start of the data out. Nothing may run that uses the data.
+    ///
+    /// # Panics
+    /// If `into` is longer than the span.
+    pub(super) fn read_data(&self, grant: &Grant, into: &mut [u8]) {
+        let bytes = self.span_bytes(grant, PartKind::Data);
+        assert!(into.len() as u64 <= bytes.end - bytes.start, "{} bytes of data are not there", into.len());
+        let start = self.write_pointer(AreaId { arena: grant.arena, kind: PartKind::Data }, &bytes);
+        // SAFETY: The span has so many bytes, see above, is mapped readable, and no reference to it ever exists.
+        unsafe { ptr::copy_nonoverlapping(start, into.as_mut_ptr(), into.len()) };
+    }
+
+    /// Writes 8 bytes of read-only data that is published. Nothing may run that reads them.
+    ///
+    /// # Panics
+    /// If they are not within the span.
+    pub(super) fn write_rodata_word(&self, grant: &Grant, offset_bytes: u64, word: u64) {
+        let bytes = self.span_bytes(grant, PartKind::Rodata);
+        let field = bytes.start + offset_bytes..bytes.start + offset_bytes + 8;
+        assert!(field.end <= bytes.end, "invariant: a span is as long as what it was taken for");
+        let start = self.write_pointer(AreaId { arena: grant.arena, kind: PartKind::Rodata }, &field);
+        // SAFETY: Within the span of a grant whose owner lends it, mapped writable; no reference to it exists, since
+        // those of a draft end before it is published.
+        unsafe { ptr::copy_nonoverlapping(word.to_le_bytes().as_ptr(), start, 8) };
+    }
+
     /// A copy of some bytes of the code, counted from its start, as a core would read them.
     pub(super) fn read_code(&self, grant: &Grant, wanted: Range<u64>) -> Vec<u8> {
         let bytes = self.span_bytes(grant, PartKind::Code);

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Addresses, Layout, PartKind, holding::Holding};
+use super::{Addresses, Layout, PartKind, PublishError, holding::Holding};
 
 /// Code that is ready to run, with its read-only data and its data.
 ///
@@ -45,6 +45,30 @@ impl Published {
     /// If `initial` is longer than the data, rounded up to whole granules.
     pub fn restore_data(&self, initial: &[u8]) {
         self.holding.memory().views.write_data(&self.holding.grant, initial);
+    }
+
+    /// Copies the start of the data. The caller sees to it that no call runs: what is copied is else undetermined.
+    ///
+    /// # Panics
+    /// If `into` is longer than the data, rounded up to whole granules.
+    pub fn read_data(&self, into: &mut [u8]) {
+        self.holding.memory().views.read_data(&self.holding.grant, into);
+    }
+
+    /// Writes 8 bytes of the read-only data, at an offset from its start. The caller sees to it that no call runs which
+    /// reads them, and that no other thread does the same.
+    ///
+    /// # Errors
+    /// The system refused to change the memory's protection: only where the window is opened on demand, or where
+    /// protection is changed instead of memory mapped twice. What the bytes are then is undetermined.
+    ///
+    /// # Panics
+    /// If the bytes are not within what was asked for.
+    pub fn write_rodata_word(&self, offset_bytes: u64, word: u64) -> Result<(), PublishError> {
+        let size_bytes = self.holding.size_bytes(PartKind::Rodata);
+        let inside = offset_bytes.checked_add(8).is_some_and(|end| end <= size_bytes);
+        assert!(inside, "a word at {offset_bytes} of {size_bytes} bytes of read-only data");
+        self.holding.rewrite_rodata(|views, grant| views.write_rodata_word(grant, offset_bytes, word))
     }
 
     /// A copy of the code.

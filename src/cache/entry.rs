@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Exports, Name,
+    Exports, Name, Startup,
     ledger::Charge,
     lru::{Handle, slot_bytes},
 };
@@ -34,6 +34,8 @@ pub struct Meta {
     pub exports: Exports,
     /// Calls may overlap although the entry has writable data.
     pub reentrant: bool,
+    /// What runs before the first call.
+    pub startup: Startup,
     /// When it became resident.
     pub installed_at: Instant,
     pub(super) calls: AtomicU64,
@@ -47,15 +49,15 @@ impl Meta {
 
     /// Bytes of heap that an entry with this takes, beside its spans: what is charged as metadata.
     pub(super) fn charge_bytes(name: &Name, image: &Image, link_state: &LinkState) -> u64 {
-        /// Two reference counts in front of each shared value, and the allocator's rounding of six blocks.
-        const ALLOCATIONS_BYTES: u64 = 2 * 16 + 6 * 16;
+        /// Two reference counts in front of each shared value, and the allocator's rounding of eight blocks.
+        const ALLOCATIONS_BYTES: u64 = 2 * 16 + 8 * 16;
         /// A key and a handle in a B-tree whose nodes are at least half full.
         const INDEX_BYTES: u64 = 2 * 24;
         let own_bytes = (size_of::<Entry>() + size_of::<Meta>()) as u64 + slot_bytes::<Resident>();
         let name_bytes = name.as_bytes().len() as u64;
         let exports_bytes = Exports::heap_bytes(image.symbols(), image.functions());
-        let link_bytes = image.data_init_bytes() + link_state.heap_bytes();
-        own_bytes + ALLOCATIONS_BYTES + INDEX_BYTES + name_bytes + exports_bytes + link_bytes
+        let kept_bytes = image.data_kept_bytes() + image.startup().heap_bytes() + link_state.heap_bytes();
+        own_bytes + ALLOCATIONS_BYTES + INDEX_BYTES + name_bytes + exports_bytes + kept_bytes
     }
 }
 
@@ -84,8 +86,9 @@ impl Drop for AtDrop {
 /// and both before anybody is told.
 pub(super) struct Entry {
     pub(super) published: Published,
-    /// Writable data as it was after linking, without the zeroes at the end.
-    pub(super) data_initial: Box<[u8]>,
+    /// Writable data as it is restored: as it was after linking, without the zeroes at the end; all of it if something
+    /// runs before the first call, and as it was after that, once it has run. Locked by who runs nothing of the entry.
+    pub(super) data_initial: Mutex<Box<[u8]>>,
     /// Which fields depend on where the parts lie.
     pub(super) link_state: LinkState,
     pub(super) meta: Arc<Meta>,
@@ -189,8 +192,9 @@ impl Pinned {
         self.entry.meta.sizes.data.size_bytes > 0
     }
 
-    /// Puts the writable data back to what it was after linking. No call of the entry may be running.
+    /// Puts the writable data back to what it was after linking, or after what runs before the first call. No call of the entry may be running.
     pub fn restore_data(&self) {
-        self.entry.published.restore_data(&self.entry.data_initial);
+        let initial = self.entry.data_initial.lock().unwrap_or_else(PoisonError::into_inner);
+        self.entry.published.restore_data(&initial);
     }
 }

@@ -1,12 +1,12 @@
 //! How an image becomes resident.
 
 use std::{
-    sync::{Arc, atomic::AtomicU64},
+    sync::{Arc, Mutex, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
 use super::{
-    Cache, Exports, Handle, Meta, Name, Target, Upload, View,
+    Cache, Exports, Handle, Meta, Name, Startup, Target, Upload, View,
     entry::{AtDrop, Entry, Resident},
     ledger::{Amount, Charge},
     residents::{Reason, Residents},
@@ -166,7 +166,7 @@ impl Cache {
         self.install_beside(upload.bytes(), install, image)
     }
 
-    fn install_beside(&self, held_bytes: u64, install: &Install, image: Image) -> Result<Installed, InstallError> {
+    fn install_beside(&self, held_bytes: u64, install: &Install, mut image: Image) -> Result<Installed, InstallError> {
         let started = (self.clock)();
         if let Some(view) = self.existing(install)? {
             return Ok(Installed::existing(view));
@@ -193,11 +193,13 @@ impl Cache {
             digest: install.digest,
             identity: install.identity,
             sizes,
+            startup: Startup::new(image.take_startup()),
             exports: Exports::new(image.into_exports_and_functions()),
             reentrant: install.reentrant,
             installed_at: (self.clock)(),
             calls: AtomicU64::new(0),
         };
+        let data_initial = Mutex::new(data_initial);
         let entry =
             Entry { published, data_initial, link_state, meta: Arc::new(meta), charge, freed: AtDrop::default() };
         let (view, outcome) = self.insert(Arc::new(entry), install.replace, replaces)?;
@@ -302,7 +304,7 @@ impl Cache {
             image.link(at, code, rodata, &mut data)?;
         }
         // What follows the initial bytes is zero, and the arena knows how to make zeroes.
-        data.truncate(usize::try_from(image.data_init_bytes()).unwrap_or(usize::MAX));
+        data.truncate(usize::try_from(image.data_kept_bytes()).unwrap_or(usize::MAX));
         let data_initial = data.into_boxed_slice();
         draft.write_data(&data_initial);
         let linked = (self.clock)();

@@ -18,6 +18,7 @@ mod ledger;
 mod lru;
 mod name;
 mod residents;
+mod startup;
 mod upload;
 
 use std::{
@@ -35,6 +36,7 @@ pub use self::{
     lru::Handle,
     name::{DEFAULT_NAMESPACE, KEY_MAX_BYTES, NAMESPACE_MAX_BYTES, Name, NameError, Namespace},
     residents::{EvictionCount, Evictions, Lookups, Reason},
+    startup::Startup,
     upload::Upload,
 };
 use self::{ledger::Ledger, residents::Residents};

@@ -7,6 +7,7 @@ use object::read::elf::{SectionHeader as _, Sym as _};
 
 use super::CodeError;
 use super::elf::{Base, LE, Object, Sym};
+use super::relocations::STUB_BYTES;
 
 /// The flag of a group of which one among those of the same name is kept.
 const GRP_COMDAT: u32 = 1;
@@ -31,8 +32,9 @@ pub(super) enum Definition {
     Section(usize),
     /// In a section that another object's stands for.
     Discarded,
-    /// A function that chooses its own implementation when it is loaded.
-    Chosen,
+    /// A function that chooses its own implementation; its resolver is in a section of the object of
+    /// [`Entity::symbol`].
+    Chosen(usize),
     /// In thread-local storage, that of these objects or another's.
     ThreadLocal { is_defined: bool },
 }
@@ -72,6 +74,8 @@ impl Entities {
         let Entity { definition, symbol: SymbolId { object, symbol }, .. } = self.all[entity as usize];
         match definition {
             Definition::Common { size_bytes, .. } => size_bytes,
+            // That of the resolver says nothing.
+            Definition::Chosen(_) => STUB_BYTES,
             _ => objects[object].symbols.get(symbol).map_or(0, |it| it.st_size(LE)),
         }
     }
@@ -190,7 +194,11 @@ fn read(object: &Object<'_>, id: SymbolId, symbol: &Sym, discarded: &[bool]) -> 
         }
         _ if symbol.st_type() == elf::STT_TLS => Definition::ThreadLocal { is_defined: base != Base::Undefined },
         Base::Undefined => Definition::Undefined { is_weak },
-        _ if symbol.st_type() == elf::STT_GNU_IFUNC => Definition::Chosen,
+        Base::Section(section) if symbol.st_type() == elf::STT_GNU_IFUNC => Definition::Chosen(section),
+        _ if symbol.st_type() == elf::STT_GNU_IFUNC => {
+            let at = object.symbol_location(symbol);
+            return Err(CodeError::Malformed { what: "the function has no resolver", at });
+        }
         Base::Absolute => Definition::Absolute(symbol.st_value(LE)),
         Base::Common => Definition::Common { size_bytes: symbol.st_size(LE), align_bytes: symbol.st_value(LE) },
         Base::Section(section) => Definition::Section(section),

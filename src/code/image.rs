@@ -4,6 +4,8 @@ use super::entities::Entities;
 use super::layout::Layout;
 use super::reach::{Needed, Patches};
 use super::relocations::Links;
+use super::startup::{Lists, Startup};
+use super::symbols::Placed;
 use super::{CodeError, FlatEntry, ImportTable, Limits, LinkState, Selection};
 use super::{flat, inputs, link, reach, relocations, sections, symbols};
 
@@ -123,6 +125,7 @@ pub struct Image {
     links: Links,
     exports: Vec<Symbol>,
     functions: Vec<Function>,
+    startup: Startup,
     objects: u64,
     unused: Unused,
 }
@@ -156,10 +159,27 @@ impl Image {
         };
         let mut layout = Layout::new(limits);
         let homes = sections::place(&objects, &classes, &needed.sections, &mut layout)?;
-        let places = symbols::place(&objects, &entities, &needed, &homes, imports, &mut layout)?;
-        let links = relocations::collect(&objects, &patches, &homes, &entities, &places, imports, &mut layout)?;
+        let Placed { places, chosen, constants } =
+            symbols::place(&objects, &entities, &needed, &homes, imports, &mut layout)?;
+        let mut links = relocations::collect(&objects, &patches, &homes, &entities, &places, imports, &mut layout)?;
         let names = symbols::names(&objects, &entities, &places, &exported, !selection.roots.is_empty())?;
+        let startup = Startup {
+            resolvers: chosen.resolvers().collect(),
+            initialisers: Lists {
+                objects: &objects,
+                classes: &classes,
+                patches: &patches,
+                entities: &entities,
+                places: &places,
+                code_bytes: layout.sizes().code.size_bytes,
+            }
+            .initialisers()?,
+        };
+        links.chosen = chosen;
         let mut initial = sections::contents(&objects, &homes, &layout)?;
+        for (offset_bytes, bytes) in &constants {
+            initial.rodata[*offset_bytes as usize..][..bytes.len()].copy_from_slice(bytes);
+        }
         links.write_stubs(&mut initial.code);
         links.write_relaxed(&mut initial.code);
         Ok(Image {
@@ -168,6 +188,7 @@ impl Image {
             links,
             exports: names.exports,
             functions: names.functions,
+            startup,
             objects: objects.len() as u64,
             unused: sections::unused(&objects, &classes, &needed.sections),
         })
@@ -192,7 +213,16 @@ impl Image {
         let mut functions: Vec<Function> = exports.iter().map(Function::from).collect();
         functions.sort_by_key(|function| function.offset_bytes);
         let initial = Initial { code, ..Initial::default() };
-        Image { sizes, initial, links: Links::default(), exports, functions, objects: 1, unused: Unused::default() }
+        Image {
+            sizes,
+            initial,
+            links: Links::default(),
+            exports,
+            functions,
+            startup: Startup::default(),
+            objects: 1,
+            unused: Unused::default(),
+        }
     }
 
     /// How many objects it was made of.
@@ -213,6 +243,17 @@ impl Image {
     /// Bytes of the data part before its tail of zeros.
     pub fn data_init_bytes(&self) -> u64 {
         self.initial.data.len() as u64
+    }
+
+    /// What must run before the first call.
+    pub fn startup(&self) -> &Startup {
+        &self.startup
+    }
+
+    /// Bytes from the start of the data part that its initial state has, once what must run before the first call has
+    /// run: the rest is zero.
+    pub fn data_kept_bytes(&self) -> u64 {
+        if self.startup.is_empty() { self.data_init_bytes() } else { self.sizes.data.size_bytes }
     }
 
     /// What the blob exports: global and weak definitions of default or protected visibility. Sorted by name, unique.
@@ -238,6 +279,11 @@ impl Image {
     /// What stays of the image after linking.
     pub fn into_exports(self) -> Box<[Symbol]> {
         self.exports.into()
+    }
+
+    /// What must run before the first call, out of the image.
+    pub fn take_startup(&mut self) -> Startup {
+        std::mem::take(&mut self.startup)
     }
 
     /// What stays of the image after linking, where traps are named too.

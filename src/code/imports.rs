@@ -1,10 +1,13 @@
-/// The host functions that objects may import: name -> address. And the variables of the thread that runs them.
+/// The host functions that objects may import: name -> address. And the variables of the thread that runs them, and
+/// constants.
 #[derive(Debug, Clone, Default)]
 pub struct ImportTable {
     /// Sorted by name, unique.
     functions: Box<[(&'static str, u64)]>,
     /// Few.
     thread_locals: Box<[(&'static str, i64)]>,
+    /// Few.
+    constants: Box<[(&'static str, Box<[u8]>)]>,
 }
 
 impl ImportTable {
@@ -13,7 +16,7 @@ impl ImportTable {
         let mut functions: Vec<_> = functions.into_iter().collect();
         functions.sort_by_key(|&(name, _)| name);
         functions.dedup_by_key(|&mut (name, _)| name);
-        ImportTable { functions: functions.into(), thread_locals: Box::default() }
+        ImportTable { functions: functions.into(), ..ImportTable::default() }
     }
 
     /// The same table with variables of the thread: each name with its distance from the thread pointer, in bytes,
@@ -22,7 +25,22 @@ impl ImportTable {
         ImportTable { thread_locals: variables.into_iter().collect(), ..self }
     }
 
-    /// The names of these variables.
+    /// The same table with constants, of which each image that needs one gets a copy: name and bytes.
+    pub fn with_constants(self, constants: impl IntoIterator<Item = (&'static str, Box<[u8]>)>) -> Self {
+        ImportTable { constants: constants.into_iter().collect(), ..self }
+    }
+
+    /// The names of these constants.
+    pub fn constant_names(&self) -> impl Iterator<Item = &'static str> {
+        self.constants.iter().map(|&(name, _)| name)
+    }
+
+    /// The bytes of a constant, if it is offered.
+    pub(super) fn constant(&self, name: &[u8]) -> Option<&[u8]> {
+        self.constants.iter().find(|(offered, _)| offered.as_bytes() == name).map(|(_, bytes)| &**bytes)
+    }
+
+    /// The names of the thread's variables.
     pub fn thread_local_names(&self) -> impl Iterator<Item = &'static str> {
         self.thread_locals.iter().map(|&(name, _)| name)
     }

@@ -1,11 +1,8 @@
 use super::image::{Addresses, PartKind};
 use super::relocation::{self, Field, Relocation};
-use super::relocations::{Fixup, Links, SLOT_BYTES, STUB_BYTES, To};
+use super::relocations::{Fixup, JUMP_BYTES, Links, SLOT_BYTES, STUB_BYTES, To};
 use super::symbols::Place;
 use super::{CodeError, Location};
-
-/// Bytes of the instruction of a stub. Its displacement is the last four of them, relative to its end.
-const JUMP_BYTES: u64 = 6;
 
 /// Writes `links` into the parts of an image that runs at `at`. `data` may lack its zeros: nothing is written there.
 pub(super) fn apply(
@@ -32,7 +29,7 @@ pub(super) fn apply(
     for (index, field) in (0..links.stubs.len() as u32).zip(stubs) {
         field[2..6].copy_from_slice(&linker.stub_displacement(index)?);
     }
-    Ok(())
+    links.chosen.apply(at, code, rodata)
 }
 
 struct Linker<'a> {
@@ -80,7 +77,7 @@ impl Linker<'_> {
             Place::SlotsStart => self.slots_start(),
             Place::OfThread(distance_bytes) => i128::from(distance_bytes),
             // No target is made of the others but a weak symbol without definition.
-            Place::Nothing | Place::Unresolved | Place::NotLoaded | Place::Chosen | Place::ThreadLocal => 0,
+            Place::Nothing | Place::Unresolved | Place::NotLoaded | Place::OfLoader | Place::ThreadLocal => 0,
         }
     }
 

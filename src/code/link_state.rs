@@ -6,6 +6,8 @@ use super::symbols::Place;
 
 /// Bytes of a stub before its displacement, and of that.
 const STUB_FIELD: (u64, Field) = (2, Field::Signed(4));
+/// The sign of a slot into which a resolver puts an address: of the code, which moves, or of the host, which does not.
+const CHOSEN: u8 = 3 << 2;
 /// What seven bits of a length in a varint are followed by where more follow.
 const MORE: u8 = 0x80;
 
@@ -70,6 +72,12 @@ impl LinkState {
             let (at, field) = (offset_bytes + STUB_FIELD.0, STUB_FIELD.1);
             fields.push(moving(PartKind::Code, at, field, Some(PartKind::Rodata), Some(PartKind::Code)));
         }
+        for (stub_field_bytes, slot_bytes) in links.chosen.fields() {
+            let plus = Some(PartKind::Rodata);
+            fields.push(moving(PartKind::Code, stub_field_bytes, STUB_FIELD.1, plus, Some(PartKind::Code)));
+            let slot = moving(PartKind::Rodata, slot_bytes, Field::Either(SLOT_BYTES), Some(PartKind::Code), None);
+            fields.push(Moving { kind: slot.kind | CHOSEN, ..slot });
+        }
         Self::encode(fields)
     }
 
@@ -103,12 +111,18 @@ impl LinkState {
             return Err(MoveError::Overlapping);
         }
         let moved = PARTS.map(|part| i128::from(to.of(part)) - i128::from(from.of(part)));
+        let code_bytes = code.len() as i128;
         let by = |part: u8| if part == 0 { 0 } else { moved[usize::from(part) - 1] };
         for Moving { part, offset_bytes, kind } in self.moving() {
             let buffer: &mut [u8] = [&mut *code, &mut *rodata, &mut *data][usize::from(part)];
             let (field, plus, minus) = decode_kind(kind);
             let bytes = &mut buffer[offset_bytes as usize..][..width_bytes(field)];
-            let value = read(field, bytes) + by(plus) - by(minus);
+            let old = read(field, bytes);
+            let of_code = i128::from(from.code)..=i128::from(from.code) + code_bytes;
+            if kind & CHOSEN == CHOSEN && !of_code.contains(&old) {
+                continue;
+            }
+            let value = old + by(plus) - by(minus);
             // A field that is read as either sign holds what it held by its bits.
             if width_bytes(field) < 8 && !fits(field, value) {
                 return Err(MoveError::OutOfReach { part: PARTS[usize::from(part)], offset_bytes });

@@ -22,6 +22,7 @@
 //! # Ok::<(), codecached::code::CodeError>(())
 //! ```
 
+mod chosen;
 mod disasm;
 mod elf;
 mod entities;
@@ -41,6 +42,7 @@ mod relocation;
 mod relocations;
 mod screen;
 mod sections;
+mod startup;
 mod symbols;
 #[cfg(test)]
 mod tests;
@@ -55,3 +57,4 @@ pub use limits::Limits;
 pub use link_state::{LinkState, MoveError};
 pub use relocation::RELOCATIONS;
 pub use screen::{Finding, Rule, Screened};
+pub use startup::{Resolver, Startup};

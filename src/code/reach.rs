@@ -104,7 +104,8 @@ pub(super) fn needed(
     for (at, object) in objects.iter().enumerate() {
         for (section, header) in object.sections.iter().enumerate() {
             let stays = header.sh_flags(LE).contains(elf::SHF_GNU_RETAIN);
-            if stays || matches!(classes[at][section], Class::Refused(_)) {
+            // What is run before all else stays whether it is needed or not, as with all linkers.
+            if stays || matches!(classes[at][section], Class::Refused(_) | Class::Initialisers) {
                 marks.add(at, section);
             }
         }
@@ -142,7 +143,7 @@ impl Marks<'_> {
     fn add_entity(&mut self, entities: &Entities, entity: u32) {
         self.needed.entities[entity as usize] = true;
         let entity = &entities.all[entity as usize];
-        if let Definition::Section(section) = entity.definition {
+        if let Definition::Section(section) | Definition::Chosen(section) = entity.definition {
             self.add(entity.symbol.object, section);
         }
     }

@@ -1,5 +1,6 @@
 use object::read::elf::SectionHeader as _;
 
+use super::chosen::Chosen;
 use super::elf::{LE, Object, Rela};
 use super::entities::{Entities, SymbolId};
 use super::error::shown;
@@ -16,12 +17,14 @@ use super::{CodeError, ImportTable, Location};
 pub(super) const SLOT_BYTES: u64 = 8;
 /// Bytes of a call stub: `jmp *slot(%rip)`, and trap bytes up to a multiple of 8.
 pub(super) const STUB_BYTES: u64 = 8;
+/// Bytes of the instruction of a stub. Its displacement is the last four of them, relative to its end.
+pub(super) const JUMP_BYTES: u64 = 6;
 /// The addend of a field that ends its instruction, as displacements count from there.
 const END_OF_FIELD: i64 = -4;
 /// Bytes of names for errors that are kept for each byte of the blobs; what is beyond stays unnamed.
 const NAME_BYTES_PER_BLOB_BYTE_MAX: u64 = 4;
 /// `jmp *0(%rip)`; the displacement follows once addresses are known.
-const STUB: [u8; STUB_BYTES as usize] = [0xff, 0x25, 0, 0, 0, 0, 0xcc, 0xcc];
+pub(super) const STUB: [u8; STUB_BYTES as usize] = [0xff, 0x25, 0, 0, 0, 0, 0xcc, 0xcc];
 
 /// What is left to write into an image once its run addresses are known.
 #[derive(Default)]
@@ -33,6 +36,8 @@ pub(super) struct Links {
     pub(super) slots: Vec<u32>,
     /// By stub: the slot that it jumps through.
     pub(super) stubs: Vec<u32>,
+    /// Functions that choose their implementation, whose stubs and slots are others.
+    pub(super) chosen: Chosen,
     /// Bytes from the start of the read-only part to the first slot.
     pub(super) slots_offset_bytes: u64,
     /// Bytes from the start of the code part to the first stub.
@@ -137,6 +142,7 @@ impl Links {
         for (stub, _) in room.chunks_exact_mut(STUB.len()).zip(&self.stubs) {
             stub.copy_from_slice(&STUB);
         }
+        self.chosen.write_stubs(code);
     }
 
     /// Rewrites the instructions that need no slot.
@@ -212,7 +218,7 @@ impl Collector<'_> {
         };
         match self.places[entity as usize] {
             Place::NotLoaded => unsupported("the symbol is in a section that is not loaded"),
-            Place::Chosen => unsupported(symbols::CHOSEN),
+            Place::OfLoader => unsupported(symbols::OF_LOADER),
             Place::ThreadLocal => unsupported("thread-local storage is not supported"),
             Place::OfThread(_) if !relocation.is_thread_local() => {
                 malformed("a variable of the thread is used as if it had one address")

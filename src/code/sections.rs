@@ -5,6 +5,7 @@ use super::CodeError;
 use super::elf::{Header, LE, Object};
 use super::image::{Initial, PartKind, Unused};
 use super::layout::Layout;
+use super::startup;
 
 /// Fills the code between sections: `int3`.
 const TRAP: u8 = 0xcc;
@@ -18,6 +19,8 @@ pub(super) enum Class {
     Discarded,
     /// It belongs to a part, if it is needed.
     Part(PartKind),
+    /// A list of functions to run before all else. It is read, and not loaded.
+    Initialisers,
     /// It asks for what is not done here.
     Refused(&'static str),
 }
@@ -33,10 +36,6 @@ pub(super) enum Home {
 
 /// Sections that are loaded elsewhere, but only speak of unwinding, which nothing does here.
 const UNWIND_PREFIXES: [&[u8]; 2] = [b".eh_frame", b".gcc_except_table"];
-/// Sections that a C runtime runs before or after everything, whatever type their assembler gave them.
-const STARTUP_PREFIXES: [&[u8]; 5] = [b".init_array", b".fini_array", b".preinit_array", b".ctors", b".dtors"];
-/// As above, of code; exact names, since `.init` is the start of others too.
-const STARTUP_NAMES: [&[u8]; 2] = [b".init", b".fini"];
 
 /// What each section of an object is.
 pub(super) fn classify(object: &Object<'_>, discarded: &[bool]) -> Result<Vec<Class>, CodeError> {
@@ -44,7 +43,7 @@ pub(super) fn classify(object: &Object<'_>, discarded: &[bool]) -> Result<Vec<Cl
     let mut classes = vec![Class::NotLoaded];
     for (index, header) in object.sections.iter().enumerate().skip(1) {
         let class = if discarded[index] { Class::Discarded } else { class(object, index, header)? };
-        if matches!(class, Class::Part(_)) && header.sh_type(LE) != elf::SHT_NOBITS {
+        if matches!(class, Class::Part(_) | Class::Initialisers) && header.sh_type(LE) != elf::SHT_NOBITS {
             from_file_bytes += object.contents(index)?.len() as u64;
         }
         classes.push(class);
@@ -68,7 +67,7 @@ pub(super) fn place(
     for (at, object) in objects.iter().enumerate() {
         for (index, header) in object.sections.iter().enumerate().filter(|&(index, _)| needed[at][index]) {
             let part = match classes[at][index] {
-                Class::NotLoaded | Class::Discarded => continue,
+                Class::NotLoaded | Class::Discarded | Class::Initialisers => continue,
                 Class::Refused(what) => {
                     return Err(CodeError::Unsupported { what, at: object.section_location(index) });
                 }
@@ -158,7 +157,11 @@ fn class(object: &Object<'_>, index: usize, header: &Header) -> Result<Class, Co
     if is_ignored || !flags.contains(elf::SHF_ALLOC) || flags.contains(elf::SHF_EXCLUDE) {
         return Ok(Class::NotLoaded);
     }
-    if let Some(what) = refusal(header, name) {
+    let is_odd = flags.contains(elf::SHF_TLS) || flags.contains(elf::SHF_COMPRESSED);
+    if let Some(class) = startup::class(kind, name).filter(|_| !is_odd && header.sh_size(LE) > 0) {
+        return Ok(class);
+    }
+    if let Some(what) = refusal(header) {
         return Ok(Class::Refused(what));
     }
     let is_code = flags.contains(elf::SHF_EXECINSTR);
@@ -175,20 +178,15 @@ fn class(object: &Object<'_>, index: usize, header: &Header) -> Result<Class, Co
 }
 
 /// Why a section that asks to be loaded cannot be. One without bytes asks for nothing.
-fn refusal(header: &Header, name: &[u8]) -> Option<&'static str> {
+fn refusal(header: &Header) -> Option<&'static str> {
     if header.sh_size(LE) == 0 {
         return None;
     }
     let (kind, flags) = (header.sh_type(LE), header.sh_flags(LE));
-    let is_startup = matches!(kind, elf::SHT_INIT_ARRAY | elf::SHT_FINI_ARRAY | elf::SHT_PREINIT_ARRAY)
-        || STARTUP_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-        || STARTUP_NAMES.contains(&name);
     if flags.contains(elf::SHF_TLS) {
         Some("thread-local storage is not supported")
     } else if flags.contains(elf::SHF_COMPRESSED) {
         Some("loaded sections cannot be compressed")
-    } else if is_startup {
-        Some("constructors and destructors are not run")
     } else if flags.contains(elf::SHF_WRITE) && flags.contains(elf::SHF_EXECINSTR) {
         Some("a section cannot be both writable and executable")
     } else if !matches!(kind, elf::SHT_PROGBITS | elf::SHT_NOBITS) {

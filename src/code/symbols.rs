@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use object::elf;
 use object::read::elf::{SectionHeader as _, Sym as _};
 
+use super::chosen::Chosen;
 use super::elf::{Base, LE, Object, Sym};
 use super::entities::{Definition, Entities, Entity, SymbolId};
 use super::error::shown;
@@ -19,9 +20,19 @@ const NAME_BYTES_PER_BLOB_BYTE_MAX: u64 = 4;
 /// The name by which objects mean the global offset table.
 const GLOBAL_OFFSET_TABLE: &[u8] = b"_GLOBAL_OFFSET_TABLE_";
 
-/// Why a symbol of type `STT_GNU_IFUNC` is refused. Those of the host's C library ask its loader for the processor's
-/// features, which is the loader's own.
-pub(super) const CHOSEN: &str = "functions that choose their own implementation (ifunc) are not supported";
+/// The name by which C++ means the program or library that an object is part of. Only its address counts.
+const DSO_HANDLE: &[u8] = b"__dso_handle";
+
+/// Alignment of constants that the host offers: a vector register's.
+const CONSTANT_ALIGN_BYTES: u64 = 16;
+
+/// Private variables of glibc's loader: functions of its libraries choose their implementation by them.
+const LOADER_NAMES: [&[u8]; 4] =
+    [b"__x86_get_cpu_features", b"__x86_get_cpuid_feature_leaf", b"__get_cpu_features", b"__x86_cpu_features"];
+const LOADER_PREFIXES: [&[u8]; 2] = [b"_dl_x86_", b"_rtld_global"];
+/// Why these are refused.
+pub(super) const OF_LOADER: &str =
+    "the choice of an implementation (ifunc) reads private state of glibc's loader, which there is none of here";
 
 /// What a symbol stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +51,8 @@ pub(super) enum Place {
     Unresolved,
     /// In a section that is not loaded.
     NotLoaded,
-    /// A function that chooses its own implementation when it is loaded.
-    Chosen,
+    /// Private to glibc's loader.
+    OfLoader,
     /// In thread-local storage that nothing offers.
     ThreadLocal,
     /// A variable of the thread that runs the code: bytes from the thread pointer.
@@ -58,17 +69,6 @@ pub(super) struct Names {
 
 /// What is to be exported: what `roots` name, or everything that is visible from outside.
 pub(super) fn exported(objects: &[Object<'_>], entities: &Entities, roots: &[String]) -> Result<Vec<u32>, CodeError> {
-    let exported = by_name(objects, entities, roots)?;
-    match exported.iter().map(|&number| &entities.all[number as usize]).find(|it| it.definition == Definition::Chosen) {
-        Some(Entity { symbol: SymbolId { object, symbol }, .. }) => {
-            let at = objects[*object].symbol_location(&objects[*object].symbols[*symbol]);
-            Err(CodeError::Unsupported { what: CHOSEN, at })
-        }
-        None => Ok(exported),
-    }
-}
-
-fn by_name(objects: &[Object<'_>], entities: &Entities, roots: &[String]) -> Result<Vec<u32>, CodeError> {
     if roots.is_empty() {
         let all = entities.all.iter().enumerate();
         return Ok(all.filter(|(_, it)| is_exported(objects, it)).map(|(number, _)| number as u32).collect());
@@ -91,6 +91,15 @@ fn by_name(objects: &[Object<'_>], entities: &Entities, roots: &[String]) -> Res
     Ok(wanted.into_values().flatten().collect())
 }
 
+/// Where everything is.
+pub(super) struct Placed {
+    /// By entity.
+    pub(super) places: Vec<Place>,
+    pub(super) chosen: Chosen,
+    /// Copies of what the host offers: bytes from the start of the read-only part, and contents.
+    pub(super) constants: Vec<(u64, Box<[u8]>)>,
+}
+
 /// Places every entity; common symbols that are needed go behind the other zeros of the data part.
 pub(super) fn place(
     objects: &[Object<'_>],
@@ -99,13 +108,66 @@ pub(super) fn place(
     homes: &[Vec<Home>],
     imports: &ImportTable,
     layout: &mut Layout,
-) -> Result<Vec<Place>, CodeError> {
-    let mut places = Vec::with_capacity(entities.all.len());
+) -> Result<Placed, CodeError> {
+    let places = Vec::with_capacity(entities.all.len());
+    let mut placed = Placed { places, chosen: Chosen::default(), constants: Vec::new() };
     for (entity, &is_needed) in entities.all.iter().zip(&needed.entities) {
-        let is_idle = matches!(entity.definition, Definition::Common { .. }) && !is_needed;
-        places.push(if is_idle { Place::NotLoaded } else { place_one(objects, entity, homes, imports, layout)? });
+        let is_idle = matches!(entity.definition, Definition::Common { .. } | Definition::Chosen(_)) && !is_needed;
+        let constant = constant(objects, entity, imports)?.filter(|_| is_needed);
+        let place = match entity.definition {
+            _ if is_idle => Place::NotLoaded,
+            Definition::Chosen(section) => place_chosen(objects, entity, section, homes, &mut placed.chosen, layout)?,
+            _ if constant.is_some() => {
+                let bytes = constant.unwrap_or_default();
+                let offset_bytes = layout.take(PartKind::Rodata, bytes.len() as u64, CONSTANT_ALIGN_BYTES)?;
+                placed.constants.push((offset_bytes, bytes.into()));
+                Place::In(PartKind::Rodata, offset_bytes)
+            }
+            _ => place_one(objects, entity, homes, imports, layout)?,
+        };
+        placed.places.push(place);
     }
-    Ok(places)
+    Ok(placed)
+}
+
+/// What the host offers for an entity that nothing defines, if it is a constant.
+fn constant<'a>(
+    objects: &[Object<'_>],
+    entity: &Entity,
+    imports: &'a ImportTable,
+) -> Result<Option<&'a [u8]>, CodeError> {
+    let SymbolId { object, symbol } = entity.symbol;
+    match entity.definition {
+        Definition::Undefined { .. } if entity.is_global => {
+            Ok(imports.constant(objects[object].symbol_name(&objects[object].symbols[symbol])?))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// A function that chooses its implementation is where its stub is.
+fn place_chosen(
+    objects: &[Object<'_>],
+    entity: &Entity,
+    section: usize,
+    homes: &[Vec<Home>],
+    chosen: &mut Chosen,
+    layout: &mut Layout,
+) -> Result<Place, CodeError> {
+    let SymbolId { object: at, symbol: index } = entity.symbol;
+    let (object, symbol) = (&objects[at], &objects[at].symbols[index]);
+    match homes[at][section] {
+        Home::Nowhere => Ok(Place::NotLoaded),
+        Home::Placed { part: PartKind::Code, offset_bytes, .. }
+            if symbol.st_value(LE) < object.sections[section].sh_size(LE) =>
+        {
+            Ok(Place::In(PartKind::Code, chosen.stub(offset_bytes + symbol.st_value(LE), layout)?))
+        }
+        Home::Placed { .. } => {
+            let at = object.symbol_location(symbol);
+            Err(CodeError::Malformed { what: "the resolver of the function is not in code", at })
+        }
+    }
 }
 
 fn place_one(
@@ -124,7 +186,6 @@ fn place_one(
             name.and_then(|name| imports.thread_local(name)).map_or(Place::ThreadLocal, Place::OfThread)
         }
         Definition::Discarded => Place::NotLoaded,
-        Definition::Chosen => Place::Chosen,
         Definition::Common { size_bytes, align_bytes } => {
             let offset_bytes = layout
                 .take(PartKind::Data, size_bytes, align_bytes)
@@ -134,7 +195,7 @@ fn place_one(
         Definition::Undefined { is_weak } => {
             undefined(object.symbol_name(&object.symbols[index])?, is_weak, entity.is_global, imports)
         }
-        Definition::Section(section) => match homes[at][section] {
+        Definition::Section(section) | Definition::Chosen(section) => match homes[at][section] {
             Home::Nowhere => Place::NotLoaded,
             Home::Placed { part, offset_bytes, .. } => {
                 let symbol = &object.symbols[index];
@@ -157,7 +218,10 @@ fn check_extent(object: &Object<'_>, symbol: &Sym, section: usize) -> Result<(),
 }
 
 fn undefined(name: &[u8], is_weak: bool, is_global: bool, imports: &ImportTable) -> Place {
-    if name == GLOBAL_OFFSET_TABLE {
+    if is_global && is_of_loader(name) {
+        return Place::OfLoader;
+    }
+    if name == GLOBAL_OFFSET_TABLE || name == DSO_HANDLE {
         return Place::SlotsStart;
     }
     // A local symbol cannot be defined elsewhere.
@@ -167,6 +231,10 @@ fn undefined(name: &[u8], is_weak: bool, is_global: bool, imports: &ImportTable)
         None if is_weak => Place::Nothing,
         None => Place::Unresolved,
     }
+}
+
+fn is_of_loader(name: &[u8]) -> bool {
+    LOADER_NAMES.contains(&name) || LOADER_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// The exported symbols by name, and all functions by offset.
@@ -216,7 +284,7 @@ pub(super) fn names(
 }
 
 fn is_defined(entity: &Entity) -> bool {
-    matches!(entity.definition, Definition::Section(_) | Definition::Common { .. } | Definition::Chosen)
+    matches!(entity.definition, Definition::Section(_) | Definition::Common { .. } | Definition::Chosen(_))
 }
 
 fn is_exported(objects: &[Object<'_>], entity: &Entity) -> bool {
@@ -231,7 +299,7 @@ fn is_exported(objects: &[Object<'_>], entity: &Entity) -> bool {
 /// Assembly often leaves the type of its functions away, but then makes them global: a local label without a type is
 /// a place inside of one. A label at the very end of a section is none either.
 fn is_function(object: &Object<'_>, index: usize, symbol: &Sym, part: PartKind) -> Result<bool, CodeError> {
-    let is_typed = symbol.st_type() == elf::STT_FUNC;
+    let is_typed = matches!(symbol.st_type(), elf::STT_FUNC | elf::STT_GNU_IFUNC);
     let is_bare_global = symbol.st_type() == elf::STT_NOTYPE && symbol.st_bind() != elf::STB_LOCAL;
     if part != PartKind::Code || !(is_typed || is_bare_global) {
         return Ok(false);

@@ -24,6 +24,35 @@ pub trait Callee: Send + Sync + 'static {
     /// Puts the writable data back to its initial image. Called after a call that did not return, and only while no
     /// call with the same [`Writable::id`] runs. Must not panic: the process ends if it does.
     fn restore(&self);
+
+    /// Whether something must run before the first call and has not. While it is so, [`Callee::writable`] answers a
+    /// serial lane.
+    fn is_pending(&self) -> bool {
+        false
+    }
+
+    /// What must run before the first call: the step `index`; `None` behind the last.
+    fn step(&self, _index: usize) -> Option<Step> {
+        None
+    }
+
+    /// A step returned `address` for `slot`. False if that cannot be stored.
+    fn resolve(&self, _slot: u64, _address: u64) -> bool {
+        true
+    }
+
+    /// All steps have returned, and nothing of the callee runs: nothing is pending from now on, and what the data is
+    /// now is its initial image. Must not panic.
+    fn initialised(&self) {}
+}
+
+/// A function without arguments that must run before the first call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Absolute address, inside [`Callee::code_range`].
+    pub entry: u64,
+    /// What the function returns is an address for this slot of the callee.
+    pub slot: Option<u64>,
 }
 
 /// Writable data that lives across calls.

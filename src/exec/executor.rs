@@ -1,5 +1,7 @@
 //! One executor: a thread that runs calls, one after the other.
 
+mod initialise;
+
 use std::sync::OnceLock;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
@@ -13,7 +15,7 @@ use super::pool::{Job, Shared};
 use super::schedule::Entry;
 use super::signals::ThreadSignals;
 use super::stack::{Slot, give_back};
-use super::trap::TrapKind;
+use super::trap::{RawTrap, TrapKind};
 use super::watchdog::{Victim, nanos};
 
 /// Shorter times are not measured by the CPU clock, which costs a system call.
@@ -71,7 +73,7 @@ impl<C: Callee> Executor<'_, C> {
             done.outcome = Outcome::DeadlineBeforeStart;
         } else if !unwanted {
             self.cpu.begin(taken);
-            done.outcome = self.run(id, &call, taken);
+            done.outcome = self.initialise(id, &call, lane, taken).unwrap_or_else(|| self.run(id, &call, taken));
             faulted = !matches!(done.outcome, Outcome::Returned { .. });
             (done.wall, done.cpu) = self.cpu.end(taken);
         }
@@ -100,6 +102,12 @@ impl<C: Callee> Executor<'_, C> {
             self.region.scrub(frame.heap.used_end());
             return Outcome::Returned { value, buffers };
         };
+        self.ended(id, &raw)
+    }
+
+    /// The outcome of code that did not come back.
+    fn ended(&self, id: u64, raw: &RawTrap) -> Outcome {
+        let frame = self.slot.frame();
         // What such code touched is not known.
         give_back(self.region.range());
         give_back(self.slot.stack());

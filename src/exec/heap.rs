@@ -32,6 +32,8 @@ pub(super) struct HeapState {
     pub(super) end: AtomicUsize,
     /// Never-used memory begins here; no block lies beyond.
     next: AtomicUsize,
+    /// Blocks in use.
+    live: AtomicUsize,
     free: [AtomicU64; CLASSES],
 }
 
@@ -46,9 +48,20 @@ impl HeapState {
         if !unused {
             self.free.iter().for_each(|head| head.store(0, Ordering::Relaxed));
         }
+        self.live.store(0, Ordering::Relaxed);
         self.start.store(start, Ordering::Relaxed);
         self.next.store(start, Ordering::Relaxed);
         self.end.store(end, Ordering::Relaxed);
+    }
+
+    /// Blocks that were allocated and not given back.
+    pub(super) fn live(&self) -> usize {
+        self.live.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, change: isize) {
+        // Only the thread whose call runs changes it.
+        self.live.store(self.live().wrapping_add_signed(change), Ordering::Relaxed);
     }
 
     /// Where what blocks were cut from ends.
@@ -79,6 +92,7 @@ impl<'a> Heap<'a> {
             return Ok(0);
         }
         self.set_header(block, class, MARK_USED)?;
+        self.state.count(1);
         Ok(block + HEADER_BYTES)
     }
 
@@ -123,6 +137,7 @@ impl<'a> Heap<'a> {
         let head = &self.state.free[class];
         self.store(block + HEADER_BYTES, head.load(Ordering::Relaxed))?;
         head.store(block as u64, Ordering::Relaxed);
+        self.state.count(-1);
         Ok(())
     }
 

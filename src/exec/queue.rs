@@ -175,6 +175,13 @@ impl<J> Queue<J> {
         self.wake_some(state, released.saturating_sub(1));
     }
 
+    /// Jobs of a lane may overlap from now on, also those that came before.
+    pub(super) fn open(&self, lane: Writable) {
+        let mut state = self.lock();
+        let released = state.schedule.open(lane);
+        self.wake_some(state, released);
+    }
+
     /// Takes a waiting job out, or calls `running` with the executor that has it.
     pub(super) fn cancel(&self, id: u64, lane: Option<Writable>, running: impl FnOnce(usize)) -> Option<J> {
         let mut state = self.lock();

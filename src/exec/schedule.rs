@@ -108,6 +108,8 @@ impl<J> Schedule<J> {
             dirty: false,
             waiting: VecDeque::new(),
         });
+        // A lane that has been opened finds calls that were told otherwise before.
+        lane.reentrant |= writable.reentrant;
         lane.waiting.push_back(entry);
         Ok(lane.release(&mut self.ready) > 0)
     }
@@ -139,6 +141,14 @@ impl<J> Schedule<J> {
     pub(super) fn restored(&mut self, writable: Writable) -> usize {
         if let Some(lane) = self.lanes.get_mut(&writable.id) {
             lane.dirty = false;
+        }
+        self.release(writable.id)
+    }
+
+    /// The calls of this lane may overlap from now on; answers how many waiting calls became ready.
+    pub(super) fn open(&mut self, writable: Writable) -> usize {
+        if let Some(lane) = self.lanes.get_mut(&writable.id) {
+            lane.reentrant = true;
         }
         self.release(writable.id)
     }

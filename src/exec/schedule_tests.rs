@@ -71,6 +71,23 @@ fn a_fault_in_a_reentrant_lane_waits_for_the_running_calls_and_takes_back_the_re
 }
 
 #[test]
+fn an_opened_lane_lets_its_calls_overlap_those_that_came_before_too() {
+    let mut schedule = Schedule::new(4, 9);
+    assert_eq!(schedule.submit(entry(1, Some(SERIAL))), Ok(true));
+    assert_eq!(taken(&mut schedule, 0), Some(1));
+    assert_eq!(schedule.submit(entry(2, Some(SERIAL))), Ok(false));
+    assert_eq!(schedule.submit(entry(3, Some(SERIAL))), Ok(false));
+    assert_eq!(schedule.open(SERIAL), 2);
+    assert_eq!((taken(&mut schedule, 1), taken(&mut schedule, 2)), (Some(2), Some(3)));
+    assert_eq!(schedule.submit(entry(4, Some(SERIAL))), Ok(true), "though it was told otherwise");
+    for _ in 0..2 {
+        assert_eq!(schedule.settle(SERIAL, false), Settled::Released(0));
+    }
+    assert_eq!(schedule.settle(SERIAL, true), Settled::Restore, "what was ready waits again");
+    assert_eq!((schedule.restored(SERIAL), taken(&mut schedule, 3)), (1, Some(4)));
+}
+
+#[test]
 fn a_cancelled_call_is_found_where_it_is() {
     let mut schedule = Schedule::new(1, 9);
     for id in 1..=3 {

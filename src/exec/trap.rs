@@ -42,6 +42,17 @@ impl TrapKind {
     ];
 }
 
+/// What was running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrapStage {
+    /// The function that was called.
+    Call,
+    /// What must run before the first call: an initialiser, or the choice of an implementation.
+    Initialiser,
+    /// As before; it returned, but kept memory that it had allocated, which is the call's and would be gone.
+    KeptMemory,
+}
+
 /// Where and by what a call was ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trap {
@@ -54,6 +65,8 @@ pub struct Trap {
     pub fault_address: Option<u64>,
     /// The signal's number.
     pub signal: i32,
+    /// What was running.
+    pub stage: TrapStage,
 }
 
 /// What the handler saw, not yet interpreted: interpretation happens after recovery, in ordinary code.
@@ -77,7 +90,7 @@ impl RawTrap {
         let memory = matches!(self.signal, libc::SIGSEGV | libc::SIGBUS);
         let fault_address = (memory && self.code != SI_KERNEL).then_some(self.address);
         let kind = self.kind(fault_address.is_some_and(|address| guard.contains(&address)));
-        Trap { kind, pc: self.instruction(kind), fault_address, signal: self.signal }
+        Trap { kind, pc: self.instruction(kind), fault_address, signal: self.signal, stage: TrapStage::Call }
     }
 
     fn kind(&self, in_guard: bool) -> TrapKind {

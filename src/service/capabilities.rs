@@ -19,6 +19,7 @@ pub(super) fn answer(service: &Service) -> proto::GetCapabilitiesResponse {
         imports: {
             let table = service.cache.imports();
             let mut names: Vec<_> = table.names().chain(table.thread_local_names()).map(str::to_owned).collect();
+            names.extend(table.constant_names().map(str::to_owned));
             names.sort_unstable();
             names
         },

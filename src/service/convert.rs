@@ -6,7 +6,7 @@ use super::failure::Failure;
 use crate::{
     cache::{Meta, Rank, View},
     code::PartKind,
-    exec::{Arg, ResultType, Scalar, Trap, TrapKind},
+    exec::{Arg, ResultType, Scalar, Trap, TrapKind, TrapStage},
     metrics,
     proto::{self, value::Kind},
 };
@@ -39,6 +39,7 @@ pub(super) fn listed_entry(view: &View, now: Instant) -> proto::Entry {
         pins: u32::try_from(view.pins).unwrap_or(u32::MAX),
         reentrant: view.meta.reentrant,
         link_state_bytes: view.link_state_bytes,
+        initialisers_waiting: view.meta.startup.waiting(),
         ..basic_entry(view)
     }
 }
@@ -142,6 +143,12 @@ pub(super) fn trap(trap: &Trap, meta: &Meta, code: &std::ops::Range<u64>, instru
         fault_address: trap.fault_address,
         signal: trap.signal,
         instruction,
+        stage: match trap.stage {
+            TrapStage::Call => proto::TrapStage::Call,
+            TrapStage::Initialiser => proto::TrapStage::Initialiser,
+            TrapStage::KeptMemory => proto::TrapStage::InitialiserKeptMemory,
+        }
+        .into(),
     }
 }
 

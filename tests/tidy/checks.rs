@@ -51,6 +51,7 @@ pub(crate) const UNSAFE_FILES: &[&str] = &[
     "src/exec/host/jumps.rs",
     "src/exec/host/mod.rs",
     "src/exec/host/runtime.rs",
+    "src/exec/host/startup.rs",
     "src/exec/memory.rs",
     "src/exec/signals.rs",
     "src/exec/stack.rs",

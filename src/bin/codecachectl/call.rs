@@ -7,7 +7,7 @@ use std::{
 };
 
 use codecached::proto::{
-    ExecuteRequest, ExecuteResponse, ResultType, Returned, Trap, TrapKind, execute_request::Target,
+    ExecuteRequest, ExecuteResponse, ResultType, Returned, Trap, TrapKind, TrapStage, execute_request::Target,
     execute_response::Outcome, value::Kind,
 };
 use hdrhistogram::Histogram;
@@ -151,6 +151,9 @@ fn preview(buffer: &[u8]) -> String {
 fn trap_human(trap: &Trap) -> Lines {
     let (name, words) = kind(trap.kind());
     let mut lines = vec![("trap".to_owned(), format!("{name}: {words}")), ("where".to_owned(), place(trap))];
+    if let Some((_, words)) = stage(trap) {
+        lines.push(("while".to_owned(), words.to_owned()));
+    }
     if !trap.instruction.is_empty() {
         lines.push(("instruction".to_owned(), trap.instruction.clone()));
     }
@@ -162,6 +165,17 @@ fn trap_human(trap: &Trap) -> Lines {
         lines.push(("signal".to_owned(), format!("{} ({name})", trap.signal)));
     }
     lines
+}
+
+/// What was running, if it was not the function that was called.
+fn stage(trap: &Trap) -> Option<(&'static str, &'static str)> {
+    match trap.stage() {
+        TrapStage::Unspecified | TrapStage::Call => None,
+        TrapStage::Initialiser => Some(("INITIALISER", "running what must run before the first call")),
+        TrapStage::InitialiserKeptMemory => {
+            Some(("INITIALISER_KEPT_MEMORY", "an initialiser returned without freeing what it had allocated"))
+        }
+    }
 }
 
 fn place(trap: &Trap) -> String {
@@ -235,6 +249,7 @@ fn trap_json(trap: &Trap, answer: &ExecuteResponse, times: &Times) -> Value {
         "offset_bytes": trap.offset_bytes,
         "instruction": trap.instruction,
         "outside": trap.outside,
+        "stage": stage(trap).map_or("CALL", |(name, _)| name),
         "fault_address": trap.fault_address.map(|address| format!("{address:#018x}")),
         "signal": trap.signal,
         "signal_name": signal_name(trap.signal),
@@ -272,6 +287,7 @@ mod tests {
             fault_address: Some(0),
             signal: 11,
             instruction: "mov eax, dword ptr [rdi]".into(),
+            ..Trap::default()
         };
         let text = table::pairs(trap_human(&trap));
         for part in ["SEGV", "peek+0x2", "dword ptr [rdi]", "0x0000000000000000", "11 (SIGSEGV)"] {

@@ -155,7 +155,17 @@ fn human(installed: &[InstallResponse]) -> String {
             answer.evicted_entries.to_string(),
         ]);
     }
-    table.render() + &installed.iter().map(findings).collect::<String>()
+    table.render() + &installed.iter().flat_map(|it| [initialisers(it), findings(it)]).collect::<String>()
+}
+
+/// What is to run before the first call.
+fn initialisers(answer: &InstallResponse) -> String {
+    let entry = answer.entry.clone().unwrap_or_default();
+    match entry.initialisers_waiting {
+        0 => String::new(),
+        1 => format!("{}: 1 initialiser runs before the first call\n", units::key(&entry.key)),
+        many => format!("{}: {many} initialisers run before the first call\n", units::key(&entry.key)),
+    }
 }
 
 /// What the screening found, one a line.

@@ -65,6 +65,7 @@ pub(crate) fn to_json(entry: &Entry, symbols: bool) -> Value {
         "age_ms": entry.age_ms,
         "pins": entry.pins,
         "reentrant": entry.reentrant,
+        "initialisers_waiting": entry.initialisers_waiting,
     });
     if symbols {
         let symbols = entry.symbols.iter().map(|symbol| {
@@ -92,6 +93,7 @@ fn human(entry: &Entry, symbols: bool) -> String {
         ("link state", units::bytes(entry.link_state_bytes)),
         ("blake3", digest),
         ("calls", format!("{} started, {} under way", entry.calls, entry.pins)),
+        ("initialisers", format!("{} wait for the first call", entry.initialisers_waiting)),
         ("reentrant", if entry.reentrant { "yes" } else { "no" }.into()),
         ("installed", format!("{} ago", units::milliseconds(entry.age_ms))),
         ("used", format!("{} ago", units::milliseconds(entry.idle_ms))),

@@ -1,7 +1,6 @@
 use object::elf::*;
 use proptest::prelude::*;
 
-use super::super::MoveError;
 use super::builder::{Builder, DATA, RODATA};
 use super::*;
 

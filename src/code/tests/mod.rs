@@ -14,9 +14,10 @@ mod relocations;
 mod screen;
 mod sections;
 mod several;
+mod startup;
 mod symbols;
 
-use super::{Addresses, CodeError, Image, ImportTable, Limits, PartKind, Selection};
+use super::{Addresses, CodeError, Image, ImportTable, Limits, MoveError, PartKind, Selection};
 
 /// An object of real compiler output; the command is in its source.
 const SAMPLE: &[u8] = include_bytes!("sample.o");
@@ -42,15 +43,29 @@ fn parse(blob: &[u8]) -> Result<Image, CodeError> {
 }
 
 /// The three parts of an image after linking.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Linked {
     code: Vec<u8>,
     rodata: Vec<u8>,
     data: Vec<u8>,
 }
 
-/// Links `image` for `at` into buffers that start as garbage.
+/// Links `image` for `at`. What can be linked elsewhere too can be moved there, and is the same then.
 fn link_at(image: &Image, at: Addresses) -> Result<Linked, CodeError> {
+    const ELSEWHERE: Addresses = Addresses { code: 0x6f00_1000_0000, rodata: 0x6f00_0000_0000, data: 0x6f00_3000_0040 };
+    let linked = write_at(image, at)?;
+    if let Ok(there) = write_at(image, ELSEWHERE) {
+        let Linked { mut code, mut rodata, mut data } = linked.clone();
+        match image.link_state().relink(at, ELSEWHERE, &mut code, &mut rodata, &mut data) {
+            Ok(()) => assert_eq!(Linked { code, rodata, data }, there, "moved"),
+            Err(error) => assert_eq!(error, MoveError::Overlapping),
+        }
+    }
+    Ok(linked)
+}
+
+/// Writes the parts of `image` into buffers that start as garbage.
+fn write_at(image: &Image, at: Addresses) -> Result<Linked, CodeError> {
     let sizes = image.sizes();
     let dirty = |part: super::Part| vec![0xa5; part.size_bytes as usize];
     let (mut code, mut rodata, mut data) = (dirty(sizes.code), dirty(sizes.rodata), dirty(sizes.data));

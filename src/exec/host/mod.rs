@@ -49,18 +49,19 @@ mod checked;
 mod jumps;
 mod math;
 mod runtime;
+mod startup;
 mod strings;
 
 use super::arch::abort_trap;
 
 /// Version of the table: one more whenever functions are added. Names are never removed within a major version of
 /// the daemon, so code that links at one version links at every later one. `names.txt` tells what came when.
-pub const IMPORTS_VERSION: u32 = 1;
+pub const IMPORTS_VERSION: u32 = 2;
 
 /// How a function is entered; its true signature is C's.
 type Entry = unsafe extern "C" fn();
 
-const FAMILIES: [&[(&str, Entry)]; 9] = [
+const FAMILIES: [&[(&str, Entry)]; 10] = [
     allocate::OWN,
     characters::PASSED,
     characters::OWN,
@@ -69,6 +70,7 @@ const FAMILIES: [&[(&str, Entry)]; 9] = [
     math::PASSED,
     runtime::PASSED,
     runtime::OWN,
+    startup::OWN,
     strings::PASSED,
 ];
 

@@ -1,0 +1,91 @@
+//! What must run before the first call of a callee: run by the call that comes first, on its executor, under its guard.
+//!
+//! While it waits a callee's calls go through a serial lane ([`Callee::writable`]), so one executor alone is here for it
+//! and the others wait without an executor. What fails is the outcome of the call that came first; then the data is
+//! restored like after any trap, and the next call begins anew.
+//!
+//! The steps share the call's memory, which is empty before and after: what a step allocates it must free, since it is
+//! gone when the list has ended, and a variable that points to it would be worse than a trap.
+
+use std::time::{Duration, Instant};
+
+use super::super::call::{Call, Callee, Outcome, Step, Writable};
+use super::super::frame::Limits;
+use super::super::signals::STOP_SIGNAL;
+use super::super::trap::{Trap, TrapKind, TrapStage};
+use super::super::watchdog::nanos;
+use super::Executor;
+use crate::exec::arch::Registers;
+
+impl<C: Callee> Executor<'_, C> {
+    /// Runs what must run before the first call. `None`: there is nothing, or nothing more.
+    pub(super) fn initialise(
+        &self,
+        id: u64,
+        call: &Call<C>,
+        lane: Option<Writable>,
+        taken: Instant,
+    ) -> Option<Outcome> {
+        if !call.callee.is_pending() {
+            return None;
+        }
+        let frame = self.slot.frame();
+        let memory = self.region.range();
+        frame.heap.reset(memory.start, memory.end);
+        let began = self.cpu.victim.cpu().unwrap_or_default();
+        let whole = self.limits(id, call, taken);
+        let mut index = 0;
+        while let Some(step) = call.callee.step(index) {
+            let used = self.cpu.victim.cpu().unwrap_or(began).saturating_sub(began);
+            if let Err(outcome) = self.step(&call.callee, step, left(whole, used)) {
+                return Some(outcome);
+            }
+            index += 1;
+        }
+        self.region.scrub(frame.heap.used_end());
+        call.callee.initialised();
+        // Calls that came before may now overlap, if they may at all.
+        if let Some(lane) = lane.filter(|_| call.callee.writable().is_none_or(|writable| writable.reentrant)) {
+            self.shared.queue.open(lane);
+        }
+        None
+    }
+
+    fn step(&self, callee: &C, step: Step, limits: Limits) -> Result<(), Outcome> {
+        let frame = self.slot.frame();
+        let stopped = |kind, signal, stage| Trap { kind, pc: step.entry, fault_address: None, signal, stage };
+        // Steps that are shorter than a tick each could else go on for ever.
+        let wall_ended = nanos(self.shared.epoch.elapsed()) >= limits.wall_end_ns;
+        if frame.is_cancelled(limits.job) || self.shared.queue.is_stopping() {
+            return Err(Outcome::Cancelled);
+        }
+        if wall_ended || limits.cpu_limit_ns == 0 {
+            return Err(Outcome::Trap(stopped(TrapKind::Timeout, STOP_SIGNAL, TrapStage::Initialiser)));
+        }
+        frame.context.prepare(step.entry, &Registers::default());
+        frame.set_limits(limits);
+        frame.context.run();
+        if let Some(raw) = frame.take_trap() {
+            return Err(match self.ended(limits.job, &raw) {
+                Outcome::Trap(trap) => Outcome::Trap(Trap { stage: TrapStage::Initialiser, ..trap }),
+                other => other,
+            });
+        }
+        if frame.heap.live() > 0 {
+            self.region.scrub(frame.heap.used_end());
+            return Err(Outcome::Trap(stopped(TrapKind::Abort, libc::SIGILL, TrapStage::KeptMemory)));
+        }
+        let (address, _) = frame.context.results();
+        match step.slot {
+            Some(slot) if !callee.resolve(slot, address) => {
+                Err(Outcome::Trap(stopped(TrapKind::Bus, libc::SIGBUS, TrapStage::Initialiser)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What is left of the limits for all steps together after `used` CPU time.
+fn left(whole: Limits, used: Duration) -> Limits {
+    Limits { cpu_limit_ns: whole.cpu_limit_ns.saturating_sub(nanos(used)), ..whole }
+}
