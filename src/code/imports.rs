@@ -1,3 +1,6 @@
+/// Name and bytes of a constant that is copied into images.
+type Constant = (&'static str, Box<[u8]>);
+
 /// The host functions that objects may import: name -> address. And the variables of the thread that runs them, and
 /// constants.
 #[derive(Debug, Clone, Default)]
@@ -7,7 +10,7 @@ pub struct ImportTable {
     /// Few.
     thread_locals: Box<[(&'static str, i64)]>,
     /// Few.
-    constants: Box<[(&'static str, Box<[u8]>)]>,
+    constants: Box<[Constant]>,
 }
 
 impl ImportTable {
@@ -26,7 +29,7 @@ impl ImportTable {
     }
 
     /// The same table with constants, of which each image that needs one gets a copy: name and bytes.
-    pub fn with_constants(self, constants: impl IntoIterator<Item = (&'static str, Box<[u8]>)>) -> Self {
+    pub fn with_constants(self, constants: impl IntoIterator<Item = Constant>) -> Self {
         ImportTable { constants: constants.into_iter().collect(), ..self }
     }
 
