@@ -1,9 +1,11 @@
 use std::fmt;
+use std::ops::Range;
 
 use super::entities::Entities;
 use super::layout::Layout;
 use super::reach::{Needed, Patches};
 use super::relocations::Links;
+use super::unwind::{self, Unwind};
 use super::{CodeError, FlatEntry, ImportTable, Limits, Selection};
 use super::{flat, inputs, link, reach, relocations, sections, symbols};
 
@@ -110,6 +112,7 @@ pub struct Image {
     sizes: Sizes,
     initial: Initial,
     links: Links,
+    unwind: Unwind,
     exports: Vec<Symbol>,
     functions: Vec<Function>,
     objects: u64,
@@ -147,14 +150,21 @@ impl Image {
         let homes = sections::place(&objects, &classes, &needed.sections, &mut layout)?;
         let places = symbols::place(&objects, &entities, &needed, &homes, imports, &mut layout)?;
         let links = relocations::collect(&objects, &patches, &homes, &entities, &places, imports, &mut layout)?;
+        let unwind = if selection.keep_unwind {
+            unwind::collect(&objects, &entities, &places, &mut layout)?
+        } else {
+            Unwind::default()
+        };
         let names = symbols::names(&objects, &entities, &places, &exported, !selection.roots.is_empty())?;
         let mut initial = sections::contents(&objects, &homes, &layout)?;
         links.write_stubs(&mut initial.code);
         links.write_relaxed(&mut initial.code);
+        initial.rodata[unwind.offset_bytes as usize..][..unwind.bytes.len()].copy_from_slice(&unwind.bytes);
         Ok(Image {
             sizes: layout.sizes(),
             initial,
             links,
+            unwind,
             exports: names.exports,
             functions: names.functions,
             objects: objects.len() as u64,
@@ -181,7 +191,16 @@ impl Image {
         let mut functions: Vec<Function> = exports.iter().map(Function::from).collect();
         functions.sort_by_key(|function| function.offset_bytes);
         let initial = Initial { code, ..Initial::default() };
-        Image { sizes, initial, links: Links::default(), exports, functions, objects: 1, unused: Unused::default() }
+        Image {
+            sizes,
+            initial,
+            links: Links::default(),
+            unwind: Unwind::default(),
+            exports,
+            functions,
+            objects: 1,
+            unused: Unused::default(),
+        }
     }
 
     /// How many objects it was made of.
@@ -212,6 +231,16 @@ impl Image {
     /// Every function of the code part, local ones too, sorted by offset: names for the addresses of a trap.
     pub fn functions(&self) -> &[Function] {
         &self.functions
+    }
+
+    /// Where in the read-only part the unwind table lies, in the form of `.eh_frame` with a zero at its end.
+    pub fn unwind(&self) -> Option<Range<u64>> {
+        self.unwind.range()
+    }
+
+    /// How many functions the unwind table has.
+    pub fn unwind_functions(&self) -> u64 {
+        self.unwind.functions()
     }
 
     /// The code before linking, and what linking writes.
@@ -246,7 +275,8 @@ impl Image {
         let (initial, zeros) = data.split_at_mut(self.initial.data.len());
         initial.copy_from_slice(&self.initial.data);
         zeros.fill(0);
-        link::apply(&self.links, at, code, rodata, initial)
+        link::apply(&self.links, at, code, rodata, initial)?;
+        self.unwind.link(at, rodata)
     }
 }
 

@@ -42,6 +42,7 @@ mod sections;
 mod symbols;
 #[cfg(test)]
 mod tests;
+mod unwind;
 
 pub use disasm::{INSTRUCTION_MAX_BYTES, Line, Listing, call_text, function_at, instruction_text};
 pub use error::{CodeError, Location, Reason, RelocationName};

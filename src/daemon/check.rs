@@ -31,7 +31,10 @@ pub fn explain(config: &Config) -> Explained {
 /// # Errors
 /// [`DaemonError`]: what would stop the daemon from starting.
 pub fn check(config: &Config) -> Result<Vec<(String, String)>, DaemonError> {
-    let (service, _) = build(config)?;
+    let (service, _, tools) = build(config)?;
+    if let Some(tools) = tools {
+        tools.finish();
+    }
     let arena = service.arena_stats();
     Ok([
         ("architecture", std::env::consts::ARCH.to_owned()),

@@ -12,6 +12,7 @@ mod screen;
 mod sections;
 mod several;
 mod symbols;
+mod unwind;
 
 use super::{Addresses, CodeError, Image, ImportTable, Limits, PartKind, Selection};
 

@@ -18,7 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
     let members = ends.windows(2).map(|it| ("member.o", &bytes[it[0]..it[1]]));
     let roots = ["main", "sum", "f"].map(str::to_owned).to_vec();
     for blob in [archive(members.collect::<Vec<_>>()), [&b"!<arch>\n"[..], bytes].concat()] {
-        for selection in [Selection::default(), Selection { roots: roots.clone(), keep_unused: false }] {
+        for selection in [Selection::default(), Selection { roots: roots.clone(), keep_unwind: true, ..Selection::default() }] {
             link(&blob, &selection);
         }
     }
