@@ -75,7 +75,7 @@ pub enum DaemonError {
 /// # Errors
 /// [`DaemonError`]; nothing was served if it comes from the start.
 pub fn serve(config: Config) -> Result<(), DaemonError> {
-    let (service, metrics, tools) = build(&config)?;
+    let Parts { service, metrics, tools } = build(&config)?;
     let runtime = runtime(&config).map_err(DaemonError::Runtime)?;
     // Code that cannot be stopped would be waited for without end by the drop of what it runs in: that is left alone.
     std::mem::forget(service.clone());
@@ -95,8 +95,15 @@ fn told_to_tools(written: &Written) {
     }
 }
 
-/// What there is of tools comes with it: it is for the caller to finish.
-fn build(config: &Config) -> Result<(Service, Arc<Metrics>, Option<Arc<Tools>>), DaemonError> {
+/// What the daemon is made of.
+struct Parts {
+    service: Service,
+    metrics: Arc<Metrics>,
+    /// For the owner to finish.
+    tools: Option<Arc<Tools>>,
+}
+
+fn build(config: &Config) -> Result<Parts, DaemonError> {
     let tools = Tools::start(&tools_config(config))?;
     let arenas = Arenas::map(&arena_config(config))?;
     let cache = Cache::new(
@@ -131,7 +138,7 @@ fn build(config: &Config) -> Result<(Service, Arc<Metrics>, Option<Arc<Tools>>),
         isolation: "thread",
     }));
     let service = Service::new(arenas, cache, pool, Arc::clone(&metrics), limits(config));
-    Ok((service, metrics, tools))
+    Ok(Parts { service, metrics, tools })
 }
 
 async fn run(config: &Config, service: Service, metrics: Arc<Metrics>) -> Result<(), DaemonError> {

@@ -40,7 +40,7 @@ pub use self::{
     name::{DEFAULT_NAMESPACE, KEY_MAX_BYTES, NAMESPACE_MAX_BYTES, Name, NameError, Namespace},
     residents::{EvictionCount, Evictions, Lookups, Reason},
     upload::Upload,
-    watch::{Placed, Watched, Watcher},
+    watch::{Placed, Watch, Watched, Watcher},
 };
 use self::{kept::Kept, ledger::Ledger, residents::Residents};
 use crate::{arena::Arenas, code::ImportTable};

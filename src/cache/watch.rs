@@ -11,12 +11,15 @@ use crate::{
 /// What a watcher has of an entry. Dropped after the last call, before the memory goes back.
 pub type Watched = Box<dyn Send + Sync>;
 
+/// Told of an entry; answers with what is held for it, if anything is.
+pub type Watch = Box<dyn Fn(&Placed<'_>) -> Option<Watched> + Send + Sync>;
+
 /// Called outside of all locks, by any thread that installs.
 pub struct Watcher {
     /// Bytes of heap that watching this image will take for as long as it is resident: they are charged as metadata.
     pub heap_bytes: Box<dyn Fn(&Image) -> u64 + Send + Sync>,
     /// Called once the code can run, before anybody can find it.
-    pub watch: Box<dyn Fn(&Placed<'_>) -> Option<Watched> + Send + Sync>,
+    pub watch: Watch,
 }
 
 /// Code where it runs.

@@ -48,9 +48,9 @@ pub(super) fn collect(
     let code_bytes = layout.sizes().code.size_bytes;
     let mut table = Table { unwind: Unwind::default(), common: HashMap::new(), code_bytes };
     for (at, object) in objects.iter().enumerate() {
-        if let Some((frames, relocations)) = frames(object)? {
+        if let Some(Frames { bytes, relocations }) = frames(object)? {
             let place = |symbol| entities.of(at, symbol).map(|entity| places[entity as usize]);
-            table.add(frames, &Relocations::new(relocations, place));
+            table.add(bytes, &Relocations::new(relocations, place));
         }
     }
     let mut unwind = table.unwind;
@@ -90,8 +90,14 @@ impl Unwind {
     }
 }
 
+/// A section of unwind records.
+struct Frames<'a> {
+    bytes: &'a [u8],
+    relocations: &'a [Rela],
+}
+
 /// The first section of that name with the first table of its relocations: compilers make one of each.
-fn frames<'a>(object: &Object<'a>) -> Result<Option<(&'a [u8], &'a [Rela])>, CodeError> {
+fn frames<'a>(object: &Object<'a>) -> Result<Option<Frames<'a>>, CodeError> {
     for (index, header) in object.sections.iter().enumerate().skip(1) {
         let is_kept = matches!(header.sh_type(LE), elf::SHT_PROGBITS | elf::SHT_X86_64_UNWIND);
         if !is_kept || object.section_name(index)? != b".eh_frame" {
@@ -105,7 +111,7 @@ fn frames<'a>(object: &Object<'a>) -> Result<Option<(&'a [u8], &'a [Rela])>, Cod
             Some(table) => object.entries(table)?,
             None => &[],
         };
-        return Ok(Some((object.contents(index)?, relocations)));
+        return Ok(Some(Frames { bytes: object.contents(index)?, relocations }));
     }
     Ok(None)
 }

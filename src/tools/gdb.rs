@@ -96,18 +96,18 @@ impl Registered {
             file_bytes: file.len() as u64,
         });
         let entry = NonNull::from(Box::leak(entry));
-        let locked = lock();
-        link(&locked, entry);
-        tell(&locked, REGISTER, entry.as_ptr());
+        let mut locked = lock();
+        link(&mut locked, entry);
+        tell(&mut locked, REGISTER, entry.as_ptr());
         Self { entry, _file: file }
     }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        let locked = lock();
-        unlink(&locked, self.entry);
-        tell(&locked, UNREGISTER, self.entry.as_ptr());
+        let mut locked = lock();
+        unlink(&mut locked, self.entry);
+        tell(&mut locked, UNREGISTER, self.entry.as_ptr());
         drop(locked);
         // SAFETY: `new` made it of a box and nobody else has it: it is out of the list, and the debugger was told.
         drop(unsafe { Box::from_raw(self.entry.as_ptr()) });
@@ -120,7 +120,7 @@ fn lock() -> MutexGuard<'static, ()> {
 }
 
 /// Puts an entry before all others.
-fn link(locked: &MutexGuard<'static, ()>, mut entry: NonNull<CodeEntry>) {
+fn link(locked: &mut MutexGuard<'static, ()>, mut entry: NonNull<CodeEntry>) {
     let first = first(locked);
     // SAFETY: it is the caller's own, and `locked` says that nobody else looks at it.
     unsafe { entry.as_mut() }.next = *first;
@@ -132,7 +132,7 @@ fn link(locked: &MutexGuard<'static, ()>, mut entry: NonNull<CodeEntry>) {
 }
 
 /// Takes an entry out, wherever it is.
-fn unlink(locked: &MutexGuard<'static, ()>, entry: NonNull<CodeEntry>) {
+fn unlink(locked: &mut MutexGuard<'static, ()>, entry: NonNull<CodeEntry>) {
     // SAFETY: it is in the list, and `locked` says that nobody changes it.
     let &CodeEntry { next, previous, .. } = unsafe { entry.as_ref() };
     match NonNull::new(previous) {
@@ -148,12 +148,12 @@ fn unlink(locked: &MutexGuard<'static, ()>, entry: NonNull<CodeEntry>) {
     }
 }
 
-fn first<'a>(_locked: &'a MutexGuard<'static, ()>) -> &'a mut *mut CodeEntry {
+fn first<'a>(_locked: &'a mut MutexGuard<'static, ()>) -> &'a mut *mut CodeEntry {
     // SAFETY: the lock is held for as long as the reference lives, and its callers have one at a time.
     unsafe { &mut (*DESCRIPTOR.0.get()).first }
 }
 
-fn tell(_locked: &MutexGuard<'static, ()>, action: u32, entry: *mut CodeEntry) {
+fn tell(_locked: &mut MutexGuard<'static, ()>, action: u32, entry: *mut CodeEntry) {
     // SAFETY: the lock is held, and no reference to the descriptor lives.
     let descriptor = unsafe { &mut *DESCRIPTOR.0.get() };
     (descriptor.action, descriptor.relevant) = (action, entry);
