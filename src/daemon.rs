@@ -23,13 +23,14 @@ use crate::{
     arena::{self, ArenaConfig, Arenas, MapError},
     cache::{Cache, CacheConfig},
     code::{self, ImportTable},
-    config::{Config, HugePages, Listen, WriteWindow},
+    config::{Config, HugePages, Listen, Perf, WriteWindow},
     exec::{self, ExecConfig, Pool},
     metrics::{BuildInfo, Metrics},
     service::{
         Endpoint, Limits, Listener, Service, http,
         server::{self, Transport},
     },
+    tools::{self, FileError, Tools, ToolsConfig, Written},
 };
 
 pub use check::{Explained, check, explain};
@@ -47,6 +48,9 @@ pub enum DaemonError {
     /// No executable memory.
     #[error("no executable memory: {0}")]
     Arena(#[from] MapError),
+    /// What tools ask for.
+    #[error("cannot serve profilers: {0}")]
+    Tools(#[from] FileError),
     /// No executors.
     #[error("cannot start executors: {0}")]
     Exec(#[from] exec::StartError),
@@ -71,17 +75,36 @@ pub enum DaemonError {
 /// # Errors
 /// [`DaemonError`]; nothing was served if it comes from the start.
 pub fn serve(config: Config) -> Result<(), DaemonError> {
-    let (service, metrics) = build(&config)?;
+    let Parts { service, metrics, tools } = build(&config)?;
     let runtime = runtime(&config).map_err(DaemonError::Runtime)?;
     // Code that cannot be stopped would be waited for without end by the drop of what it runs in: that is left alone.
     std::mem::forget(service.clone());
     let result = runtime.block_on(run(&config, service, metrics));
     // What has not ended within the grace will not be waited for.
     runtime.shutdown_background();
+    if let Some(tools) = tools {
+        told_to_tools(&tools.finish());
+    }
     result
 }
 
-fn build(config: &Config) -> Result<(Service, Arc<Metrics>), DaemonError> {
+fn told_to_tools(written: &Written) {
+    if let Some(path) = &written.path {
+        let Written { bytes, left_out, failed, .. } = written;
+        tracing::info!(path = %path.display(), bytes, left_out, failed, "what profilers were told");
+    }
+}
+
+/// What the daemon is made of.
+struct Parts {
+    service: Service,
+    metrics: Arc<Metrics>,
+    /// For the owner to finish.
+    tools: Option<Arc<Tools>>,
+}
+
+fn build(config: &Config) -> Result<Parts, DaemonError> {
+    let tools = Tools::start(&tools_config(config))?;
     let arenas = Arenas::map(&arena_config(config))?;
     let cache = Cache::new(
         &CacheConfig {
@@ -94,6 +117,11 @@ fn build(config: &Config) -> Result<(Service, Arc<Metrics>), DaemonError> {
         Arc::clone(&arenas),
         ImportTable::new(exec::imports()).with_thread_locals(exec::thread_locals()).with_constants(exec::constants()),
     );
+    let cache = match &tools {
+        Some(tools) => cache.watched_by(tools.watcher()),
+        None => cache,
+    };
+    let cache = if config.tools.keep_addresses { cache.keeping_addresses() } else { cache };
     let pool = Pool::start(ExecConfig {
         executors: executors(config),
         queue_max: config.exec.queue_max,
@@ -110,7 +138,7 @@ fn build(config: &Config) -> Result<(Service, Arc<Metrics>), DaemonError> {
         isolation: "thread",
     }));
     let service = Service::new(arenas, cache, pool, Arc::clone(&metrics), limits(config));
-    Ok((service, metrics))
+    Ok(Parts { service, metrics, tools })
 }
 
 async fn run(config: &Config, service: Service, metrics: Arc<Metrics>) -> Result<(), DaemonError> {
@@ -212,6 +240,20 @@ fn arena_config(config: &Config) -> ArenaConfig {
     }
 }
 
+fn tools_config(config: &Config) -> ToolsConfig {
+    ToolsConfig {
+        perf: match config.tools.perf {
+            Perf::Off => None,
+            Perf::Map => Some(tools::Perf::Map),
+            Perf::Jitdump => Some(tools::Perf::JitDump),
+        },
+        directory: config.tools.directory.clone(),
+        file_max_bytes: config.tools.file_max_bytes,
+        gdb: config.tools.gdb,
+        unwind: config.tools.unwind,
+    }
+}
+
 fn limits(config: &Config) -> Limits {
     Limits {
         unary_max_bytes: config.server.unary_max_bytes,
@@ -228,6 +270,7 @@ fn limits(config: &Config) -> Limits {
             ..code::Limits::default()
         },
         screen: config.code.screen,
+        keep_unwind: config.tools.unwind,
         call_memory_max_bytes: config.exec.call_memory_max_bytes,
         cpu_limit_default: Duration::from_millis(config.exec.cpu_limit_default_ms),
         cpu_limit_max: Duration::from_millis(config.exec.cpu_limit_max_ms),

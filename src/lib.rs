@@ -8,6 +8,7 @@
 //! | [`code`] | object bytes, parsed and linked; pure |
 //! | [`cache`] | which image is resident: index, recency, budget, pins |
 //! | [`exec`] | calls into resident code and comes back, whatever the code does |
+//! | [`tools`] | resident code told to profilers, debuggers and unwinders |
 //! | [`service`] | the gRPC edge: convert, authorise, answer |
 //! | [`config`], [`metrics`] | one library each |
 //! | [`daemon`] | builds the parts in order, runs and drains them |
@@ -30,3 +31,4 @@ pub mod exec;
 pub mod metrics;
 pub mod proto;
 pub mod service;
+pub mod tools;

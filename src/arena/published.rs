@@ -84,6 +84,18 @@ impl Published {
         self.holding.memory().views.read_code(&self.holding.grant, start..end)
     }
 
+    /// A copy of bytes of the read-only data, counted from its start.
+    ///
+    /// # Panics
+    /// If it has fewer.
+    pub fn read_rodata_at(&self, wanted: Range<u64>) -> Vec<u8> {
+        let size_bytes = self.holding.size_bytes(PartKind::Rodata);
+        assert!(wanted.end <= size_bytes, "{} of {size_bytes} bytes of read-only data", wanted.end);
+        let area = self.holding.grant.area(PartKind::Rodata);
+        let start = self.holding.bytes(PartKind::Rodata).start;
+        self.holding.memory().views.read_run(area, start + wanted.start..start + wanted.end)
+    }
+
     /// Counts this memory as lingering instead of used from now on: nobody can ask for it any more, and it comes back
     /// when those who have it let go.
     pub fn linger(&self) {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Exports, Name, Startup,
+    Exports, Name, Startup, Watched,
     ledger::Charge,
     lru::{Handle, slot_bytes},
 };
@@ -82,9 +82,11 @@ impl Drop for AtDrop {
     }
 }
 
-/// A resident image. The fields drop in this order: memory goes back before its bytes are free to charge again,
-/// and both before anybody is told.
+/// A resident image. The fields drop in this order: whoever watches it lets go before memory goes back, that before its
+/// bytes are free to charge again, and all before anybody is told.
 pub(super) struct Entry {
+    #[expect(dead_code, reason = "held for its drop")]
+    pub(super) watched: Option<Watched>,
     pub(super) published: Published,
     /// Writable data as it is restored: as it was after linking, without the zeroes at the end; all of it if something
     /// runs before the first call, and as it was after that, once it has run. Locked by who runs nothing of the entry.

@@ -1,12 +1,13 @@
 //! How an image becomes resident.
 
 use std::{
+    ops::Range,
     sync::{Arc, Mutex, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
 use super::{
-    Cache, Exports, Handle, Meta, Name, Startup, Target, Upload, View,
+    Cache, Exports, Handle, Meta, Name, Placed, Startup, Target, Upload, View, Watched,
     entry::{AtDrop, Entry, Resident},
     ledger::{Amount, Charge},
     residents::{Reason, Residents},
@@ -175,7 +176,7 @@ impl Cache {
         let link_state = image.link_state();
         let amount = Amount {
             spans_bytes: self.arenas.charge_bytes(&layout),
-            metadata_bytes: Meta::charge_bytes(&install.name, &image, &link_state),
+            metadata_bytes: Meta::charge_bytes(&install.name, &image, &link_state) + self.watched_bytes(&image),
             uploads_bytes: 0,
         };
         self.hold_to_budget(amount.total_bytes().saturating_add(held_bytes))?;
@@ -187,7 +188,7 @@ impl Cache {
         let draft = self.reserve(&layout, &mut victims)?;
         let reserved = (self.clock)();
         let (published, data_initial, linked) = self.link(&image, draft)?;
-        let sizes = image.sizes();
+        let (sizes, unwind) = (image.sizes(), image.unwind());
         let meta = Meta {
             name: install.name.clone(),
             digest: install.digest,
@@ -199,9 +200,16 @@ impl Cache {
             installed_at: (self.clock)(),
             calls: AtomicU64::new(0),
         };
-        let data_initial = Mutex::new(data_initial);
-        let entry =
-            Entry { published, data_initial, link_state, meta: Arc::new(meta), charge, freed: AtDrop::default() };
+        let watched = self.watch(&meta, unwind, &published);
+        let entry = Entry {
+            watched,
+            published,
+            data_initial: Mutex::new(data_initial),
+            link_state,
+            meta: Arc::new(meta),
+            charge,
+            freed: AtDrop::default(),
+        };
         let (view, outcome) = self.insert(Arc::new(entry), install.replace, replaces)?;
         let times =
             InstallTimes { reserve: reserved - started, link: linked - reserved, publish: (self.clock)() - linked };
@@ -210,6 +218,7 @@ impl Cache {
 
     /// Charges `amount`, evicting the least recently used entries until it fits. If it cannot, nothing is evicted.
     fn charge(&self, install: &Install, amount: Amount, victims: &mut Vec<Victim>) -> Result<Room, InstallError> {
+        self.free_kept_for(amount.total_bytes());
         let now = (self.clock)();
         let mut evicted: Vec<Resident> = Vec::new();
         let replaces;
@@ -277,7 +286,7 @@ impl Cache {
     /// Reserves spans, evicting further entries where only contiguity lacks.
     fn reserve(&self, layout: &Layout, victims: &mut Vec<Victim>) -> Result<Draft, InstallError> {
         for _ in 0..CONTIGUITY_ROUNDS_MAX {
-            let (part, needed_bytes) = match self.arenas.reserve(layout) {
+            let (part, needed_bytes) = match self.reserve_over_kept(layout) {
                 Ok(draft) => return Ok(draft),
                 Err(ReserveError::Fragmented { part, needed_bytes, .. }) => (part, needed_bytes),
                 Err(error) => return Err(InstallError::Reserve(error)),
@@ -293,6 +302,25 @@ impl Cache {
             }
         }
         self.arenas.reserve(layout).map_err(InstallError::Fragmented)
+    }
+
+    /// The same without evicting: what is kept for its address alone goes before anything that is resident.
+    fn reserve_over_kept(&self, layout: &Layout) -> Result<Draft, ReserveError> {
+        loop {
+            match self.arenas.reserve(layout) {
+                Err(ReserveError::Fragmented { .. }) if self.free_oldest_kept() => (),
+                reserved => return reserved,
+            }
+        }
+    }
+
+    fn watched_bytes(&self, image: &Image) -> u64 {
+        self.watcher.as_ref().map_or(0, |it| (it.heap_bytes)(image))
+    }
+
+    fn watch(&self, meta: &Meta, unwind: Option<Range<u64>>, published: &Published) -> Option<Watched> {
+        let watcher = self.watcher.as_ref()?;
+        (watcher.watch)(&Placed { name: &meta.name, functions: meta.exports.functions(), published, unwind })
     }
 
     fn link(&self, image: &Image, mut draft: Draft) -> Result<(Published, Box<[u8]>, Instant), InstallError> {
@@ -334,7 +362,7 @@ impl Cache {
         let view = handle.and_then(|handle| Some(residents.get(handle)?.view(handle)));
         drop(residents);
         if let Some(replaced) = replaced {
-            Self::let_go(replaced.entry, None);
+            self.let_go(replaced.entry, None);
         }
         view.map(|view| (view, outcome)).ok_or(InstallError::TooManyEntries)
     }

@@ -14,12 +14,16 @@
 mod entry;
 mod exports;
 mod install;
+mod kept;
 mod ledger;
 mod lru;
 mod name;
 mod residents;
 mod startup;
 mod upload;
+mod watch;
+#[cfg(test)]
+mod watch_tests;
 
 use std::{
     cmp::Reverse,
@@ -38,8 +42,9 @@ pub use self::{
     residents::{EvictionCount, Evictions, Lookups, Reason},
     startup::Startup,
     upload::Upload,
+    watch::{Placed, Watch, Watched, Watcher},
 };
-use self::{ledger::Ledger, residents::Residents};
+use self::{kept::Kept, ledger::Ledger, residents::Residents};
 use crate::{arena::Arenas, code::ImportTable};
 
 /// Where the time comes from.
@@ -128,6 +133,8 @@ pub struct Cache {
     residents: Mutex<Residents>,
     eviction_window: usize,
     clock: Clock,
+    watcher: Option<Watcher>,
+    kept: Option<Kept>,
 }
 
 impl Cache {
@@ -140,7 +147,22 @@ impl Cache {
             residents: Mutex::new(Residents::new(config.generation_seed)),
             eviction_window: config.eviction_window,
             clock: config.clock,
+            watcher: None,
+            kept: None,
         }
+    }
+
+    /// Tells `watcher` of every entry from now on.
+    #[must_use]
+    pub fn watched_by(self, watcher: Watcher) -> Self {
+        Self { watcher: Some(watcher), ..self }
+    }
+
+    /// From now on what is evicted on request, or replaced, keeps its addresses until the budget or the arenas need
+    /// them: so long it lingers. What goes for the budget's sake is freed at once.
+    #[must_use]
+    pub fn keeping_addresses(self) -> Self {
+        Self { kept: Some(Kept::default()), ..self }
     }
 
     /// What images may import.
@@ -186,7 +208,7 @@ impl Cache {
             let view = residents.get(handle)?.view(handle);
             (residents.evict(handle, Reason::Requested)?, view)
         };
-        let gone = Self::let_go(resident.entry, on_freed);
+        let gone = self.let_go(resident.entry, on_freed);
         Some(EvictedEntry { gone, view })
     }
 
@@ -257,9 +279,12 @@ impl Cache {
     }
 
     /// Gives up the index's share of an entry that was taken out.
-    fn let_go(entry: Arc<entry::Entry>, on_freed: Option<OnFreed>) -> Gone {
+    fn let_go(&self, entry: Arc<entry::Entry>, on_freed: Option<OnFreed>) -> Gone {
         if let Some(call) = on_freed {
             entry.on_freed(call);
+        }
+        if let Some(kept) = &self.kept {
+            kept.push(Arc::clone(&entry));
         }
         // No new pin can come: what nobody holds now is freed below, and only what somebody holds need be marked.
         if Arc::strong_count(&entry) > 1 {

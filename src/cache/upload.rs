@@ -33,6 +33,7 @@ impl Cache {
     /// [`InstallError::LargerThanBudget`] and [`InstallError::AllPinned`].
     pub fn upload(&self, bytes: u64) -> Result<Upload, InstallError> {
         self.hold_to_budget(bytes)?;
+        self.free_kept_for(bytes);
         let amount = Amount { uploads_bytes: bytes, ..Amount::default() };
         let (mut evicted, mut victims) = (Vec::new(), Vec::new());
         let charged = self.charge_evicting(&mut self.residents(), amount, |_| Reason::Capacity, &mut evicted);

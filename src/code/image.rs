@@ -1,4 +1,5 @@
 use std::fmt;
+use std::ops::Range;
 
 use super::entities::Entities;
 use super::layout::Layout;
@@ -6,6 +7,7 @@ use super::reach::{Needed, Patches};
 use super::relocations::Links;
 use super::startup::{Lists, Startup};
 use super::symbols::Placed;
+use super::unwind::{self, Unwind};
 use super::{CodeError, FlatEntry, ImportTable, Limits, LinkState, Selection};
 use super::{flat, inputs, link, reach, relocations, sections, symbols};
 
@@ -123,6 +125,7 @@ pub struct Image {
     sizes: Sizes,
     initial: Initial,
     links: Links,
+    unwind: Unwind,
     exports: Vec<Symbol>,
     functions: Vec<Function>,
     startup: Startup,
@@ -162,6 +165,11 @@ impl Image {
         let Placed { places, chosen, constants } =
             symbols::place(&objects, &entities, &needed, &homes, imports, &mut layout)?;
         let mut links = relocations::collect(&objects, &patches, &homes, &entities, &places, imports, &mut layout)?;
+        let unwind = if selection.keep_unwind {
+            unwind::collect(&objects, &entities, &places, &mut layout)?
+        } else {
+            Unwind::default()
+        };
         let names = symbols::names(&objects, &entities, &places, &exported, !selection.roots.is_empty())?;
         let startup = Startup {
             resolvers: chosen.resolvers().collect(),
@@ -182,10 +190,12 @@ impl Image {
         }
         links.write_stubs(&mut initial.code);
         links.write_relaxed(&mut initial.code);
+        initial.rodata[unwind.offset_bytes as usize..][..unwind.bytes.len()].copy_from_slice(&unwind.bytes);
         Ok(Image {
             sizes: layout.sizes(),
             initial,
             links,
+            unwind,
             exports: names.exports,
             functions: names.functions,
             startup,
@@ -217,6 +227,7 @@ impl Image {
             sizes,
             initial,
             links: Links::default(),
+            unwind: Unwind::default(),
             exports,
             functions,
             startup: Startup::default(),
@@ -266,6 +277,16 @@ impl Image {
         &self.functions
     }
 
+    /// Where in the read-only part the unwind table lies, in the form of `.eh_frame` with a zero at its end.
+    pub fn unwind(&self) -> Option<Range<u64>> {
+        self.unwind.range()
+    }
+
+    /// How many functions the unwind table has.
+    pub fn unwind_functions(&self) -> u64 {
+        self.unwind.functions()
+    }
+
     /// The code before linking, and what linking writes.
     pub(super) fn code_and_links(&self) -> (&[u8], &Links) {
         (&self.initial.code, &self.links)
@@ -273,7 +294,7 @@ impl Image {
 
     /// Which fields of the linked image depend on its addresses.
     pub fn link_state(&self) -> LinkState {
-        LinkState::of(&self.links)
+        LinkState::of(&self.links, &self.unwind)
     }
 
     /// What stays of the image after linking.
@@ -308,7 +329,8 @@ impl Image {
         let (initial, zeros) = data.split_at_mut(self.initial.data.len());
         initial.copy_from_slice(&self.initial.data);
         zeros.fill(0);
-        link::apply(&self.links, at, code, rodata, initial)
+        link::apply(&self.links, at, code, rodata, initial)?;
+        self.unwind.link(at, rodata)
     }
 }
 

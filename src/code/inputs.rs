@@ -28,6 +28,8 @@ pub struct Selection {
     pub roots: Vec<String>,
     /// Sections that no exported symbol needs stay, too.
     pub keep_unused: bool,
+    /// The read-only data has the unwind table of what stays.
+    pub keep_unwind: bool,
 }
 
 /// The objects in a blob: itself, or the members of an archive that `selection` needs, in their order there.

@@ -3,6 +3,7 @@ use super::link::fits;
 use super::relocation::Field;
 use super::relocations::{Links, SLOT_BYTES, STUB_BYTES, To};
 use super::symbols::Place;
+use super::unwind::Unwind;
 
 /// Bytes of a stub before its displacement, and of that.
 const STUB_FIELD: (u64, Field) = (2, Field::Signed(4));
@@ -50,8 +51,8 @@ pub enum MoveError {
 }
 
 impl LinkState {
-    /// Of an image that is linked by `links`.
-    pub(super) fn of(links: &Links) -> Self {
+    /// Of an image that is linked by these.
+    pub(super) fn of(links: &Links, unwind: &Unwind) -> Self {
         let mut fields: Vec<Moving> = links
             .fixups
             .iter()
@@ -78,6 +79,9 @@ impl LinkState {
             let slot = moving(PartKind::Rodata, slot_bytes, Field::Either(SLOT_BYTES), Some(PartKind::Code), None);
             fields.push(Moving { kind: slot.kind | CHOSEN, ..slot });
         }
+        let near = Field::Signed(4);
+        let begin = |at| moving(PartKind::Rodata, at, near, Some(PartKind::Code), Some(PartKind::Rodata));
+        fields.extend(unwind.fields().map(begin));
         Self::encode(fields)
     }
 

@@ -46,6 +46,7 @@ mod startup;
 mod symbols;
 #[cfg(test)]
 mod tests;
+mod unwind;
 
 pub use disasm::{INSTRUCTION_MAX_BYTES, Line, Listing, call_text, function_at, instruction_text};
 pub use error::{CodeError, Location, Reason, RelocationName};

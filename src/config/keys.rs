@@ -114,6 +114,12 @@ pub const KEYS: &[Key] = &[
     milliseconds("exec.cpu_limit_default_ms", 1, HOUR_MS),
     milliseconds("exec.cpu_limit_max_ms", 1, HOUR_MS),
     Key { path: "exec.watchdog_tick_us", kind: Kind::Number { unit: Unit::Microseconds, min: 100, max: 1_000_000 } },
+    Key { path: "tools.perf", kind: Kind::Word(&["off", "map", "jitdump"]) },
+    Key { path: "tools.directory", kind: Kind::Directory },
+    bytes("tools.file_max_bytes", 64 * KIB, 1024 * GIB),
+    Key { path: "tools.keep_addresses", kind: Kind::Switch },
+    Key { path: "tools.gdb", kind: Kind::Switch },
+    Key { path: "tools.unwind", kind: Kind::Switch },
     Key { path: "log.level", kind: Kind::Filter },
     Key { path: "log.format", kind: Kind::Word(&["text", "json"]) },
 ];

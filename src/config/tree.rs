@@ -29,6 +29,8 @@ pub struct Config {
     pub code: Code,
     /// Calls into resident code.
     pub exec: Exec,
+    /// What profilers and debuggers are told.
+    pub tools: Tools,
     /// What is told on standard error.
     pub log: Log,
 }
@@ -172,6 +174,37 @@ pub struct Exec {
     pub cpu_limit_max_ms: u64,
     /// Microseconds between two looks of the watchdog while code runs.
     pub watchdog_tick_us: u64,
+}
+
+/// What profilers and debuggers are told of resident code.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tools {
+    /// What is written for `perf`.
+    pub perf: Perf,
+    /// Where it is written.
+    pub directory: PathBuf,
+    /// Bytes of that file.
+    pub file_max_bytes: u64,
+    /// Whether addresses of evicted code are not used again before the budget or the arenas need them.
+    pub keep_addresses: bool,
+    /// Whether code is registered by GDB's interface for JIT compilers.
+    pub gdb: bool,
+    /// Whether unwind tables of objects are linked and registered.
+    pub unwind: bool,
+}
+
+/// What is written for `perf`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Perf {
+    /// Nothing.
+    #[default]
+    Off,
+    /// Addresses and names, as text.
+    Map,
+    /// Those with times and the code itself.
+    Jitdump,
 }
 
 /// What is told on standard error.
@@ -336,6 +369,20 @@ impl Default for Exec {
             cpu_limit_default_ms: 1_000,
             cpu_limit_max_ms: 60_000,
             watchdog_tick_us: 1_000,
+        }
+    }
+}
+
+impl Default for Tools {
+    fn default() -> Self {
+        Self {
+            perf: Perf::Off,
+            // The one place where perf looks for maps.
+            directory: "/tmp".into(),
+            file_max_bytes: 256 * MIB,
+            keep_addresses: false,
+            gdb: false,
+            unwind: false,
         }
     }
 }

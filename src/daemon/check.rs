@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 
-use super::{DaemonError, arena_config, build, executors};
+use super::{DaemonError, Parts, arena_config, build, executors};
 use crate::{
     arena::{self, Finding, FindingLevel},
     config::Config,
@@ -31,7 +31,10 @@ pub fn explain(config: &Config) -> Explained {
 /// # Errors
 /// [`DaemonError`]: what would stop the daemon from starting.
 pub fn check(config: &Config) -> Result<Vec<(String, String)>, DaemonError> {
-    let (service, _) = build(config)?;
+    let Parts { service, tools, .. } = build(config)?;
+    if let Some(tools) = tools {
+        tools.finish();
+    }
     let arena = service.arena_stats();
     Ok([
         ("architecture", std::env::consts::ARCH.to_owned()),

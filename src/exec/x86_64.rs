@@ -18,6 +18,8 @@
 //! `seq` is odd from before the code's first instruction until everything is restored. All that recovery needs is
 //! stored before it turns odd. The signal handler recovers by resuming at `resume` with rcx = context: nothing of
 //! the code's registers or stack is needed for that, and it may happen again at any instruction of `resume`.
+//!
+//! Debuggers and backtraces pass from the call stack to the host's by the directives among the instructions.
 #![allow(unsafe_code)] // The trampoline and single instructions that Rust has no function for.
 
 use std::arch::{asm, naked_asm};
@@ -35,6 +37,9 @@ const RFLAGS_AC_NT: u64 = 0x4_4000;
 static MXCSR_CLEAN: u32 = 0x1f80;
 /// Every exception masked, 64-bit mantissa, round to nearest.
 static X87_CONTROL_CLEAN: u16 = 0x37f;
+/// From the host's stack pointer, where the code runs, to where it was before the call of `enter`: six registers and the
+/// return address. As unwinders are told, too.
+const SAVED_BYTES: u64 = 7 * 8;
 const ARCH_SET_FS: u64 = 0x1002;
 const SYS_ARCH_PRCTL: u64 = libc::SYS_arch_prctl as u64;
 
@@ -218,15 +223,23 @@ pub(super) fn restore_thread_pointer(context: &Context) {
 #[unsafe(naked)]
 unsafe extern "C" fn enter(context: *const Context) {
     naked_asm!(
-        "push rbp", // what the C ABI lets the caller expect unchanged
-        "push rbx",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
+        ".cfi_startproc",
+        // Debuggers take stacks that go the wrong way for broken, but for a signal's: ours lie where the system likes.
+        ".cfi_signal_frame",
+        "push rbp; .cfi_def_cfa_offset 16; .cfi_offset 6, -16", // what the C ABI lets the caller expect unchanged
+        "push rbx; .cfi_def_cfa_offset 24; .cfi_offset 3, -24",
+        "push r12; .cfi_def_cfa_offset 32; .cfi_offset 12, -32",
+        "push r13; .cfi_def_cfa_offset 40; .cfi_offset 13, -40",
+        "push r14; .cfi_def_cfa_offset 48; .cfi_offset 14, -48",
+        "push r15; .cfi_def_cfa_offset {saved}; .cfi_offset 15, -56",
         "mov [rdi + {host_sp}], rsp", // the one thing that recovery needs from here
         "mov r11, rdi",               // the context, out of the way of the arguments
         "mov rsp, [r11 + {code_sp}]", // 16-byte aligned at the call, as the ABI asks
+        // From here on the frame is found as below: the host's stack pointer by the context, that by the slot's mask.
+        // DW_CFA_def_cfa_expression of 15 bytes: breg7 0; const4u mask; or; const2u back; minus; deref; plus_uconst saved
+        ".cfi_escape 0x0f, 15, 0x77, 0, 0x0c, {slot_mask} & 255, ({slot_mask} >> 8) & 255",
+        ".cfi_escape ({slot_mask} >> 16) & 255, ({slot_mask} >> 24) & 255, 0x21",
+        ".cfi_escape 0x0a, {host_sp_back} & 255, {host_sp_back} >> 8, 0x1c, 0x06, 0x23, {saved}",
         "movsd xmm0, [r11 + {vectors} + 0]",
         "movsd xmm1, [r11 + {vectors} + 8]",
         "movsd xmm2, [r11 + {vectors} + 16]",
@@ -255,6 +268,9 @@ unsafe extern "C" fn enter(context: *const Context) {
         "jmp {resume}",
         "2:",
         "ud2", // the handler finds the context by its own stack
+        ".cfi_endproc",
+        saved = const SAVED_BYTES,
+        host_sp_back = const FRAME_BYTES - 1 - offset_of!(Context, host_sp),
         host_sp = const offset_of!(Context, host_sp),
         code_sp = const offset_of!(Context, code_sp),
         vectors = const offset_of!(Context, vectors),
@@ -274,10 +290,15 @@ unsafe extern "C" fn enter(context: *const Context) {
 #[unsafe(naked)]
 unsafe extern "C" fn resume() {
     naked_asm!(
-        "mov rsp, [rcx + {host_sp}]",
+        ".cfi_startproc; .cfi_signal_frame",
+        // DW_CFA_def_cfa_expression of 5 bytes: breg2 host_sp; deref; plus_uconst saved. rcx has the number 2.
+        ".cfi_escape 0x0f, 5, 0x72, {host_sp}, 0x06, 0x23, {saved}",
+        ".cfi_offset 6, -16; .cfi_offset 3, -24; .cfi_offset 12, -32; .cfi_offset 13, -40",
+        ".cfi_offset 14, -48; .cfi_offset 15, -56",
+        "mov rsp, [rcx + {host_sp}]; .cfi_def_cfa 7, {saved}",
         "cld",
-        "pushfq", // into the unused part of the host's stack
-        "pop rdx",
+        "pushfq; .cfi_adjust_cfa_offset 8", // into the unused part of the host's stack
+        "pop rdx; .cfi_adjust_cfa_offset -8",
         "test edx, {ac_nt}",
         "jne 4f",
         "3:",
@@ -296,16 +317,14 @@ unsafe extern "C" fn resume() {
         "jne 8f",
         "9:",
         "inc qword ptr [rcx + {seq}]", // even: the code is over, a fault is ours
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbx",
-        "pop rbp",
-        "ret",
+        ".cfi_remember_state",
+        "pop r15; .cfi_def_cfa_offset 48; .cfi_restore 15; pop r14; .cfi_def_cfa_offset 40; .cfi_restore 14",
+        "pop r13; .cfi_def_cfa_offset 32; .cfi_restore 13; pop r12; .cfi_def_cfa_offset 24; .cfi_restore 12",
+        "pop rbx; .cfi_def_cfa_offset 16; .cfi_restore 3; pop rbp; .cfi_def_cfa_offset 8; .cfi_restore 6",
+        "ret; .cfi_restore_state",
         "4:",
-        "push {clean}", // flags that `cld` does not reach
-        "popfq",
+        "push {clean}; .cfi_adjust_cfa_offset 8", // flags that `cld` does not reach
+        "popfq; .cfi_adjust_cfa_offset -8",
         "jmp 3b",
         "6:",
         "mov r8, rcx", // a system call overwrites rcx and r11
@@ -327,14 +346,12 @@ unsafe extern "C" fn resume() {
         "wrpkru",
         "mov rcx, r8",
         "jmp 9b",
-        host_sp = const offset_of!(Context, host_sp),
+        ".cfi_endproc",
+        saved = const SAVED_BYTES, host_sp = const offset_of!(Context, host_sp),
         ac_nt = const RFLAGS_AC_NT,
-        mxcsr = sym MXCSR_CLEAN,
-        x87_control = sym X87_CONTROL_CLEAN,
-        has_avx = const offset_of!(Context, has_avx),
-        fs_base = const offset_of!(Context, fs_base),
-        has_pkeys = const offset_of!(Context, has_pkeys),
-        seq = const offset_of!(Context, seq),
+        mxcsr = sym MXCSR_CLEAN, x87_control = sym X87_CONTROL_CLEAN,
+        has_avx = const offset_of!(Context, has_avx), fs_base = const offset_of!(Context, fs_base),
+        has_pkeys = const offset_of!(Context, has_pkeys), seq = const offset_of!(Context, seq),
         clean = const RFLAGS_CLEAN,
         sys_arch_prctl = const SYS_ARCH_PRCTL,
         set_fs = const ARCH_SET_FS,

@@ -237,7 +237,11 @@ fn parse(service: &Service, request: &proto::InstallRequest, format: BlobFormat)
         }
         _ => (),
     }
-    let selection = Selection { roots: request.exports.clone(), keep_unused: request.keep_unused_sections };
+    let selection = Selection {
+        roots: request.exports.clone(),
+        keep_unused: request.keep_unused_sections,
+        keep_unwind: service.limits.keep_unwind,
+    };
     Ok(Image::parse_elf(&request.blob, &selection, service.cache.imports(), &service.limits.code)?)
 }
 

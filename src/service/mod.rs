@@ -65,6 +65,8 @@ pub struct Limits {
     pub code: code::Limits,
     /// What becomes of installs that hold what they must not.
     pub screen: Screen,
+    /// Unwind tables of objects are linked.
+    pub keep_unwind: bool,
     /// Bytes of arguments, buffers and per-call allocations of one call.
     pub call_memory_max_bytes: usize,
     /// CPU time of a call that does not ask for less.

@@ -10,6 +10,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("code", &[]),
     ("cache", &["arena", "code"]),
     ("exec", &["cache"]),
+    // Of `cache` only what a watcher is told.
+    ("tools", &["cache", "code"]),
     ("config", &[]),
     ("metrics", &[]),
     ("proto", &[]),
@@ -17,7 +19,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("service", &["arena", "cache", "code", "config", "exec", "metrics", "proto"]),
     ("client", &["proto"]),
     ("demo", &["client", "proto"]),
-    ("daemon", &["arena", "cache", "code", "config", "exec", "metrics", "proto", "service"]),
+    ("daemon", &["arena", "cache", "code", "config", "exec", "metrics", "proto", "service", "tools"]),
     ("main", &["config", "daemon", "demo"]),
     ("codecachectl", &["client", "proto"]),
 ];
@@ -25,10 +27,10 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// Crates that stand for knowledge, and the rooms that may have it.
 const CRATES: &[(&str, &[&str])] = &[
     ("clap", &["main", "codecachectl"]),
-    ("libc", &["arena", "exec", "service", "daemon"]),
+    ("libc", &["arena", "exec", "service", "tools", "daemon"]),
     ("metrics_exporter_prometheus", &["metrics"]),
     ("metrics_process", &["metrics"]),
-    ("nix", &["arena", "exec", "service", "daemon", "demo", "codecachectl"]),
+    ("nix", &["arena", "exec", "service", "tools", "daemon", "demo", "codecachectl"]),
     ("object", &["code"]),
     ("prost", &["service", "client", "proto"]),
     ("serde", &["config"]),
@@ -57,6 +59,9 @@ pub(crate) const UNSAFE_FILES: &[&str] = &[
     "src/exec/stack.rs",
     "src/exec/watchdog.rs",
     "src/exec/x86_64.rs",
+    "src/tools/gdb.rs",
+    "src/tools/jitdump.rs",
+    "src/tools/unwind.rs",
     "benches/arena/clock.rs",
     // Tests that run what they wrote.
     "tests/arena_soak/code.rs",

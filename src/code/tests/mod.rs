@@ -16,6 +16,7 @@ mod sections;
 mod several;
 mod startup;
 mod symbols;
+mod unwind;
 
 use super::{Addresses, CodeError, Image, ImportTable, Limits, MoveError, PartKind, Selection};
 

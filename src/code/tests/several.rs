@@ -29,7 +29,7 @@ fn joined(objects: impl IntoIterator<Item = Builder>) -> Vec<u8> {
 
 fn select(blob: &[u8], roots: &[&str]) -> Result<Image, CodeError> {
     let roots = roots.iter().map(|&root| root.to_owned()).collect();
-    Image::parse_elf(blob, &Selection { roots, keep_unused: false }, &imports(), &Limits::default())
+    Image::parse_elf(blob, &Selection { roots, ..Selection::default() }, &imports(), &Limits::default())
 }
 
 fn exports(image: &Image) -> Vec<&str> {

@@ -19,7 +19,7 @@ fuzz_target!(|bytes: &[u8]| {
     // Names of what the search begins with.
     let roots = ["f", "bump", "crc32", "cbrt", "LZ4_compress_default"].map(str::to_owned).to_vec();
     for blob in [archive(members.collect::<Vec<_>>()), [&b"!<arch>\n"[..], bytes].concat()] {
-        for selection in [Selection::default(), Selection { roots: roots.clone(), keep_unused: false }] {
+        for selection in [Selection::default(), Selection { roots: roots.clone(), keep_unwind: true, ..Selection::default() }] {
             link(&blob, &selection);
         }
     }
