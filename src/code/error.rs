@@ -63,6 +63,14 @@ pub enum CodeError {
         /// How many there are.
         total: u64,
     },
+    /// One of these, where problems are told one by one.
+    #[error("unresolved symbol {name}, first used{}", Location { symbol: None, ..at.clone() })]
+    Unresolved {
+        /// Its name, with the import that is nearest to it, if one is near.
+        name: String,
+        /// Where it is used first.
+        at: Location,
+    },
     /// A count or size above its limit.
     #[error("too large: {value} {what}, the limit is {max}")]
     TooLarge {
@@ -140,7 +148,7 @@ impl CodeError {
             CodeError::UnsupportedRelocation { .. } | CodeError::RelocationOverflow { .. } => {
                 Reason::UnsupportedRelocation
             }
-            CodeError::UnresolvedSymbols { .. } => Reason::UnresolvedSymbol,
+            CodeError::UnresolvedSymbols { .. } | CodeError::Unresolved { .. } => Reason::UnresolvedSymbol,
             CodeError::TargetMismatch { .. } => Reason::TargetMismatch,
             CodeError::TooLarge { .. } => Reason::BlobTooLarge,
             CodeError::EntryCount { .. } | CodeError::InvalidEntry { .. } => Reason::InvalidField,
@@ -153,6 +161,7 @@ impl CodeError {
             CodeError::Malformed { at, .. }
             | CodeError::UnsupportedRelocation { at, .. }
             | CodeError::Unsupported { at, .. }
+            | CodeError::Unresolved { at, .. }
             | CodeError::RelocationOverflow { at, .. } => Some(at),
             CodeError::TargetMismatch { .. }
             | CodeError::UnresolvedSymbols { .. }

@@ -1,11 +1,13 @@
 use std::fmt;
 
+use super::diagnosis::{Diagnosis, Problems};
 use super::entities::Entities;
 use super::layout::Layout;
 use super::reach::{Needed, Patches};
 use super::relocations::Links;
+use super::signature::Signature;
 use super::{CodeError, FlatEntry, ImportTable, Limits, Selection};
-use super::{flat, inputs, link, reach, relocations, sections, symbols};
+use super::{flat, inputs, link, properties, reach, relocations, sections, symbols};
 
 /// Size and alignment of a part of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +64,19 @@ pub struct Symbol {
     pub offset_bytes: u64,
     /// Bytes; 0 where the blob does not say.
     pub size_bytes: u64,
+    /// What it takes and returns, if that was declared.
+    pub signature: Option<Box<Signature>>,
+}
+
+/// Why a symbol cannot be declared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undeclarable {
+    /// There is no such symbol.
+    Absent,
+    /// It cannot be called.
+    NoFunction,
+    /// It was declared before.
+    Twice,
 }
 
 /// A function of the code part, exported or not.
@@ -114,6 +129,7 @@ pub struct Image {
     functions: Vec<Function>,
     objects: u64,
     unused: Unused,
+    levels_needed: u32,
 }
 
 impl Image {
@@ -128,7 +144,36 @@ impl Image {
         imports: &ImportTable,
         limits: &Limits,
     ) -> Result<Image, CodeError> {
+        Self::parse_with(blob, selection, imports, limits, &mut Problems::Fatal)
+    }
+
+    /// The same, which does not end with the first problem where others can be found behind it: sections that cannot be
+    /// placed, relocations, symbols that nothing defines. An image comes of it only if there is none.
+    pub fn diagnose_elf(
+        blob: &[u8],
+        selection: &Selection,
+        imports: &ImportTable,
+        limits: &Limits,
+    ) -> Result<Image, Diagnosis> {
+        let mut diagnosis = Diagnosis::default();
+        let parsed = Self::parse_with(blob, selection, imports, limits, &mut Problems::Noted(&mut diagnosis));
+        match parsed {
+            Ok(image) if diagnosis.is_empty() => return Ok(image),
+            Ok(_) => (),
+            Err(error) => diagnosis.note(error),
+        }
+        Err(diagnosis)
+    }
+
+    fn parse_with(
+        blob: &[u8],
+        selection: &Selection,
+        imports: &ImportTable,
+        limits: &Limits,
+        problems: &mut Problems<'_>,
+    ) -> Result<Image, CodeError> {
         let objects = inputs::read(blob, selection, limits)?;
+        let levels_needed = properties::levels_needed(&objects)?;
         let entities = Entities::read(&objects)?;
         let mut relocations_total = 0;
         let (mut classes, mut patches) = (Vec::new(), Vec::new());
@@ -144,9 +189,10 @@ impl Image {
             reach::needed(&objects, &classes, &patches, &entities, exported.iter().copied())?
         };
         let mut layout = Layout::new(limits);
-        let homes = sections::place(&objects, &classes, &needed.sections, &mut layout)?;
+        let homes = sections::place(&objects, &classes, &needed.sections, &mut layout, problems)?;
         let places = symbols::place(&objects, &entities, &needed, &homes, imports, &mut layout)?;
-        let links = relocations::collect(&objects, &patches, &homes, &entities, &places, imports, &mut layout)?;
+        let links =
+            relocations::collect(&objects, &patches, &homes, &entities, &places, imports, &mut layout, problems)?;
         let names = symbols::names(&objects, &entities, &places, &exported, !selection.roots.is_empty())?;
         let mut initial = sections::contents(&objects, &homes, &layout)?;
         links.write_stubs(&mut initial.code);
@@ -159,6 +205,7 @@ impl Image {
             functions: names.functions,
             objects: objects.len() as u64,
             unused: sections::unused(&objects, &classes, &needed.sections),
+            levels_needed,
         })
     }
 
@@ -181,7 +228,8 @@ impl Image {
         let mut functions: Vec<Function> = exports.iter().map(Function::from).collect();
         functions.sort_by_key(|function| function.offset_bytes);
         let initial = Initial { code, ..Initial::default() };
-        Image { sizes, initial, links: Links::default(), exports, functions, objects: 1, unused: Unused::default() }
+        let (links, unused) = (Links::default(), Unused::default());
+        Image { sizes, initial, links, exports, functions, objects: 1, unused, levels_needed: 0 }
     }
 
     /// How many objects it was made of.
@@ -192,6 +240,36 @@ impl Image {
     /// What was left out.
     pub fn unused(&self) -> Unused {
         self.unused
+    }
+
+    /// Levels of x86-64 that it says it needs: bits of `GNU_PROPERTY_X86_ISA_1_NEEDED`; see
+    /// [`CpuFeatures::missing_levels`](super::CpuFeatures::missing_levels).
+    pub fn levels_needed(&self) -> u32 {
+        self.levels_needed
+    }
+
+    /// Says what an exported function takes and returns.
+    ///
+    /// # Errors
+    /// [`Undeclarable`].
+    pub fn declare(&mut self, symbol: &str, signature: Signature) -> Result<(), Undeclarable> {
+        let at = self.exports.binary_search_by(|it| (*it.name).cmp(symbol)).map_err(|_| Undeclarable::Absent)?;
+        let symbol = &mut self.exports[at];
+        match symbol.signature {
+            _ if !symbol.is_function => Err(Undeclarable::NoFunction),
+            Some(_) => Err(Undeclarable::Twice),
+            None => {
+                symbol.signature = Some(Box::new(signature));
+                Ok(())
+            }
+        }
+    }
+
+    /// What would go wrong if this were linked to run at `at`. Nothing is written.
+    pub fn diagnose_link(&self, at: Addresses) -> Diagnosis {
+        let mut diagnosis = Diagnosis::default();
+        link::check(&self.links, at, |problem| diagnosis.note(problem));
+        diagnosis
     }
 
     /// Bytes and alignment of each part, call stubs and global offset table included.

@@ -22,6 +22,8 @@
 //! # Ok::<(), codecached::code::CodeError>(())
 //! ```
 
+mod declaration;
+mod diagnosis;
 mod disasm;
 mod elf;
 mod entities;
@@ -33,22 +35,29 @@ mod inputs;
 mod layout;
 mod limits;
 mod link;
+mod properties;
 mod reach;
 mod relax;
 mod relocation;
 mod relocations;
 mod screen;
 mod sections;
+mod signature;
 mod symbols;
+mod target;
 #[cfg(test)]
 mod tests;
 
+pub use declaration::{DECLARATION_MAX_BYTES, DeclarationError, parse as parse_declaration};
+pub use diagnosis::Diagnosis;
 pub use disasm::{INSTRUCTION_MAX_BYTES, Line, Listing, call_text, function_at, instruction_text};
 pub use error::{CodeError, Location, Reason, RelocationName};
 pub use flat::FlatEntry;
-pub use image::{Addresses, Function, Image, Part, PartKind, Sizes, Symbol, Unused};
+pub use image::{Addresses, Function, Image, Part, PartKind, Sizes, Symbol, Undeclarable, Unused};
 pub use imports::ImportTable;
 pub use inputs::Selection;
 pub use limits::Limits;
 pub use relocation::RELOCATIONS;
 pub use screen::{Finding, Rule, Screened};
+pub use signature::{Number, PARAMETERS_MAX, Parameter, Signature, TooManyParameters};
+pub use target::{CpuFeatures, Level, Missing};

@@ -47,6 +47,7 @@ pub(crate) async fn run(context: &Context, asked: Install) -> Result<Report, Fai
             reentrant: asked.reentrant,
             exports: asked.export.clone(),
             keep_unused_sections: asked.keep_unused,
+            ..InstallRequest::default()
         };
         let progress = Progress::new(&key, request.blob.len() as u64, !context.json);
         let answer = context.client.install_with_progress(request, progress.callback()).await;
