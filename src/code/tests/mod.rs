@@ -2,15 +2,18 @@
 //! compiler made of `sample.c`.
 
 mod builder;
+mod diagnosis;
 mod disasm;
 mod flat;
 mod golden;
 mod hostile;
 mod objects;
+mod properties;
 mod relocations;
 mod screen;
 mod sections;
 mod several;
+mod signatures;
 mod symbols;
 
 use super::{Addresses, CodeError, Image, ImportTable, Limits, PartKind, Selection};
