@@ -14,13 +14,12 @@ use codecached::{
 use support::{ADD, Daemon, call, elf, flat, handle, returned};
 use tonic::Code;
 
-/// Wants everything at once that must not be: constructors, thread-local storage, and symbols that nobody has.
-const WRONG: &str = "
+/// Wants what must not be: memory that is writable and executable, twice, and symbols that nobody has.
+const WRONG: &str = r#"
 extern int absent(int), memcpi(void *);
-static _Thread_local int counter;
-int f(void) { return absent(1) + memcpi(&counter); }
-static void __attribute__((constructor)) start(void) { counter = absent(2); }
-";
+int f(void) { int counter; return absent(1) + memcpi(&counter) + absent(2); }
+asm(".section .one,\"awx\",@progbits\n.byte 1\n.section .other,\"awx\",@progbits\n.byte 1\n.text");
+"#;
 
 fn text(text: &str) -> SignatureDeclaration {
     SignatureDeclaration { form: Some(Form::Text(text.to_owned())), ..SignatureDeclaration::default() }
@@ -164,15 +163,15 @@ async fn validation_tells_all_problems_and_leaves_everything_as_it_was() {
         signatures: vec![text("i32 nobody(i32)")],
         required_cpu_features: vec!["sse2".to_owned(), "avx99".to_owned()],
         validate_only: true,
-        ..elf("k", compile_text(WRONG, &["-O1", "-fPIC", "-ftls-model=initial-exec"]))
+        ..elf("k", compile_text(WRONG, &["-O1", "-fPIC"]))
     };
     let answer = client.install(request.clone()).await.unwrap();
     assert!(answer.entry.is_none() && !answer.created);
     let told: Vec<String> = answer.diagnostics.iter().map(|it| format!("{} {}", it.reason, it.message)).collect();
     for needle in [
         "TARGET_MISMATCH this processor does not have what the install requires: avx99 (not a known name)",
-        "MALFORMED_OBJECT unsupported object: constructors and destructors are not run in section .init_array",
-        "MALFORMED_OBJECT unsupported object: thread-local storage is not supported in section .tbss",
+        "MALFORMED_OBJECT unsupported object: a section cannot be both writable and executable in section .one",
+        "MALFORMED_OBJECT unsupported object: a section cannot be both writable and executable in section .other",
         "UNRESOLVED_SYMBOL unresolved symbol absent, first used in section .text",
         "UNRESOLVED_SYMBOL unresolved symbol memcpi (nearest offered: memcpy), first used in section .text",
     ] {
@@ -244,7 +243,7 @@ fn the_client_declares_checks_lists_and_calls_without_types() {
     case(
         1,
         &["install", "w", &wrong, "--check"],
-        &["w: error: UNRESOLVED_SYMBOL: unresolved symbol absent", ".init_array"],
+        &["w: error: UNRESOLVED_SYMBOL: unresolved symbol absent", "both writable and executable in section .other"],
     );
     case(
         1,

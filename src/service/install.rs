@@ -66,7 +66,7 @@ fn install(
     let digest = *blake3::hash(&request.blob).as_bytes();
     verify(&request, &digest)?;
     if request.validate_only {
-        return Ok(validate::answer(service, &request, format, &declared));
+        return Ok(with_victims(upload, validate::answer(service, &request, format, &declared)));
     }
     target::hold_names(&service.features, &request.required_cpu_features)?;
     let install = Install {

@@ -139,7 +139,7 @@ pub(crate) struct Call {
     /// i32:-1 u32:7 i64:-1 u64:0xff f32:1.5 f64:1.5, bytes:SOURCE (pointer to a copy), inout:SOURCE (the same, printed
     /// afterwards), out:N (pointer to N zeroed bytes, printed afterwards); SOURCE is @FILE, @- (standard input),
     /// hex:00ff or text:abc. The type may be left out where the function has a declared signature: 7, text:abc
-    #[arg(value_name = "ARG")]
+    #[arg(value_name = "ARG", allow_negative_numbers = true)]
     pub(crate) arguments: Vec<Argument>,
     /// Type of the result [default: that of the declared signature, else void]
     #[arg(long, value_enum)]
@@ -370,11 +370,11 @@ mod tests {
 
     #[test]
     fn arguments_of_a_call_may_look_like_options() {
-        let line = "codecachectl call k f i64:-5 out:100 --result u32 --output 0=a=b --cpu-limit 100ms";
+        let line = "codecachectl call k f i64:-5 out:100 -7 --result u32 --output 0=a=b --cpu-limit 100ms";
         let Command::Call(call) = Arguments::try_parse_from(line.split(' ')).unwrap().command else {
             panic!("another command")
         };
-        assert_eq!(call.arguments.len(), 2);
+        assert_eq!(call.arguments.len(), 3);
         assert_eq!(call.output, [(0, "a=b".into())]);
         assert_eq!(call.cpu_limit, Some(Duration::from_millis(100)));
     }

@@ -8,7 +8,7 @@ fn diagnose(blob: &[u8]) -> Result<Image, Diagnosis> {
     Image::diagnose_elf(blob, &all_sections(), &imports(), &Limits::default())
 }
 
-/// Calls two symbols that nobody has, twice, holds a relocation of no object, and wants constructors.
+/// Calls two symbols that nobody has, twice, holds a relocation of no object, and wants what is writable and executable.
 fn wrong() -> Builder {
     let mut object = Builder::with_text(&[0x90; 64]);
     object.function("f", 0, 64);
@@ -18,7 +18,7 @@ fn wrong() -> Builder {
     object.relocation(1, 20, R_X86_64_PLT32, second, -4);
     object.relocation(1, 28, R_X86_64_PLT32, first, -4);
     object.relocation(1, 100, R_X86_64_PC32, first, -4);
-    object.section(".init_array", SHT_INIT_ARRAY, SHF_ALLOC.0 | SHF_WRITE.0, 8, &[0; 8]);
+    object.section(".both", SHT_PROGBITS, TEXT | SHF_WRITE.0, 8, &[0; 8]);
     object
 }
 
@@ -29,7 +29,7 @@ fn all_problems_are_told_with_their_places_and_each_symbol_once() {
     assert_eq!(
         told,
         [
-            "unsupported object: constructors and destructors are not run in section .init_array",
+            "unsupported object: a section cannot be both writable and executable in section .both",
             "unresolved symbol absent, first used in section .text at offset 0x4",
             "unsupported relocation R_X86_64_COPY in section .text at offset 0xc for symbol absent: relocatable objects of this linker hold none",
             "unresolved symbol memcpi (nearest offered: memcpy), first used in section .text at offset 0x14",
