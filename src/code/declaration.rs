@@ -106,7 +106,7 @@ pub fn parse(text: &str) -> Result<(&str, Signature), DeclarationError> {
 fn head(text: &str) -> Result<(&str, Option<Number>), DeclarationError> {
     let wrong = |what: String| DeclarationError { what, at_byte: 0 };
     let words = words(text);
-    if words.iter().any(|word| *word == "*") {
+    if words.contains(&"*") {
         return Err(wrong("a pointer as result is not taken: declare u64 for the address".to_owned()));
     }
     match words.split_last() {

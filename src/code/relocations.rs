@@ -352,15 +352,17 @@ impl Collector<'_, '_> {
             };
             // The search for the nearest name takes longer than all else.
             let name = if is_told { self.name_of(entity).unwrap_or_default() } else { String::new() };
-            let nearest = self.imports.nearest(&name).map(|offered| format!("{name} (nearest offered: {offered})"));
-            let shown = nearest.unwrap_or_else(|| name.clone());
+            let nearest = self.imports.nearest(&name);
             match self.problems {
-                Problems::Fatal if is_told => self.unresolved.push(shown),
+                Problems::Fatal if is_told => self.unresolved.push(match nearest {
+                    Some(offered) => format!("{name} (nearest offered: {offered})"),
+                    None => name,
+                }),
                 Problems::Fatal => (),
                 Problems::Noted(diagnosis) => {
                     let section = self.objects[of.object].section_location(of.section);
                     let at = Location { symbol: Some(name), offset_bytes: Some(offset), ..section };
-                    diagnosis.note(CodeError::Unresolved { name: shown, at });
+                    diagnosis.note(CodeError::Unresolved { nearest: nearest.map(Into::into), at });
                 }
             }
         }

@@ -89,7 +89,7 @@ fn a_note_that_cannot_be_read_is_refused_with_its_section() {
     let cut = whole[..whole.len() - 8].to_vec();
     let (narrow, wide) = (note(&[(NEEDED, &[7, 0])]), note(&[(NEEDED, &[7; 8])]));
     for broken in [long_property, long_note, cut, narrow, wide, whole[..10].to_vec()] {
-        let error = parse(&object(&[broken.clone()])).unwrap_err();
+        let error = parse(&object(std::slice::from_ref(&broken))).unwrap_err();
         let text = "malformed object: a property note cannot be read in section .note.gnu.property";
         assert_eq!(error.to_string(), text, "{broken:?}");
     }
