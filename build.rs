@@ -4,7 +4,8 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = ["types", "cache", "execution", "admin"].map(|name| format!("proto/codecache/v1/{name}.proto"));
+    let files =
+        ["types", "cache", "execution", "admin", "signature"].map(|name| format!("proto/codecache/v1/{name}.proto"));
     let descriptors = protox::compile(files, ["proto"])?;
     let path = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?).join("codecache.bin");
     fs::write(path, prost::Message::encode_to_vec(&descriptors))?;

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     arena::Published,
-    code::{Addresses, Image, LinkState, Listing, Sizes, Symbol},
+    code::{Addresses, Image, LinkState, Listing, Signature, Sizes, Symbol},
 };
 
 /// What is known of an entry without holding on to its memory.
@@ -187,6 +187,11 @@ impl Pinned {
     pub fn function(&self, name: &str) -> Option<u64> {
         let symbol: &Symbol = self.entry.meta.exports.function(name)?;
         Some(self.code_range().start + symbol.offset_bytes)
+    }
+
+    /// What a function was declared to take and return.
+    pub fn signature(&self, name: &str) -> Option<&Signature> {
+        self.entry.meta.exports.function(name)?.signature.as_deref()
     }
 
     /// Whether calls share writable data.

@@ -1,6 +1,6 @@
 //! The symbols of a resident entry.
 
-use crate::code::{self, Function, Symbol};
+use crate::code::{self, Function, Signature, Symbol};
 
 /// What can be called and named in an entry.
 #[derive(Debug, Default)]
@@ -19,9 +19,11 @@ impl Exports {
     pub(super) fn heap_bytes(symbols: &[Symbol], functions: &[Function]) -> u64 {
         /// What an allocator adds to a short name.
         const ROUNDING_BYTES: usize = 16;
+        let signatures = symbols.iter().filter(|it| it.signature.is_some()).count();
         let symbols = symbols.iter().map(|it| size_of::<Symbol>() + it.name.len() + ROUNDING_BYTES);
         let functions = functions.iter().map(|it| size_of::<Function>() + it.name.len() + ROUNDING_BYTES);
-        symbols.chain(functions).sum::<usize>() as u64
+        let own: usize = symbols.chain(functions).sum();
+        (own + signatures * (size_of::<Signature>() + ROUNDING_BYTES)) as u64
     }
 
     /// Exported symbols in name order.

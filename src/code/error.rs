@@ -63,6 +63,14 @@ pub enum CodeError {
         /// How many there are.
         total: u64,
     },
+    /// One of these, where problems are told one by one.
+    #[error("unresolved symbol {}", first_use(nearest.as_deref(), at))]
+    Unresolved {
+        /// The import that is nearest to it, if one is near.
+        nearest: Option<Box<str>>,
+        /// Its name, and where it is used first.
+        at: Location,
+    },
     /// A count or size above its limit.
     #[error("too large: {value} {what}, the limit is {max}")]
     TooLarge {
@@ -140,7 +148,7 @@ impl CodeError {
             CodeError::UnsupportedRelocation { .. } | CodeError::RelocationOverflow { .. } => {
                 Reason::UnsupportedRelocation
             }
-            CodeError::UnresolvedSymbols { .. } => Reason::UnresolvedSymbol,
+            CodeError::UnresolvedSymbols { .. } | CodeError::Unresolved { .. } => Reason::UnresolvedSymbol,
             CodeError::TargetMismatch { .. } => Reason::TargetMismatch,
             CodeError::TooLarge { .. } => Reason::BlobTooLarge,
             CodeError::EntryCount { .. } | CodeError::InvalidEntry { .. } => Reason::InvalidField,
@@ -153,6 +161,7 @@ impl CodeError {
             CodeError::Malformed { at, .. }
             | CodeError::UnsupportedRelocation { at, .. }
             | CodeError::Unsupported { at, .. }
+            | CodeError::Unresolved { at, .. }
             | CodeError::RelocationOverflow { at, .. } => Some(at),
             CodeError::TargetMismatch { .. }
             | CodeError::UnresolvedSymbols { .. }
@@ -231,6 +240,13 @@ impl fmt::Display for RelocationName {
 /// What stands for the names that are not shown.
 fn rest(names: &[String], total: u64) -> &'static str {
     if (names.len() as u64) < total { ", ..." } else { "" }
+}
+
+/// A symbol that nothing defines, and where it is used.
+fn first_use(nearest: Option<&str>, at: &Location) -> String {
+    let name = at.symbol.as_deref().unwrap_or_default();
+    let nearest = nearest.map(|it| format!(" (nearest offered: {it})")).unwrap_or_default();
+    format!("{name}{nearest}, first used{}", Location { symbol: None, ..at.clone() })
 }
 
 /// A name from a blob as text that fits a line of a log: escaped, and cut with "..." where it is long.

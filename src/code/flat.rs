@@ -58,5 +58,6 @@ fn symbol(entry: FlatEntry) -> Symbol {
         is_function: true,
         offset_bytes: entry.offset_bytes,
         size_bytes: 0,
+        signature: None,
     }
 }

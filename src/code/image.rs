@@ -1,15 +1,17 @@
 use std::fmt;
 use std::ops::Range;
 
+use super::diagnosis::{Diagnosis, Problems};
 use super::entities::Entities;
 use super::layout::Layout;
 use super::reach::{Needed, Patches};
 use super::relocations::Links;
+use super::signature::Signature;
 use super::startup::{Lists, Startup};
 use super::symbols::Placed;
 use super::unwind::{self, Unwind};
 use super::{CodeError, FlatEntry, ImportTable, Limits, LinkState, Selection};
-use super::{flat, inputs, link, reach, relocations, sections, symbols};
+use super::{flat, inputs, link, properties, reach, relocations, sections, symbols};
 
 /// Size and alignment of a part of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +79,19 @@ pub struct Symbol {
     pub offset_bytes: u64,
     /// Bytes; 0 where the blob does not say.
     pub size_bytes: u64,
+    /// What it takes and returns, if that was declared.
+    pub signature: Option<Box<Signature>>,
+}
+
+/// Why a symbol cannot be declared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undeclarable {
+    /// There is no such symbol.
+    Absent,
+    /// It cannot be called.
+    NoFunction,
+    /// It was declared before.
+    Twice,
 }
 
 /// A function of the code part, exported or not.
@@ -131,6 +146,7 @@ pub struct Image {
     startup: Startup,
     objects: u64,
     unused: Unused,
+    levels_needed: u32,
 }
 
 impl Image {
@@ -145,7 +161,36 @@ impl Image {
         imports: &ImportTable,
         limits: &Limits,
     ) -> Result<Image, CodeError> {
+        Self::parse_with(blob, selection, imports, limits, &mut Problems::Fatal)
+    }
+
+    /// The same, which does not end with the first problem where others can be found behind it: sections that cannot be
+    /// placed, relocations, symbols that nothing defines. An image comes of it only if there is none.
+    pub fn diagnose_elf(
+        blob: &[u8],
+        selection: &Selection,
+        imports: &ImportTable,
+        limits: &Limits,
+    ) -> Result<Image, Diagnosis> {
+        let mut diagnosis = Diagnosis::default();
+        let parsed = Self::parse_with(blob, selection, imports, limits, &mut Problems::Noted(&mut diagnosis));
+        match parsed {
+            Ok(image) if diagnosis.is_empty() => return Ok(image),
+            Ok(_) => (),
+            Err(error) => diagnosis.note(error),
+        }
+        Err(diagnosis)
+    }
+
+    fn parse_with(
+        blob: &[u8],
+        selection: &Selection,
+        imports: &ImportTable,
+        limits: &Limits,
+        problems: &mut Problems<'_>,
+    ) -> Result<Image, CodeError> {
         let objects = inputs::read(blob, selection, limits)?;
+        let levels_needed = properties::levels_needed(&objects)?;
         let entities = Entities::read(&objects)?;
         let mut relocations_total = 0;
         let (mut classes, mut patches) = (Vec::new(), Vec::new());
@@ -161,10 +206,11 @@ impl Image {
             reach::needed(&objects, &classes, &patches, &entities, exported.iter().copied())?
         };
         let mut layout = Layout::new(limits);
-        let homes = sections::place(&objects, &classes, &needed.sections, &mut layout)?;
+        let homes = sections::place(&objects, &classes, &needed.sections, &mut layout, problems)?;
         let Placed { places, chosen, constants } =
             symbols::place(&objects, &entities, &needed, &homes, imports, &mut layout)?;
-        let mut links = relocations::collect(&objects, &patches, &homes, &entities, &places, imports, &mut layout)?;
+        let mut links =
+            relocations::collect(&objects, &patches, &homes, &entities, &places, imports, &mut layout, problems)?;
         let unwind = if selection.keep_unwind {
             unwind::collect(&objects, &entities, &places, &mut layout)?
         } else {
@@ -201,6 +247,7 @@ impl Image {
             startup,
             objects: objects.len() as u64,
             unused: sections::unused(&objects, &classes, &needed.sections),
+            levels_needed,
         })
     }
 
@@ -233,6 +280,7 @@ impl Image {
             startup: Startup::default(),
             objects: 1,
             unused: Unused::default(),
+            levels_needed: 0,
         }
     }
 
@@ -244,6 +292,36 @@ impl Image {
     /// What was left out.
     pub fn unused(&self) -> Unused {
         self.unused
+    }
+
+    /// Levels of x86-64 that it says it needs: bits of `GNU_PROPERTY_X86_ISA_1_NEEDED`; see
+    /// [`CpuFeatures::missing_levels`](super::CpuFeatures::missing_levels).
+    pub fn levels_needed(&self) -> u32 {
+        self.levels_needed
+    }
+
+    /// Says what an exported function takes and returns.
+    ///
+    /// # Errors
+    /// [`Undeclarable`].
+    pub fn declare(&mut self, symbol: &str, signature: Signature) -> Result<(), Undeclarable> {
+        let at = self.exports.binary_search_by(|it| (*it.name).cmp(symbol)).map_err(|_| Undeclarable::Absent)?;
+        let symbol = &mut self.exports[at];
+        match symbol.signature {
+            _ if !symbol.is_function => Err(Undeclarable::NoFunction),
+            Some(_) => Err(Undeclarable::Twice),
+            None => {
+                symbol.signature = Some(Box::new(signature));
+                Ok(())
+            }
+        }
+    }
+
+    /// What would go wrong if this were linked to run at `at`. Nothing is written.
+    pub fn diagnose_link(&self, at: Addresses) -> Diagnosis {
+        let mut diagnosis = Diagnosis::default();
+        link::check(&self.links, at, |problem| diagnosis.note(problem));
+        diagnosis
     }
 
     /// Bytes and alignment of each part, call stubs and global offset table included.

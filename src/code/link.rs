@@ -32,6 +32,14 @@ pub(super) fn apply(
     links.chosen.apply(at, code, rodata)
 }
 
+/// Tells every problem that linking to run at `at` would end with.
+pub(super) fn check(links: &Links, at: Addresses, mut problem: impl FnMut(CodeError)) {
+    let linker = Linker { links, at };
+    links.fixups.iter().filter_map(|fixup| linker.value(fixup).err()).for_each(&mut problem);
+    links.slots.iter().filter_map(|&target| linker.slot_contents(target).err()).for_each(&mut problem);
+    (0..links.stubs.len() as u32).filter_map(|stub| linker.stub_displacement(stub).err()).for_each(&mut problem);
+}
+
 struct Linker<'a> {
     links: &'a Links,
     at: Addresses,
@@ -40,6 +48,15 @@ struct Linker<'a> {
 /// Addresses are computed in 128 bits, where no sum of what an object can say wraps.
 impl Linker<'_> {
     fn fix(&self, fixup: &Fixup, buffer: &mut [u8]) -> Result<(), CodeError> {
+        let value = self.value(fixup)?;
+        let width_bytes = fixup.relocation.width_bytes() as usize;
+        let field = &mut buffer[fixup.offset_bytes as usize..][..width_bytes];
+        field.copy_from_slice(&value.to_le_bytes()[..width_bytes]);
+        Ok(())
+    }
+
+    /// What belongs into the field, which can hold it.
+    fn value(&self, fixup: &Fixup) -> Result<i128, CodeError> {
         let source = &self.links.sources[fixup.source as usize];
         let mut value = self.destination(fixup.to) + i128::from(fixup.addend);
         if fixup.relocation.is_relative() {
@@ -51,10 +68,7 @@ impl Linker<'_> {
         if !fits(fixup.relocation.field(), value) {
             return Err(self.overflow(fixup, value));
         }
-        let width_bytes = fixup.relocation.width_bytes() as usize;
-        let field = &mut buffer[fixup.offset_bytes as usize..][..width_bytes];
-        field.copy_from_slice(&value.to_le_bytes()[..width_bytes]);
-        Ok(())
+        Ok(value)
     }
 
     fn destination(&self, to: To) -> i128 {

@@ -23,6 +23,8 @@
 //! ```
 
 mod chosen;
+mod declaration;
+mod diagnosis;
 mod disasm;
 mod elf;
 mod entities;
@@ -36,26 +38,33 @@ mod layout;
 mod limits;
 mod link;
 mod link_state;
+mod properties;
 mod reach;
 mod relax;
 mod relocation;
 mod relocations;
 mod screen;
 mod sections;
+mod signature;
 mod startup;
 mod symbols;
+mod target;
 #[cfg(test)]
 mod tests;
 mod unwind;
 
+pub use declaration::{DECLARATION_MAX_BYTES, DeclarationError, parse as parse_declaration};
+pub use diagnosis::Diagnosis;
 pub use disasm::{INSTRUCTION_MAX_BYTES, Line, Listing, call_text, function_at, instruction_text};
 pub use error::{CodeError, Location, Reason, RelocationName};
 pub use flat::FlatEntry;
-pub use image::{Addresses, Function, Image, Part, PartKind, Sizes, Symbol, Unused};
+pub use image::{Addresses, Function, Image, Part, PartKind, Sizes, Symbol, Undeclarable, Unused};
 pub use imports::ImportTable;
 pub use inputs::Selection;
 pub use limits::Limits;
 pub use link_state::{LinkState, MoveError};
 pub use relocation::RELOCATIONS;
 pub use screen::{Finding, Rule, Screened};
+pub use signature::{Number, PARAMETERS_MAX, Parameter, Signature, TooManyParameters};
 pub use startup::{Resolver, Startup};
+pub use target::{CpuFeatures, Level, Missing};

@@ -1,6 +1,7 @@
 use object::read::elf::SectionHeader as _;
 
 use super::chosen::Chosen;
+use super::diagnosis::Problems;
 use super::elf::{LE, Object, Rela};
 use super::entities::{Entities, SymbolId};
 use super::error::shown;
@@ -95,6 +96,7 @@ pub(super) struct Source {
 }
 
 /// Reads the relocations of all sections that are placed, and makes room for the slots and stubs they need.
+#[allow(clippy::too_many_arguments, reason = "all that was read before, and what to do about problems")]
 pub(super) fn collect(
     objects: &[Object<'_>],
     patches: &[Patches],
@@ -103,6 +105,7 @@ pub(super) fn collect(
     places: &[Place],
     imports: &ImportTable,
     layout: &mut Layout,
+    problems: &mut Problems<'_>,
 ) -> Result<Links, CodeError> {
     let mut collector = Collector {
         objects,
@@ -113,6 +116,7 @@ pub(super) fn collect(
         target_of_entity: vec![None; places.len()],
         unresolved: Vec::new(),
         unresolved_total: 0,
+        problems,
         room_bytes: objects.iter().map(|it| it.blob.len() as u64).sum::<u64>() * NAME_BYTES_PER_BLOB_BYTE_MAX,
     };
     for (at, homes) in homes.iter().enumerate() {
@@ -163,7 +167,7 @@ struct Section {
     offset_bytes: u64,
 }
 
-struct Collector<'a> {
+struct Collector<'a, 'p> {
     objects: &'a [Object<'a>],
     entities: &'a Entities,
     places: &'a [Place],
@@ -174,13 +178,14 @@ struct Collector<'a> {
     /// Unresolved symbols in the order of their first use, up to the number that an error shows.
     unresolved: Vec<String>,
     unresolved_total: u64,
+    problems: &'a mut Problems<'p>,
     /// Bytes of names that may still be kept.
     room_bytes: u64,
 }
 
-impl Collector<'_> {
+impl Collector<'_, '_> {
     fn finish(self) -> Result<Links, CodeError> {
-        if self.unresolved_total > 0 {
+        if self.unresolved_total > 0 && matches!(self.problems, Problems::Fatal) {
             return Err(CodeError::UnresolvedSymbols { names: self.unresolved, total: self.unresolved_total });
         }
         Ok(self.links)
@@ -192,7 +197,7 @@ impl Collector<'_> {
         let entries: &[Rela] = object.entries(table)?;
         let name = self.kept(shown(object.section_name(of.section)?));
         self.links.sources.push(Source { part: of.part, offset_bytes: of.offset_bytes, name });
-        entries.iter().try_for_each(|entry| self.entry(entry, of))
+        entries.iter().try_for_each(|entry| self.entry(entry, of).or_else(|problem| self.problems.take(problem)))
     }
 
     fn entry(&mut self, entry: &Rela, of: Section) -> Result<(), CodeError> {
@@ -227,7 +232,7 @@ impl Collector<'_> {
                 malformed("the symbol is no variable of the thread")
             }
             Place::Unresolved => {
-                self.miss(entity);
+                self.miss(entity, of, offset);
                 Ok(())
             }
             _ => self.push(relocation, entity, of, offset, entry.r_addend.get(LE)),
@@ -344,15 +349,27 @@ impl Collector<'_> {
     }
 
     /// Notes an unresolved symbol, once each. Its target only marks it: no image comes of this.
-    fn miss(&mut self, entity: u32) {
+    fn miss(&mut self, entity: u32, of: Section, offset: u64) {
         if self.target_of_entity[entity as usize].replace(u32::MAX).is_none() {
             self.unresolved_total += 1;
-            if self.unresolved.len() < CodeError::UNRESOLVED_SHOWN_MAX {
-                let name = self.name_of(entity).unwrap_or_default();
-                self.unresolved.push(match self.imports.nearest(&name) {
+            let is_told = match self.problems {
+                Problems::Fatal => self.unresolved.len() < CodeError::UNRESOLVED_SHOWN_MAX,
+                Problems::Noted(diagnosis) => !diagnosis.is_full(),
+            };
+            // The search for the nearest name takes longer than all else.
+            let name = if is_told { self.name_of(entity).unwrap_or_default() } else { String::new() };
+            let nearest = self.imports.nearest(&name);
+            match self.problems {
+                Problems::Fatal if is_told => self.unresolved.push(match nearest {
                     Some(offered) => format!("{name} (nearest offered: {offered})"),
                     None => name,
-                });
+                }),
+                Problems::Fatal => (),
+                Problems::Noted(diagnosis) => {
+                    let section = self.objects[of.object].section_location(of.section);
+                    let at = Location { symbol: Some(name), offset_bytes: Some(offset), ..section };
+                    diagnosis.note(CodeError::Unresolved { nearest: nearest.map(Into::into), at });
+                }
             }
         }
     }

@@ -2,6 +2,7 @@ use object::elf;
 use object::read::elf::SectionHeader as _;
 
 use super::CodeError;
+use super::diagnosis::Problems;
 use super::elf::{Header, LE, Object};
 use super::image::{Initial, PartKind, Unused};
 use super::layout::Layout;
@@ -61,6 +62,7 @@ pub(super) fn place(
     classes: &[Vec<Class>],
     needed: &[Vec<bool>],
     layout: &mut Layout,
+    problems: &mut Problems<'_>,
 ) -> Result<Vec<Vec<Home>>, CodeError> {
     let mut homes: Vec<_> = objects.iter().map(|object| vec![Home::Nowhere; object.sections.len()]).collect();
     let mut zeros = Vec::new();
@@ -69,7 +71,8 @@ pub(super) fn place(
             let part = match classes[at][index] {
                 Class::NotLoaded | Class::Discarded | Class::Initialisers => continue,
                 Class::Refused(what) => {
-                    return Err(CodeError::Unsupported { what, at: object.section_location(index) });
+                    problems.take(CodeError::Unsupported { what, at: object.section_location(index) })?;
+                    continue;
                 }
                 Class::Part(part) => part,
             };

@@ -275,7 +275,7 @@ pub(super) fn names(
             functions.push(Function { name: name.into(), offset_bytes, size_bytes });
         }
         if is_exported {
-            exports.push(Symbol { name: name.into(), part, is_function, offset_bytes, size_bytes });
+            exports.push(Symbol { name: name.into(), part, is_function, offset_bytes, size_bytes, signature: None });
         }
     }
     functions.sort_by_key(|function: &Function| function.offset_bytes);

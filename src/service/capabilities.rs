@@ -13,7 +13,7 @@ pub(super) fn answer(service: &Service) -> proto::GetCapabilitiesResponse {
     proto::GetCapabilitiesResponse {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         architecture: std::env::consts::ARCH.to_owned(),
-        cpu_features: owned(cpu_features()),
+        cpu_features: owned(service.features.names().collect()),
         formats: [BlobFormat::ElfObject, BlobFormat::Flat, BlobFormat::Archive].map(Into::into).to_vec(),
         relocations: owned(code::RELOCATIONS.to_vec()),
         imports: {
@@ -40,57 +40,6 @@ pub(super) fn answer(service: &Service) -> proto::GetCapabilitiesResponse {
         }),
         isolation: "thread".to_owned(),
         imports_version: exec::IMPORTS_VERSION,
+        cpu_levels: owned(service.features.levels().map(code::Level::as_str).collect()),
     }
-}
-
-/// Names of those features that compilers commonly ask about and this processor and its kernel have.
-fn cpu_features() -> Vec<&'static str> {
-    macro_rules! present {
-        ($($name:tt),* $(,)?) => {
-            [$(($name, std::arch::is_x86_feature_detected!($name))),*]
-        };
-    }
-    let known = present![
-        "adx",
-        "aes",
-        "avx",
-        "avx2",
-        "avx512bw",
-        "avx512cd",
-        "avx512dq",
-        "avx512f",
-        "avx512vbmi",
-        "avx512vl",
-        "avx512vnni",
-        "avx512vpopcntdq",
-        "bmi1",
-        "bmi2",
-        "cmpxchg16b",
-        "f16c",
-        "fma",
-        "fxsr",
-        "gfni",
-        "lzcnt",
-        "movbe",
-        "pclmulqdq",
-        "popcnt",
-        "rdrand",
-        "rdseed",
-        "sha",
-        "sse",
-        "sse2",
-        "sse3",
-        "sse4.1",
-        "sse4.2",
-        "sse4a",
-        "ssse3",
-        "tbm",
-        "vaes",
-        "vpclmulqdq",
-        "xsave",
-        "xsavec",
-        "xsaveopt",
-        "xsaves",
-    ];
-    known.into_iter().filter_map(|(name, present)| present.then_some(name)).collect()
 }

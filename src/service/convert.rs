@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::failure::Failure;
+use super::{failure::Failure, signature};
 use crate::{
     cache::{Meta, Rank, View},
     code::PartKind,
@@ -59,6 +59,12 @@ fn symbols(meta: &Meta) -> Vec<proto::Symbol> {
         },
         offset_bytes: symbol.offset_bytes,
         size_bytes: symbol.size_bytes,
+        signature: symbol.signature.as_deref().map(signature::to_proto),
+        signature_text: symbol
+            .signature
+            .as_ref()
+            .map(|it| it.declaration(&symbol.name).to_string())
+            .unwrap_or_default(),
     };
     meta.exports.symbols().iter().map(symbol).collect()
 }

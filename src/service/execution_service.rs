@@ -13,6 +13,7 @@ use super::{
     convert, disassemble,
     edge::Deadline,
     failure::{Failure, Reason},
+    signature,
 };
 use crate::{
     cache::Pinned,
@@ -47,13 +48,14 @@ async fn execute(
     deadline: Option<Instant>,
 ) -> Result<proto::ExecuteResponse, Failure> {
     let (cpu_limit, wall_cap) = limits(service, &request)?;
-    let result = convert::result_type(request.result)?;
     let args = convert::arguments(request.arguments)?;
     exec::check_args(&args, service.limits.call_memory_max_bytes)?;
     check_answer(&args, service.limits.unary_max_bytes)?;
     let asked = Asked::new(&request.namespace, request.target)?;
     let callee = service.cache.pin(asked.target()).ok_or_else(|| asked.absent())?;
     let entry = callee.function(&request.symbol).ok_or_else(|| no_function(&callee, &request.symbol))?;
+    let declared = callee.signature(&request.symbol);
+    let result = signature::check(&request.symbol, declared, &args, request.result)?;
     let (meta, code, handle) = (Arc::clone(callee.meta()), callee.code_range(), callee.handle());
     let ticket = service.pool.submit(Call { callee, entry, args, result, cpu_limit, wall_cap, deadline });
     let ticket = ticket.map_err(|rejected| rejected.refusal)?;

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     Service, convert,
     failure::{Failure, Reason},
-    screen,
+    screen, signature, target, validate,
 };
 use crate::{
     arena::ReserveError,
@@ -61,13 +61,18 @@ fn install(
     let max_bytes = if upload.is_some() { limits.stream_max_bytes } else { limits.unary_max_bytes };
     let blob_bytes = request.blob.len() as u64;
     let (name, format) = check(&request, blob_bytes, max_bytes)?;
+    let declared = signature::declarations(&request.signatures)?;
     let started = Instant::now();
     let digest = *blake3::hash(&request.blob).as_bytes();
     verify(&request, &digest)?;
+    if request.validate_only {
+        return Ok(with_victims(upload, validate::answer(service, &request, format, &declared)));
+    }
+    target::hold_names(&service.features, &request.required_cpu_features)?;
     let install = Install {
         name,
         digest,
-        identity: identity(&request, &digest),
+        identity: identity(&request, &digest, &declared),
         replace: request.replace,
         reentrant: request.reentrant,
     };
@@ -77,7 +82,11 @@ fn install(
         let entry = Some(convert::full_entry(&view, Instant::now()));
         return Ok(with_victims(upload, proto::InstallResponse { entry, ..Default::default() }));
     }
-    let image = parse(service, &request, format)?;
+    let mut image = parse(service, &request, format)?;
+    target::hold_image(&service.features, &image)?;
+    if let Some((_, failure)) = signature::declare(&mut image, &declared).into_iter().next() {
+        return Err(failure);
+    }
     let (objects, unused) = (image.objects(), image.unused());
     let screened = screen::screen(service.limits.screen, &install.name, &image)?;
     // The image has of it what it needs.
@@ -155,8 +164,21 @@ pub(super) fn check(
         return Err(Failure::field("blob", "is empty"));
     }
     check_exports(request)?;
+    target::check_names(&request.required_cpu_features)?;
     let format = form(request)?;
     Ok((Name::new(Namespace::new(&request.namespace)?, &request.key)?, format))
+}
+
+/// What an upload can be refused for before its blob comes, beyond its form.
+///
+/// # Errors
+/// TARGET_MISMATCH and INVALID_FIELD.
+pub(super) fn check_environment(service: &Service, request: &proto::InstallRequest) -> Result<(), Failure> {
+    signature::declarations(&request.signatures)?;
+    if request.validate_only {
+        return Ok(());
+    }
+    target::hold_names(&service.features, &request.required_cpu_features)
 }
 
 fn form(request: &proto::InstallRequest) -> Result<BlobFormat, Failure> {
@@ -206,7 +228,7 @@ fn verify(request: &proto::InstallRequest, blake3: &[u8; 32]) -> Result<(), Fail
     Err(Failure::new(Reason::DigestMismatch, format!("blob has digest {computed}, the request says {given}")))
 }
 
-fn identity(request: &proto::InstallRequest, digest: &[u8; 32]) -> [u8; 32] {
+fn identity(request: &proto::InstallRequest, digest: &[u8; 32], declared: &[signature::Declaration]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key(IDENTITY_CONTEXT);
     hasher.update(digest).update(&request.format.to_le_bytes()).update(&[u8::from(request.reentrant)]);
     for entry in &request.flat_entries {
@@ -219,30 +241,45 @@ fn identity(request: &proto::InstallRequest, digest: &[u8; 32]) -> [u8; 32] {
     for name in exports {
         hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());
     }
+    let declared: BTreeSet<_> = declared.iter().map(|it| it.signature.declaration(&it.symbol).to_string()).collect();
+    hasher.update(&(declared.len() as u64).to_le_bytes());
+    for declaration in declared {
+        hasher.update(&(declaration.len() as u64).to_le_bytes()).update(declaration.as_bytes());
+    }
     *hasher.finalize().as_bytes()
 }
 
-fn parse(service: &Service, request: &proto::InstallRequest, format: BlobFormat) -> Result<Image, Failure> {
+/// Reads the blob.
+pub(super) fn parse(service: &Service, request: &proto::InstallRequest, format: BlobFormat) -> Result<Image, Failure> {
     if format == BlobFormat::Flat {
         let entry = |it: &proto::FlatEntry| FlatEntry { name: it.name.clone(), offset_bytes: it.offset_bytes };
         let entries = request.flat_entries.iter().map(entry).collect();
         return Ok(Image::parse_flat(&request.blob, entries, &service.limits.code)?);
     }
-    match format {
-        BlobFormat::ElfObject if Image::is_archive(&request.blob) => {
-            return Err(Failure::field("format", "the blob is an archive: BLOB_FORMAT_ARCHIVE"));
-        }
-        BlobFormat::Archive if !Image::is_archive(&request.blob) => {
-            return Err(Failure::field("format", "the blob is no archive, which starts with !<arch>"));
-        }
-        _ => (),
-    }
-    let selection = Selection {
+    check_magic(request, format)?;
+    Ok(Image::parse_elf(&request.blob, &selection(service, request), service.cache.imports(), &service.limits.code)?)
+}
+
+/// What of the blob is to be in the entry.
+pub(super) fn selection(service: &Service, request: &proto::InstallRequest) -> Selection {
+    Selection {
         roots: request.exports.clone(),
         keep_unused: request.keep_unused_sections,
         keep_unwind: service.limits.keep_unwind,
-    };
-    Ok(Image::parse_elf(&request.blob, &selection, service.cache.imports(), &service.limits.code)?)
+    }
+}
+
+/// A blob is what the request says that it is, if its first bytes tell.
+pub(super) fn check_magic(request: &proto::InstallRequest, format: BlobFormat) -> Result<(), Failure> {
+    match format {
+        BlobFormat::ElfObject if Image::is_archive(&request.blob) => {
+            Err(Failure::field("format", "the blob is an archive: BLOB_FORMAT_ARCHIVE"))
+        }
+        BlobFormat::Archive if !Image::is_archive(&request.blob) => {
+            Err(Failure::field("format", "the blob is no archive, which starts with !<arch>"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {

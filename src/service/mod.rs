@@ -10,6 +10,7 @@ mod cache_service;
 mod canary;
 mod capabilities;
 mod convert;
+mod cpu;
 mod disassemble;
 mod edge;
 mod execution_service;
@@ -22,7 +23,10 @@ mod observe;
 mod occupancy;
 mod screen;
 pub mod server;
+mod signature;
+mod target;
 mod upload;
+mod validate;
 
 use std::{
     sync::{
@@ -99,6 +103,8 @@ pub struct Service {
     /// Maps of the arenas that may be made at once.
     mapping: Arc<Semaphore>,
     canary: Arc<Canary>,
+    /// What the processor has.
+    features: Arc<code::CpuFeatures>,
     started: Instant,
 }
 
@@ -115,6 +121,7 @@ impl Service {
             linking: Arc::new(Semaphore::new(limits.linking_max)),
             mapping: Arc::new(Semaphore::new(1)),
             canary: Arc::default(),
+            features: Arc::new(cpu::features()),
             limits: Arc::new(limits),
             draining: Arc::new(AtomicBool::new(false)),
             started: Instant::now(),

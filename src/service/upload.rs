@@ -36,6 +36,7 @@ async fn all(
     let (mut install, declared_bytes) = header(&mut messages, limits.stream_chunk_max_bytes).await?;
     // All that can be refused without the blob is refused before anybody has to go for it.
     install::check(&install, declared_bytes, limits.stream_max_bytes)?;
+    install::check_environment(service, &install)?;
     let upload = service.cache.upload(declared_bytes)?;
     for victim in upload.victims() {
         service.metrics.entry_lifetime(victim.lifetime);

@@ -55,6 +55,8 @@ pub(crate) enum Command {
     Install(Install),
     /// Show the entry under a key
     Lookup(Lookup),
+    /// List the symbols of an entry with their signatures
+    Symbols(Symbols),
     /// Call a function of an entry
     Call(Call),
     /// Take an entry out
@@ -96,6 +98,24 @@ pub(crate) struct Install {
     /// Calls may overlap although the code has writable data
     #[arg(long)]
     pub(crate) reentrant: bool,
+    /// What an exported function takes and returns, such as 'i32 add(i32, i32)'; calls are held to it (repeatable)
+    #[arg(long, value_name = "DECLARATION")]
+    pub(crate) signature: Vec<String>,
+    /// A file of such declarations, one a line; lines that start with # or // are comments (repeatable)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) signatures: Vec<PathBuf>,
+    /// Refuse the install where the processor lacks this feature or level, such as avx2 or x86-64-v3 (repeatable)
+    #[arg(long, value_name = "FEATURE")]
+    pub(crate) require: Vec<String>,
+    /// Install nothing: show all that is wrong with the files. Exit code 1 if an install would be refused
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Symbols {
+    /// Key
+    pub(crate) key: String,
 }
 
 #[derive(Debug, Args)]
@@ -118,12 +138,12 @@ pub(crate) struct Call {
     pub(crate) symbol: String,
     /// i32:-1 u32:7 i64:-1 u64:0xff f32:1.5 f64:1.5, bytes:SOURCE (pointer to a copy), inout:SOURCE (the same, printed
     /// afterwards), out:N (pointer to N zeroed bytes, printed afterwards); SOURCE is @FILE, @- (standard input),
-    /// hex:00ff or text:abc
-    #[arg(value_name = "ARG")]
+    /// hex:00ff or text:abc. The type may be left out where the function has a declared signature: 7, text:abc
+    #[arg(value_name = "ARG", allow_negative_numbers = true)]
     pub(crate) arguments: Vec<Argument>,
-    /// Type of the result
-    #[arg(long, value_enum, default_value = "void")]
-    pub(crate) result: ResultName,
+    /// Type of the result [default: that of the declared signature, else void]
+    #[arg(long, value_enum)]
+    pub(crate) result: Option<ResultName>,
     /// CPU time that the call may take
     #[arg(long, value_parser = units::parse_duration, value_name = "TIME")]
     pub(crate) cpu_limit: Option<Duration>,
@@ -353,11 +373,11 @@ mod tests {
 
     #[test]
     fn arguments_of_a_call_may_look_like_options() {
-        let line = "codecachectl call k f i64:-5 out:100 --result u32 --output 0=a=b --cpu-limit 100ms";
+        let line = "codecachectl call k f i64:-5 out:100 -7 --result u32 --output 0=a=b --cpu-limit 100ms";
         let Command::Call(call) = Arguments::try_parse_from(line.split(' ')).unwrap().command else {
             panic!("another command")
         };
-        assert_eq!(call.arguments.len(), 2);
+        assert_eq!(call.arguments.len(), 3);
         assert_eq!(call.output, [(0, "a=b".into())]);
         assert_eq!(call.cpu_limit, Some(Duration::from_millis(100)));
     }

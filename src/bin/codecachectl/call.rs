@@ -18,7 +18,7 @@ use crate::{
     args::Call,
     context::{self, Context, Report},
     failure::{Exit, Failure},
-    table, units, value,
+    signatures, table, units, value,
 };
 
 /// Bytes of a buffer that are shown where nobody asked for a file.
@@ -64,21 +64,22 @@ pub(crate) async fn run(context: &Context, asked: Call) -> Result<Report, Failur
 }
 
 async fn request(context: &Context, asked: &Call) -> Result<ExecuteRequest, Failure> {
-    let buffers = asked.arguments.iter().filter(|argument| comes_back(argument)).count();
+    let arguments = signatures::typed(context, &asked.key, &asked.symbol, &asked.arguments).await?;
+    let buffers = arguments.iter().filter(|argument| comes_back(argument)).count();
     if let Some((index, _)) = asked.output.iter().find(|(index, _)| *index >= buffers) {
         return Err(Failure::misuse(format!(
             "--output {index}: the call has {buffers} out and inout buffers, counted from 0"
         )));
     }
-    let reads = asked.arguments.iter().any(|argument| !matches!(argument, value::Argument::Ready(_)));
+    let reads = arguments.iter().any(|argument| !matches!(argument, value::Argument::Ready(_)));
     // Numbers alone cannot be too large, and then one round trip is saved.
     let bytes_max = if reads { context.limits().await?.call_memory_max_bytes } else { 0 };
     Ok(ExecuteRequest {
         namespace: context.namespace.clone(),
         target: Some(Target::Key(context::key(&asked.key)?)),
         symbol: asked.symbol.clone(),
-        arguments: value::resolve(&asked.arguments, bytes_max)?,
-        result: ResultType::from(asked.result).into(),
+        arguments: value::resolve(&arguments, bytes_max)?,
+        result: asked.result.map_or(ResultType::Unspecified, ResultType::from).into(),
         cpu_limit: asked.cpu_limit.map(to_proto),
         wall_cap: asked.wall_cap.map(to_proto),
     })

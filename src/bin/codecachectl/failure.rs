@@ -92,7 +92,9 @@ fn hint(reason: &str) -> Option<&'static str> {
             "try again later; server.requests_in_flight_max and server.streams_max bound what the daemon takes at once"
         }
         "ARENA_FRAGMENTED" => "free memory is in pieces that are too small: evict, or give the daemon more budget",
-        "TARGET_MISMATCH" => "`codecachectl capabilities` shows the architecture of the daemon",
+        "TARGET_MISMATCH" => {
+            "`codecachectl capabilities` shows the architecture of the daemon and the features of its processor"
+        }
         "EXECUTORS_SATURATED" => {
             "try again later; exec.executors and exec.queue_max of the daemon bound what runs at once"
         }

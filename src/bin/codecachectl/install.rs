@@ -17,9 +17,10 @@ use serde_json::{Value, json};
 use crate::{
     args::Install,
     context::{self, Context, Report},
+    diagnostics::{self, Checked},
     failure::Failure,
     progress::Progress,
-    residency,
+    residency, signatures,
     table::{Align, Table},
     units,
     value::read_file,
@@ -32,7 +33,8 @@ const ARCHIVE_MAGIC: &[u8] = b"!<arch>\n";
 pub(crate) async fn run(context: &Context, asked: Install) -> Result<Report, Failure> {
     let limits = context.limits().await?;
     let bytes_max = limits.unary_max_bytes.max(limits.stream_max_bytes);
-    let mut installed = Vec::new();
+    let signatures = signatures::read(&asked.signature, &asked.signatures)?;
+    let (mut installed, mut checked) = (Vec::new(), Vec::new());
     let blobs = blobs(&asked, bytes_max)?;
     let count = blobs.len();
     for Named { key, blob, format } in blobs {
@@ -47,6 +49,9 @@ pub(crate) async fn run(context: &Context, asked: Install) -> Result<Report, Fai
             reentrant: asked.reentrant,
             exports: asked.export.clone(),
             keep_unused_sections: asked.keep_unused,
+            signatures: signatures.clone(),
+            required_cpu_features: asked.require.clone(),
+            validate_only: asked.check,
         };
         let progress = Progress::new(&key, request.blob.len() as u64, !context.json);
         let answer = context.client.install_with_progress(request, progress.callback()).await;
@@ -55,7 +60,15 @@ pub(crate) async fn run(context: &Context, asked: Install) -> Result<Report, Fai
             0 => String::new(),
             before => format!(" (after {before} of {count} files)"),
         };
-        installed.push(answer.map_err(|error| Failure::client(&format!("install {key:?}{before}"), error))?);
+        let answer = answer.map_err(|error| Failure::client(&format!("install {key:?}{before}"), error))?;
+        match asked.check {
+            true => checked.push(Checked { key, answer }),
+            false => installed.push(answer),
+        }
+    }
+    if asked.check {
+        let report = context.report(|| diagnostics::human(&checked), || diagnostics::to_json(&checked));
+        return Ok(Report { exit: diagnostics::exit(&checked), ..report });
     }
     Ok(context
         .report(|| human(&installed), || json!({ "installed": installed.iter().map(to_json).collect::<Vec<_>>() })))

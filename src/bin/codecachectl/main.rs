@@ -5,6 +5,7 @@ mod args;
 mod bench;
 mod call;
 mod context;
+mod diagnostics;
 mod disasm;
 mod failure;
 mod install;
@@ -12,7 +13,9 @@ mod listing;
 mod picture;
 mod progress;
 mod residency;
+mod signatures;
 mod status;
+mod symbols;
 mod table;
 mod terminal;
 mod units;
@@ -57,6 +60,7 @@ fn run(arguments: Arguments) -> Result<Report, Failure> {
         match arguments.command {
             Command::Install(asked) => install::run(&context, asked).await,
             Command::Lookup(asked) => residency::lookup(&context, asked).await,
+            Command::Symbols(asked) => symbols::run(&context, asked).await,
             Command::Call(asked) => call::run(&context, asked).await,
             Command::Evict(asked) => residency::evict(&context, asked).await,
             Command::List(asked) => listing::run(&context, asked).await,

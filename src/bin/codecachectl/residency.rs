@@ -1,16 +1,13 @@
 //! `lookup` and `evict`: one entry, there and gone.
 
-use codecached::proto::{
-    Entry, EntryView, EvictRequest, EvictState, LookupRequest, SymbolKind, evict_request, lookup_request,
-};
+use codecached::proto::{Entry, EntryView, EvictRequest, EvictState, LookupRequest, evict_request, lookup_request};
 use serde_json::{Value, json};
 
 use crate::{
     args::{Evict, Lookup},
     context::{self, Context, Report},
     failure::Failure,
-    table::{self, Align, Table},
-    units,
+    symbols, table, units,
 };
 
 /// Shows the entry under a key.
@@ -68,15 +65,7 @@ pub(crate) fn to_json(entry: &Entry, symbols: bool) -> Value {
         "initialisers_waiting": entry.initialisers_waiting,
     });
     if symbols {
-        let symbols = entry.symbols.iter().map(|symbol| {
-            json!({
-                "name": symbol.name,
-                "kind": kind(symbol.kind()),
-                "offset_bytes": symbol.offset_bytes,
-                "size_bytes": symbol.size_bytes,
-            })
-        });
-        value["symbols"] = symbols.collect();
+        value["symbols"] = symbols::all_json(entry).into();
     }
     value
 }
@@ -101,39 +90,21 @@ fn human(entry: &Entry, symbols: bool) -> String {
     ]);
     if symbols {
         text.push('\n');
-        text.push_str(&symbol_table(entry));
+        text.push_str(&symbols::table(entry));
     }
     text
 }
 
-fn symbol_table(entry: &Entry) -> String {
-    let mut table =
-        Table::new([("SYMBOL", Align::Left), ("KIND", Align::Left), ("OFFSET", Align::Right), ("BYTES", Align::Right)]);
-    for symbol in &entry.symbols {
-        let offset = format!("{:#x}", symbol.offset_bytes);
-        table.row([symbol.name.clone(), kind(symbol.kind()).into(), offset, symbol.size_bytes.to_string()]);
-    }
-    table.render()
-}
-
-fn kind(kind: SymbolKind) -> &'static str {
-    match kind {
-        SymbolKind::Unspecified => "unknown",
-        SymbolKind::Function => "function",
-        SymbolKind::Data => "data",
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use codecached::proto::Symbol;
+    use codecached::proto::{Symbol, SymbolKind};
 
     use super::*;
 
     #[test]
     fn symbols_appear_only_if_asked_for() {
-        let symbol =
-            Symbol { name: "crc32".into(), kind: SymbolKind::Function.into(), offset_bytes: 16, size_bytes: 9 };
+        let kind = SymbolKind::Function.into();
+        let symbol = Symbol { name: "crc32".into(), kind, offset_bytes: 16, size_bytes: 9, ..Symbol::default() };
         let entry = Entry { key: "k".into(), handle: 0xab, symbols: vec![symbol], ..Entry::default() };
         assert_eq!(to_json(&entry, true)["symbols"][0]["kind"], "function");
         assert!(to_json(&entry, false).get("symbols").is_none());

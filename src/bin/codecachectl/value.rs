@@ -21,6 +21,8 @@ pub(crate) enum Argument {
     Bytes(Source),
     /// The same, sent back afterwards.
     InOut(Source),
+    /// Something whose type the function's declared signature has.
+    Untyped(String),
 }
 
 /// Where bytes are.
@@ -35,7 +37,9 @@ impl FromStr for Argument {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (kind, value) = text.split_once(':').ok_or("must be TYPE:VALUE, such as u32:7")?;
+        let Some((kind, value)) = text.split_once(':').filter(|_| !text.starts_with('@')) else {
+            return Ok(Self::Untyped(text.to_owned()));
+        };
         Ok(Self::Ready(match kind {
             "i32" => Kind::I32(number(value)?),
             "u32" => Kind::U32(u32::try_from(units::parse_integer(value)?).map_err(|_| "does not fit 32 bits")?),
@@ -45,6 +49,7 @@ impl FromStr for Argument {
             "f64" => Kind::F64(number(value)?),
             "out" => Kind::OutBytes(units::parse_integer(value)?),
             "bytes" => return source(value).map(Self::Bytes),
+            "hex" | "text" => return Ok(Self::Untyped(text.to_owned())),
             "inout" => return source(value).map(Self::InOut),
             _ => return Err(format!("{kind:?} is none of i32, u32, i64, u64, f32, f64, bytes, out, inout")),
         }))
@@ -62,6 +67,7 @@ pub(crate) fn resolve(arguments: &[Argument], bytes_max: u64) -> Result<Vec<Valu
             Argument::Ready(kind) => kind.clone(),
             Argument::Bytes(source) => Kind::Bytes(read(source, bytes_max)?),
             Argument::InOut(source) => Kind::Inout(read(source, bytes_max)?),
+            Argument::Untyped(text) => return Err(Failure::misuse(format!("{text:?} has no type"))),
         };
         Ok(Value { kind: Some(kind) })
     });
@@ -152,13 +158,16 @@ mod tests {
         assert_eq!("bytes:hex:00ff".parse(), Ok(Argument::Bytes(here(&[0, 255]))));
         assert_eq!("inout:text:a:b".parse(), Ok(Argument::InOut(here(b"a:b"))));
         assert_eq!("bytes:@-".parse(), Ok(Argument::Bytes(Source::StandardInput)));
+        for text in ["7", "", "text:abc", "@a:b"] {
+            assert_eq!(text.parse(), Ok(Argument::Untyped(text.to_owned())));
+        }
         assert_eq!("inout:@x:y".parse(), Ok(Argument::InOut(Source::File("x:y".into()))));
     }
 
     #[test]
     fn what_does_not_fit_is_refused() {
         for text in
-            ["7", "u8:7", "u32:-1", "u32:4294967296", "i32:x", "f64:", "out:-1", "bytes:abc", "bytes:@", "bytes:hex:0"]
+            ["u8:7", "u32:-1", "u32:4294967296", "i32:x", "f64:", "out:-1", "bytes:abc", "bytes:@", "bytes:hex:0"]
         {
             assert!(text.parse::<Argument>().is_err(), "{text:?} was taken");
         }

@@ -30,6 +30,7 @@ fn symbols() -> Vec<Symbol> {
         is_function: false,
         offset_bytes,
         size_bytes,
+        signature: None,
     };
     vec![symbol("count", PartKind::Data, 8, 4), symbol("table", PartKind::Rodata, 0x40, 16)]
 }

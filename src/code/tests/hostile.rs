@@ -87,6 +87,7 @@ fn check_image(image: &Image) {
         assert!(!symbol.is_function || symbol.offset_bytes < sizes.code.size_bytes, "{symbol:?}");
     }
     assert!(image.functions().is_sorted_by_key(|function| function.offset_bytes));
+    assert_eq!(link_at(image, AT).is_ok(), image.diagnose_link(AT).is_empty());
     match link_at(image, AT) {
         Ok(linked) => assert!(linked.data[image.data_init_bytes() as usize..].iter().all(|&byte| byte == 0)),
         Err(error) => check_error(&error),
@@ -97,7 +98,15 @@ fn check_image(image: &Image) {
 }
 
 fn parse_small(blob: &[u8]) -> Result<Image, CodeError> {
-    Image::parse_elf(blob, &all_sections(), &imports(), &LIMITS)
+    let parsed = Image::parse_elf(blob, &all_sections(), &imports(), &LIMITS);
+    match Image::diagnose_elf(blob, &all_sections(), &imports(), &LIMITS) {
+        Ok(_) => assert!(parsed.is_ok(), "nothing is diagnosed: {parsed:?}"),
+        Err(found) => {
+            assert!(parsed.is_err() && found.total >= found.problems.len() as u64 && !found.problems.is_empty());
+            found.problems.iter().for_each(check_error);
+        }
+    }
+    parsed
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod builder;
 mod compiled;
+mod diagnosis;
 mod disasm;
 mod flat;
 mod foreign;
@@ -10,10 +11,12 @@ mod golden;
 mod hostile;
 mod link_state;
 mod objects;
+mod properties;
 mod relocations;
 mod screen;
 mod sections;
 mod several;
+mod signatures;
 mod startup;
 mod symbols;
 mod unwind;

@@ -13,7 +13,10 @@ fuzz_target!(|blob: &[u8]| {
     let imports =
         ["memcpy", "malloc", "strlen", "memset", "free", "__udivti3"].into_iter().zip((0x5555_0000_1000..).step_by(16));
     let imports = ImportTable::new(imports);
-    let Ok(image) = Image::parse_elf(blob, &Selection::default(), &imports, &limits) else { return };
+    let diagnosed = Image::diagnose_elf(blob, &Selection::default(), &imports, &limits);
+    let parsed = Image::parse_elf(blob, &Selection::default(), &imports, &limits);
+    assert_eq!(diagnosed.is_ok(), parsed.is_ok(), "what is taken has no problem, and what is refused has one");
+    let Ok(image) = parsed else { return };
     let sizes = image.sizes();
     let buffer = |bytes: u64| vec![0; bytes as usize];
     let (mut code, mut rodata) = (buffer(sizes.code.size_bytes), buffer(sizes.rodata.size_bytes));
@@ -21,7 +24,9 @@ fuzz_target!(|blob: &[u8]| {
     assert!((code.len() + rodata.len() + data.len()) as u64 <= limits.image_max_bytes);
     let screened = image.screen();
     assert!(screened.findings.len() as u64 <= screened.total && screened.findings.len() <= Screened::FINDINGS_MAX);
-    if image.link(AT, &mut code, &mut rodata, &mut data).is_err() {
+    let linked = image.link(AT, &mut code, &mut rodata, &mut data);
+    assert_eq!(linked.is_ok(), image.diagnose_link(AT).is_empty());
+    if linked.is_err() {
         return;
     }
     let moved = image.link_state().relink(AT, THERE, &mut code, &mut rodata, &mut data);

@@ -1,0 +1,126 @@
+//! What is wrong with an install, without doing it.
+
+use super::{
+    Service,
+    failure::{Failure, Reason},
+    install, signature, target,
+};
+use crate::{
+    code::{Addresses, Diagnosis, Finding, Image, Location},
+    config::Screen,
+    proto::{self, BlobFormat, Severity},
+};
+
+/// Problems that an answer holds.
+const DIAGNOSTICS_MAX: usize = Diagnosis::PROBLEMS_MAX;
+
+/// Bytes between the parts of an image in the trial, each of which has an area of its own in an arena.
+const PARTS_APART_BYTES: u64 = 256 << 20;
+
+#[derive(Default)]
+struct Report {
+    diagnostics: Vec<proto::Diagnostic>,
+    total: u64,
+}
+
+/// Answers all that can be found before memory is taken. `declared`: the signatures of the request.
+pub(super) fn answer(
+    service: &Service,
+    request: &proto::InstallRequest,
+    format: BlobFormat,
+    declared: &[signature::Declaration],
+) -> proto::InstallResponse {
+    let mut report = Report::default();
+    let names = request.required_cpu_features.iter().map(String::as_str);
+    let missing = service.features.missing_names(names);
+    target::failures(missing, target::REQUEST).for_each(|it| report.failure(it, None));
+    match parse(service, request, format) {
+        Ok(image) => report.image(service, image, declared),
+        Err(Unparsed::Refused(failure)) => report.failure(failure, None),
+        Err(Unparsed::Diagnosed(diagnosis)) => report.diagnosis(diagnosis),
+    }
+    proto::InstallResponse {
+        diagnostics: report.diagnostics,
+        diagnostics_total: report.total,
+        ..proto::InstallResponse::default()
+    }
+}
+
+enum Unparsed {
+    Refused(Failure),
+    Diagnosed(Diagnosis),
+}
+
+fn parse(service: &Service, request: &proto::InstallRequest, format: BlobFormat) -> Result<Image, Unparsed> {
+    if format == BlobFormat::Flat {
+        return install::parse(service, request, format).map_err(Unparsed::Refused);
+    }
+    install::check_magic(request, format).map_err(Unparsed::Refused)?;
+    let (imports, limits) = (service.cache.imports(), &service.limits.code);
+    Image::diagnose_elf(&request.blob, &install::selection(service, request), imports, limits)
+        .map_err(Unparsed::Diagnosed)
+}
+
+impl Report {
+    fn image(&mut self, service: &Service, mut image: Image, declared: &[signature::Declaration]) {
+        let missing = service.features.missing_levels(image.levels_needed());
+        target::failures(missing, target::OBJECT).for_each(|it| self.failure(it, None));
+        for (symbol, failure) in signature::declare(&mut image, declared) {
+            self.failure(failure, Some(&Location { symbol: Some(symbol), ..Location::default() }));
+        }
+        let code = service.arenas.executable_range().start;
+        let at = Addresses { code, rodata: code + PARTS_APART_BYTES, data: code + 2 * PARTS_APART_BYTES };
+        self.diagnosis(image.diagnose_link(at));
+        if service.limits.screen != Screen::Off {
+            self.screening(service.limits.screen, &image);
+        }
+    }
+
+    fn diagnosis(&mut self, diagnosis: Diagnosis) {
+        let untold = diagnosis.total - diagnosis.problems.len() as u64;
+        for problem in diagnosis.problems {
+            let at = problem.location().cloned();
+            self.failure(problem.into(), at.as_ref());
+        }
+        self.total += untold;
+    }
+
+    fn screening(&mut self, mode: Screen, image: &Image) {
+        let screened = image.screen();
+        let severity = if mode == Screen::Reject { Severity::Error } else { Severity::Warning };
+        let untold = screened.total - screened.findings.len() as u64;
+        screened.findings.into_iter().for_each(|finding| self.push(found(severity, finding)));
+        self.total += untold;
+    }
+
+    fn failure(&mut self, failure: Failure, at: Option<&Location>) {
+        let at = at.cloned().unwrap_or_default();
+        self.push(proto::Diagnostic {
+            severity: Severity::Error.into(),
+            reason: failure.reason.as_str().to_owned(),
+            message: failure.message,
+            object: at.object.unwrap_or_default(),
+            section: at.section.unwrap_or_default(),
+            symbol: at.symbol.unwrap_or_default(),
+            offset_bytes: at.offset_bytes,
+        });
+    }
+
+    fn push(&mut self, diagnostic: proto::Diagnostic) {
+        self.total += 1;
+        if self.diagnostics.len() < DIAGNOSTICS_MAX {
+            self.diagnostics.push(diagnostic);
+        }
+    }
+}
+
+fn found(severity: Severity, finding: Finding) -> proto::Diagnostic {
+    proto::Diagnostic {
+        severity: severity.into(),
+        reason: Reason::ForbiddenInstruction.as_str().to_owned(),
+        message: format!("code must not hold: {finding}"),
+        symbol: finding.function.into(),
+        offset_bytes: Some(finding.function_offset_bytes),
+        ..proto::Diagnostic::default()
+    }
+}
