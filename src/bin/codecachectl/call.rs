@@ -288,7 +288,7 @@ mod tests {
             fault_address: Some(0),
             signal: 11,
             instruction: "mov eax, dword ptr [rdi]".into(),
-            ..Trap::default()
+            stage: TrapStage::Initialiser.into(),
         };
         let text = table::pairs(trap_human(&trap));
         for part in ["SEGV", "peek+0x2", "dword ptr [rdi]", "0x0000000000000000", "11 (SIGSEGV)"] {
