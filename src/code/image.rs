@@ -2,6 +2,7 @@ use std::fmt;
 
 use super::entities::Entities;
 use super::layout::Layout;
+use super::provider::{Imports, Provider};
 use super::reach::{Needed, Patches};
 use super::relocations::Links;
 use super::{CodeError, FlatEntry, ImportTable, Limits, Selection};
@@ -128,6 +129,21 @@ impl Image {
         imports: &ImportTable,
         limits: &Limits,
     ) -> Result<Image, CodeError> {
+        Self::parse_elf_against(blob, selection, &[], imports, limits)
+    }
+
+    /// The same, where what the objects do not define is looked for in `providers` before it must be in `imports`; of
+    /// two providers that have a name the first is taken. They must stay where they are for as long as the image runs.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn parse_elf_against(
+        blob: &[u8],
+        selection: &Selection,
+        providers: &[Provider<'_>],
+        imports: &ImportTable,
+        limits: &Limits,
+    ) -> Result<Image, CodeError> {
         let objects = inputs::read(blob, selection, limits)?;
         let entities = Entities::read(&objects)?;
         let mut relocations_total = 0;
@@ -145,7 +161,8 @@ impl Image {
         };
         let mut layout = Layout::new(limits);
         let homes = sections::place(&objects, &classes, &needed.sections, &mut layout)?;
-        let places = symbols::place(&objects, &entities, &needed, &homes, imports, &mut layout)?;
+        let of_others = Imports { host: imports, providers };
+        let places = symbols::place(&objects, &entities, &needed, &homes, of_others, &mut layout)?;
         let links = relocations::collect(&objects, &patches, &homes, &entities, &places, imports, &mut layout)?;
         let names = symbols::names(&objects, &entities, &places, &exported, !selection.roots.is_empty())?;
         let mut initial = sections::contents(&objects, &homes, &layout)?;

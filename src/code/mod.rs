@@ -33,6 +33,7 @@ mod inputs;
 mod layout;
 mod limits;
 mod link;
+mod provider;
 mod reach;
 mod relax;
 mod relocation;
@@ -50,5 +51,6 @@ pub use image::{Addresses, Function, Image, Part, PartKind, Sizes, Symbol, Unuse
 pub use imports::ImportTable;
 pub use inputs::Selection;
 pub use limits::Limits;
+pub use provider::Provider;
 pub use relocation::RELOCATIONS;
 pub use screen::{Finding, Rule, Screened};

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::memory::layout_bytes;
 use super::trap::Trap;
+use super::writable::Writables;
 
 /// Integer and pointer arguments that the platform passes in registers; more are refused.
 pub const INT_ARGS_MAX: usize = 6;
@@ -18,21 +19,13 @@ pub trait Callee: Send + Sync + 'static {
     /// Addresses of the executable bytes.
     fn code_range(&self) -> Range<u64>;
 
-    /// The writable data that calls share; `None` if there is none.
-    fn writable(&self) -> Option<Writable>;
+    /// The writable data that its calls may touch and that others share.
+    fn writable(&self) -> Writables;
 
-    /// Puts the writable data back to its initial image. Called after a call that did not return, and only while no
-    /// call with the same [`Writable::id`] runs. Must not panic: the process ends if it does.
-    fn restore(&self);
-}
-
-/// Writable data that lives across calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Writable {
-    /// Names the data: callees with one id share it.
-    pub id: u64,
-    /// Calls may overlap. Must be the same for all callees of one id.
-    pub reentrant: bool,
+    /// Puts the writable data of this [`Writable::id`](super::Writable::id), which is among them, back to its initial
+    /// image. Called after a call that did not return, and only while no call runs that may touch it. Must not panic:
+    /// the process ends if it does.
+    fn restore(&self, id: u64);
 }
 
 /// One argument, in the order of the C signature.

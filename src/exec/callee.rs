@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Callee, Writable};
+use super::{Callee, Writable, Writables};
 use crate::cache::Pinned;
 
 impl Callee for Pinned {
@@ -10,12 +10,12 @@ impl Callee for Pinned {
         Pinned::code_range(self)
     }
 
-    fn writable(&self) -> Option<Writable> {
-        // A handle names one residency, and so one copy of the data.
-        self.has_data().then(|| Writable { id: self.handle().to_bits(), reentrant: self.meta().reentrant })
+    fn writable(&self) -> Writables {
+        // What an entry is linked against holds its own data, which its code may change.
+        Writables::new(self.shared_data().map(|(id, reentrant)| Writable { id, reentrant }))
     }
 
-    fn restore(&self) {
-        self.restore_data();
+    fn restore(&self, id: u64) {
+        self.restore_data(id);
     }
 }

@@ -11,7 +11,7 @@
 //!
 //! Files, from the bottom: `stack` maps an executor's memory, `frame` is what trampoline, handler, watchdog and
 //! executor share, `x86_64` is the trampoline, `signals` the handler, `memory` and `heap` what code may use
-//! while it runs, `host` the functions it may call, `errno` the variable it may use, `watchdog` the limits, `schedule` who runs next,
+//! while it runs, `host` the functions it may call, `errno` the variable it may use, `watchdog` the limits, `schedule` who runs next, `writable` what decides that,
 //! `queue` that behind a lock, `executor` one thread, `pool` and `ticket` the face.
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
@@ -33,6 +33,7 @@ mod stack;
 mod ticket;
 mod trap;
 mod watchdog;
+mod writable;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
@@ -52,7 +53,7 @@ mod test_code;
 mod tests;
 
 pub use call::{
-    Arg, ArgError, Call, Callee, Done, FLOAT_ARGS_MAX, INT_ARGS_MAX, Outcome, ResultType, Scalar, Writable, check_args,
+    Arg, ArgError, Call, Callee, Done, FLOAT_ARGS_MAX, INT_ARGS_MAX, Outcome, ResultType, Scalar, check_args,
 };
 pub use errno::thread_locals;
 pub use host::{IMPORTS_VERSION, imports};
@@ -60,6 +61,7 @@ pub use pool::{ExecConfig, Pool, PoolStats, Refusal, Rejected, StartError};
 pub use stack::{EXECUTORS_MAX, SlotError};
 pub use ticket::Ticket;
 pub use trap::{Trap, TrapKind};
+pub use writable::{Writable, Writables};
 
 #[cfg(target_arch = "x86_64")]
 use x86_64 as arch;

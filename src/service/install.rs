@@ -5,13 +5,13 @@ use std::{collections::BTreeSet, sync::Arc, time::Instant};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Service, convert,
+    Service, convert, dependencies,
     failure::{Failure, Reason},
     screen,
 };
 use crate::{
     arena::ReserveError,
-    cache::{Install, InstallError, Installed, Name, Namespace, Outcome, Upload},
+    cache::{Dependencies, Install, InstallError, Installed, Name, Namespace, Outcome, Upload},
     code::{FlatEntry, Image, Selection},
     metrics::{BlobFormat as FormatLabel, InstallResult, InstallStages},
     proto::{self, BlobFormat, DigestAlgorithm},
@@ -64,10 +64,11 @@ fn install(
     let started = Instant::now();
     let digest = *blake3::hash(&request.blob).as_bytes();
     verify(&request, &digest)?;
+    let dependencies = dependencies::find(service, &name, &request)?;
     let install = Install {
         name,
         digest,
-        identity: identity(&request, &digest),
+        identity: identity(&request, &digest, &dependencies),
         replace: request.replace,
         reentrant: request.reentrant,
     };
@@ -77,16 +78,13 @@ fn install(
         let entry = Some(convert::full_entry(&view, Instant::now()));
         return Ok(with_victims(upload, proto::InstallResponse { entry, ..Default::default() }));
     }
-    let image = parse(service, &request, format)?;
+    let image = parse(service, &request, format, &dependencies)?;
     let (objects, unused) = (image.objects(), image.unused());
     let screened = screen::screen(service.limits.screen, &install.name, &image)?;
     // The image has of it what it needs.
     drop(std::mem::take(&mut request.blob));
     let parsed = Instant::now();
-    let installed = match upload {
-        Some(upload) => service.cache.install_upload(upload, &install, image)?,
-        None => service.cache.install(&install, image)?,
-    };
+    let installed = service.cache.install_linked(upload, &install, image, dependencies)?;
     service.metrics.blob(
         match format {
             BlobFormat::Flat => FormatLabel::Flat,
@@ -156,6 +154,7 @@ pub(super) fn check(
     }
     check_exports(request)?;
     let format = form(request)?;
+    dependencies::names(request)?;
     Ok((Name::new(Namespace::new(&request.namespace)?, &request.key)?, format))
 }
 
@@ -166,6 +165,9 @@ fn form(request: &proto::InstallRequest) -> Result<BlobFormat, Failure> {
         }
         Ok(BlobFormat::Flat) if !request.exports.is_empty() => {
             Err(Failure::field("exports", "flat code has its entry points in flat_entries"))
+        }
+        Ok(BlobFormat::Flat) if !request.dependencies.is_empty() => {
+            Err(Failure::field("dependencies", "flat code has no symbols that they could define"))
         }
         Ok(format @ (BlobFormat::ElfObject | BlobFormat::Archive | BlobFormat::Flat)) => Ok(format),
         Ok(BlobFormat::Unspecified) | Err(_) => {
@@ -206,7 +208,7 @@ fn verify(request: &proto::InstallRequest, blake3: &[u8; 32]) -> Result<(), Fail
     Err(Failure::new(Reason::DigestMismatch, format!("blob has digest {computed}, the request says {given}")))
 }
 
-fn identity(request: &proto::InstallRequest, digest: &[u8; 32]) -> [u8; 32] {
+fn identity(request: &proto::InstallRequest, digest: &[u8; 32], dependencies: &Dependencies) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key(IDENTITY_CONTEXT);
     hasher.update(digest).update(&request.format.to_le_bytes()).update(&[u8::from(request.reentrant)]);
     for entry in &request.flat_entries {
@@ -219,10 +221,19 @@ fn identity(request: &proto::InstallRequest, digest: &[u8; 32]) -> [u8; 32] {
     for name in exports {
         hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());
     }
+    // The same residencies, in the order that decides whose symbol is taken.
+    for dependency in dependencies.direct() {
+        hasher.update(&dependency.handle().to_bits().to_le_bytes());
+    }
     *hasher.finalize().as_bytes()
 }
 
-fn parse(service: &Service, request: &proto::InstallRequest, format: BlobFormat) -> Result<Image, Failure> {
+fn parse(
+    service: &Service,
+    request: &proto::InstallRequest,
+    format: BlobFormat,
+    dependencies: &Dependencies,
+) -> Result<Image, Failure> {
     if format == BlobFormat::Flat {
         let entry = |it: &proto::FlatEntry| FlatEntry { name: it.name.clone(), offset_bytes: it.offset_bytes };
         let entries = request.flat_entries.iter().map(entry).collect();
@@ -238,7 +249,8 @@ fn parse(service: &Service, request: &proto::InstallRequest, format: BlobFormat)
         _ => (),
     }
     let selection = Selection { roots: request.exports.clone(), keep_unused: request.keep_unused_sections };
-    Ok(Image::parse_elf(&request.blob, &selection, service.cache.imports(), &service.limits.code)?)
+    let (providers, imports) = (dependencies.providers(), service.cache.imports());
+    Ok(Image::parse_elf_against(&request.blob, &selection, &providers, imports, &service.limits.code)?)
 }
 
 fn hex(bytes: &[u8]) -> String {

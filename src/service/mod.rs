@@ -10,6 +10,7 @@ mod cache_service;
 mod canary;
 mod capabilities;
 mod convert;
+mod dependencies;
 mod disassemble;
 mod edge;
 mod execution_service;

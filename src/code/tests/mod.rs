@@ -7,6 +7,7 @@ mod flat;
 mod golden;
 mod hostile;
 mod objects;
+mod providers;
 mod relocations;
 mod screen;
 mod sections;
