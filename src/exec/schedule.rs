@@ -48,7 +48,7 @@ struct Lane {
     /// Calls that are ready or running.
     admitted: usize,
     dirty: bool,
-    /// Not admitted yet, oldest first; their entries are in [`Schedule::barred`].
+    /// Not admitted yet, by id, and so the oldest first; their entries are in [`Schedule::barred`].
     waiting: VecDeque<u64>,
 }
 
@@ -261,18 +261,21 @@ impl<J> Schedule<J> {
         released
     }
 
-    /// Admitted calls of dirty lanes that have not begun go back to wait, before those that came after them.
+    /// Admitted calls of dirty lanes that have not begun go back to wait, before those that came after them. Ready calls
+    /// of their other lanes, reentrant ones then, stay so.
     fn take_back(&mut self) {
         let lanes = &self.lanes;
         let is_dirty = |id: &u64| lanes.get(id).is_some_and(|lane| lane.dirty);
         let (back, stay): (VecDeque<_>, VecDeque<_>) =
             self.ready.drain(..).partition(|entry| entry.lanes.iter().any(|writable| is_dirty(&writable.id)));
         self.ready = stay;
-        for entry in back.into_iter().rev() {
+        for entry in back {
             for writable in entry.lanes.iter() {
                 if let Some(lane) = self.lanes.get_mut(&writable.id) {
                     lane.admitted -= 1;
-                    lane.waiting.push_front(entry.id);
+                    // In one order in all lanes: two calls never wait for each other.
+                    let at = lane.waiting.partition_point(|waiting| *waiting < entry.id);
+                    lane.waiting.insert(at, entry.id);
                 }
             }
             self.barred.insert(entry.id, entry);
