@@ -243,7 +243,7 @@ async fn circles_absent_entries_other_namespaces_and_what_needs_no_symbols_are_r
     let mut foreign = needs(base(), &["top"]);
     foreign.dependencies[0].namespace = "other".to_owned();
     invalid(foreign, "isolated").await;
-    invalid(needs(base(), &["middle", "middle"]), "twice").await;
+    invalid(needs(elf("x", object(&["-DTOP"])), &["middle", "middle"]), "twice").await;
     invalid(needs(base(), &[""]), "number 0").await;
     invalid(needs(base(), &["middle"; 17]), "17 are named").await;
     invalid(needs(flat("flat", ADD), &["middle"]), "flat code").await;
