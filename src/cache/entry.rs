@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     Exports, Name, Startup, Watched,
+    dependencies::{Reached, Share},
     ledger::Charge,
     lru::{Handle, slot_bytes},
 };
@@ -38,7 +39,11 @@ pub struct Meta {
     pub startup: Startup,
     /// When it became resident.
     pub installed_at: Instant,
+    /// What it is linked against.
+    pub reached: Reached,
     pub(super) calls: AtomicU64,
+    /// Entries that have a share in it.
+    pub(super) dependants: AtomicU64,
 }
 
 impl Meta {
@@ -93,6 +98,8 @@ pub(super) struct Entry {
     pub(super) data_initial: Mutex<Box<[u8]>>,
     /// Which fields depend on where the parts lie.
     pub(super) link_state: LinkState,
+    /// All that its code may reach, as in [`Meta::reached`].
+    pub(super) shares: Box<[Share]>,
     pub(super) meta: Arc<Meta>,
     pub(super) charge: Charge,
     pub(super) freed: AtDrop,
@@ -101,6 +108,16 @@ pub(super) struct Entry {
 impl Entry {
     pub(super) fn on_freed(&self, call: OnFreed) {
         self.freed.set(call);
+    }
+
+    /// Where the writable data lies, which names it; `None` without any.
+    fn data_id(&self) -> Option<u64> {
+        (self.meta.sizes.data.size_bytes > 0).then(|| self.published.addresses().data)
+    }
+
+    pub(super) fn addresses(&self) -> Addresses {
+        let at = self.published.addresses();
+        Addresses { code: at.code, rodata: at.rodata, data: at.data }
     }
 }
 
@@ -118,13 +135,17 @@ impl Resident {
     }
 
     pub(super) fn view(&self, handle: Handle) -> View {
+        let dependants = self.entry.meta.dependants.load(Relaxed);
         View {
             handle,
             meta: Arc::clone(&self.entry.meta),
             charged_bytes: self.entry.charge.amount().total_bytes(),
             link_state_bytes: self.entry.link_state.heap_bytes(),
             calls: self.entry.meta.calls.load(Relaxed),
-            pins: Arc::strong_count(&self.entry) - 1,
+            // Shares come and go without the lock: what is read of both need not be of one moment.
+            pins: (Arc::strong_count(&self.entry) - 1)
+                .saturating_sub(usize::try_from(dependants).unwrap_or(usize::MAX)),
+            dependants,
             last_used: self.last_used,
         }
     }
@@ -143,8 +164,10 @@ pub struct View {
     pub link_state_bytes: u64,
     /// Calls since the install.
     pub calls: u64,
-    /// Calls that ran or waited.
+    /// Calls that ran or waited, and installs under way that need it.
     pub pins: usize,
+    /// Entries that are linked against it, themselves or by way of others; those that linger too.
+    pub dependants: u64,
     /// When it was last found or called.
     pub last_used: Instant,
 }
@@ -176,11 +199,21 @@ impl Pinned {
         self.entry.published.read_code_at(offset_bytes, max_bytes)
     }
 
-    /// What names the code's addresses.
+    /// The same entry, or one that it is linked against, whose code holds this address.
+    pub fn with_code_at(&self, address: u64) -> Option<Pinned> {
+        if self.code_range().contains(&address) {
+            return Some(Pinned { entry: Arc::clone(&self.entry), handle: self.handle });
+        }
+        let mut reached = self.entry.shares.iter().zip(self.meta().reached.all());
+        let (share, dependency) = reached.find(|(_, it)| it.code.contains(&address))?;
+        Some(Pinned { entry: Arc::clone(share.entry()), handle: dependency.handle })
+    }
+
+    /// What names the code's addresses, and those of the code that it is linked against.
     pub fn listing(&self) -> Listing<'_> {
-        let (at, meta) = (self.entry.published.addresses(), &self.entry.meta);
-        let at = Addresses { code: at.code, rodata: at.rodata, data: at.data };
-        Listing::new(at, meta.sizes.code.size_bytes, meta.exports.functions(), meta.exports.symbols())
+        let (at, meta) = (self.entry.addresses(), &self.entry.meta);
+        let others = meta.reached.all().iter().map(|it| (it.code.clone(), it.meta.exports.functions())).collect();
+        Listing::new(at, meta.sizes.code.size_bytes, meta.exports.functions(), meta.exports.symbols()).beside(others)
     }
 
     /// Run address of a function.
@@ -194,14 +227,28 @@ impl Pinned {
         self.entry.meta.exports.function(name)?.signature.as_deref()
     }
 
-    /// Whether calls share writable data.
-    pub fn has_data(&self) -> bool {
-        self.entry.meta.sizes.data.size_bytes > 0
+    /// The writable data that calls of the entry may touch: its own, and that of all that it is linked against. Each
+    /// with a number that no other has while somebody keeps it, and whether calls that touch it may overlap. What must run
+    /// before the first call runs once, and beside nothing else, whether it writes data or not.
+    pub fn shared_data(&self) -> impl Iterator<Item = (u64, bool)> {
+        self.touched().filter_map(|entry| {
+            let is_pending = entry.meta.startup.is_pending();
+            let id = entry.data_id().or_else(|| is_pending.then(|| entry.addresses().code))?;
+            Some((id, entry.meta.reentrant && !is_pending))
+        })
     }
 
-    /// Puts the writable data back to what it was after linking, or after what runs before the first call. No call of the entry may be running.
-    pub fn restore_data(&self) {
-        let initial = self.entry.data_initial.lock().unwrap_or_else(PoisonError::into_inner);
-        self.entry.published.restore_data(&initial);
+    /// Puts the writable data with this number back to what it was after linking, or after what runs before the first
+    /// call. No call may be running that may touch it.
+    pub fn restore_data(&self, id: u64) {
+        if let Some(entry) = self.touched().find(|entry| entry.data_id() == Some(id)) {
+            let initial = entry.data_initial.lock().unwrap_or_else(PoisonError::into_inner);
+            entry.published.restore_data(&initial);
+        }
+    }
+
+    /// The entry itself, and all that it is linked against: each before those that it is linked against itself.
+    pub(super) fn touched(&self) -> impl DoubleEndedIterator<Item = &Entry> {
+        [&*self.entry].into_iter().chain(self.entry.shares.iter().map(|share| &**share.entry()))
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Cache, Exports, Handle, Meta, Name, Placed, Startup, Target, Upload, View, Watched,
+    Cache, Dependencies, Exports, Handle, Meta, Name, Placed, Startup, Target, Upload, View, Watched,
     entry::{AtDrop, Entry, Resident},
     ledger::{Amount, Charge},
     residents::{Reason, Residents},
@@ -103,7 +103,7 @@ pub enum InstallError {
     /// More than the whole budget.
     #[error("{needed_bytes} bytes are needed, the whole budget is {budget_bytes}")]
     LargerThanBudget {
-        /// What would be charged, with the upload that it came by.
+        /// What would be charged, with the upload that it came by and what it is linked against.
         needed_bytes: u64,
         /// The limit.
         budget_bytes: u64,
@@ -155,19 +155,39 @@ impl Cache {
     /// [`InstallError`]; then what was resident still is, but for entries that were evicted before it turned out that
     /// memory is too fragmented, that the system gives none, or that another client's bytes came first.
     pub fn install(&self, install: &Install, image: Image) -> Result<Installed, InstallError> {
-        self.install_beside(0, install, image)
+        self.install_beside(0, install, image, Dependencies::default())
     }
 
-    /// The same for an image that came by `upload`, which stays charged beside it: what was uploaded is on the heap
-    /// until it is linked.
+    /// The same for an image that is linked against others, which are kept for as long as it, and perhaps came by an
+    /// upload, which stays charged beside it: what was uploaded is on the heap until it is linked.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn install_linked(
+        &self,
+        upload: Option<&Upload>,
+        install: &Install,
+        image: Image,
+        dependencies: Dependencies,
+    ) -> Result<Installed, InstallError> {
+        self.install_beside(upload.map_or(0, Upload::bytes), install, image, dependencies)
+    }
+
+    /// The same for an image that came by `upload`.
     ///
     /// # Errors
     /// The same.
     pub fn install_upload(&self, upload: &Upload, install: &Install, image: Image) -> Result<Installed, InstallError> {
-        self.install_beside(upload.bytes(), install, image)
+        self.install_beside(upload.bytes(), install, image, Dependencies::default())
     }
 
-    fn install_beside(&self, held_bytes: u64, install: &Install, mut image: Image) -> Result<Installed, InstallError> {
+    fn install_beside(
+        &self,
+        held_bytes: u64,
+        install: &Install,
+        mut image: Image,
+        dependencies: Dependencies,
+    ) -> Result<Installed, InstallError> {
         let started = (self.clock)();
         if let Some(view) = self.existing(install)? {
             return Ok(Installed::existing(view));
@@ -176,10 +196,13 @@ impl Cache {
         let link_state = image.link_state();
         let amount = Amount {
             spans_bytes: self.arenas.charge_bytes(&layout),
-            metadata_bytes: Meta::charge_bytes(&install.name, &image, &link_state) + self.watched_bytes(&image),
+            metadata_bytes: Meta::charge_bytes(&install.name, &image, &link_state)
+                + self.watched_bytes(&image)
+                + dependencies.heap_bytes(),
             uploads_bytes: 0,
         };
-        self.hold_to_budget(amount.total_bytes().saturating_add(held_bytes))?;
+        let beside_bytes = held_bytes.saturating_add(dependencies.charged_bytes());
+        self.hold_to_budget(amount.total_bytes().saturating_add(beside_bytes))?;
         let mut victims = Vec::new();
         let (charge, replaces) = match self.charge(install, amount, &mut victims)? {
             Room::Charged { charge, replaces } => (charge, replaces),
@@ -189,6 +212,7 @@ impl Cache {
         let reserved = (self.clock)();
         let (published, data_initial, linked) = self.link(&image, draft)?;
         let (sizes, unwind) = (image.sizes(), image.unwind());
+        let (shares, reached) = dependencies.into_shares();
         let meta = Meta {
             name: install.name.clone(),
             digest: install.digest,
@@ -198,7 +222,9 @@ impl Cache {
             exports: Exports::new(image.into_exports_and_functions()),
             reentrant: install.reentrant,
             installed_at: (self.clock)(),
+            reached,
             calls: AtomicU64::new(0),
+            dependants: AtomicU64::new(0),
         };
         let watched = self.watch(&meta, unwind, &published);
         let entry = Entry {
@@ -206,6 +232,7 @@ impl Cache {
             published,
             data_initial: Mutex::new(data_initial),
             link_state,
+            shares,
             meta: Arc::new(meta),
             charge,
             freed: AtDrop::default(),
@@ -263,8 +290,10 @@ impl Cache {
             Err(missing_bytes) => missing_bytes,
         };
         let chosen = residents.victims(missing_bytes).ok_or(InstallError::AllPinned { missing_bytes })?;
-        evicted.extend(chosen.into_iter().filter_map(|it| residents.evict(it, reason(it))));
-        let givers: Vec<&Charge> = evicted.iter().map(|it| &it.entry.charge).collect();
+        evicted.extend(chosen.handles.into_iter().filter_map(|it| residents.evict(it, reason(it))));
+        // What lingers only for those who go is freed with them.
+        let givers: Vec<&Charge> =
+            evicted.iter().map(|it| &it.entry).chain(&chosen.followers).map(|it| &it.charge).collect();
         // Bytes are only added under the cache lock, so at least what was missing is there now.
         self.ledger.charge_over(amount, &givers).map_err(|missing_bytes| InstallError::AllPinned { missing_bytes })
     }

@@ -53,7 +53,7 @@ impl Amount {
 pub struct Charged {
     /// Resident entries, and installs and uploads under way.
     pub live: Amount,
-    /// Evicted entries that still run.
+    /// Evicted entries that still run, or that others are linked against.
     pub lingering: Amount,
     /// Those entries, counted.
     pub lingering_entries: u64,
@@ -109,7 +109,12 @@ impl Ledger {
     /// not fit, nothing changes and the answer is how many bytes are missing.
     pub(super) fn charge_over(self: &Arc<Self>, amount: Amount, givers: &[&Charge]) -> Result<Charge, u64> {
         let mut book = self.book();
-        let given = givers.iter().fold(Amount::default(), |sum, giver| sum.plus(giver.amount));
+        let sum = |givers: &mut dyn Iterator<Item = &&Charge>| {
+            givers.fold(Amount::default(), |sum, giver| sum.plus(giver.amount))
+        };
+        let live = sum(&mut givers.iter().filter(|it| !it.lingers()));
+        let lingering = sum(&mut givers.iter().filter(|it| it.lingers()));
+        let given = live.plus(lingering);
         let others_bytes = book.charged.total_bytes() - given.total_bytes();
         let room_bytes = self.limit_bytes.saturating_sub(others_bytes);
         if amount.total_bytes() > room_bytes {
@@ -119,7 +124,9 @@ impl Ledger {
             giver.given_away.store(true, Relaxed);
         }
         let held = if given.total_bytes() > amount.total_bytes() { given } else { amount };
-        book.charged.live = book.charged.live.minus(given).plus(held);
+        book.charged.live = book.charged.live.minus(live).plus(held);
+        book.charged.lingering = book.charged.lingering.minus(lingering);
+        book.charged.lingering_entries -= givers.iter().filter(|it| it.lingers()).count() as u64;
         Ok(Charge::new(Arc::clone(self), held))
     }
 
@@ -155,6 +162,10 @@ impl Charge {
         self.amount = amount;
     }
 
+    fn lingers(&self) -> bool {
+        self.lingering_since.get().is_some()
+    }
+
     /// Counts the bytes as lingering from now on.
     pub(super) fn linger(&self) {
         let mut book = self.ledger.book();
@@ -170,15 +181,17 @@ impl Drop for Charge {
     fn drop(&mut self) {
         let now = (self.ledger.clock)();
         let mut book = self.ledger.book();
-        if self.given_away.load(Relaxed) {
-            return;
-        }
+        let is_given_away = self.given_away.load(Relaxed);
         let Some(&since) = self.lingering_since.get() else {
-            book.charged.live = book.charged.live.minus(self.amount);
+            if !is_given_away {
+                book.charged.live = book.charged.live.minus(self.amount);
+            }
             return;
         };
-        book.charged.lingering = book.charged.lingering.minus(self.amount);
-        book.charged.lingering_entries -= 1;
+        if !is_given_away {
+            book.charged.lingering = book.charged.lingering.minus(self.amount);
+            book.charged.lingering_entries -= 1;
+        }
         if book.reclaim_delays.len() < RECLAIM_DELAYS_MAX {
             book.reclaim_delays.push(now.saturating_duration_since(since));
         }
@@ -258,6 +271,20 @@ mod tests {
         assert_eq!(ledger.charged().live, amount(80, 10));
         charge.settle(upload);
         assert_eq!(ledger.charged().live, upload);
+    }
+
+    #[test]
+    fn what_lingers_may_pay_too_and_tells_its_delay_when_it_is_free() {
+        let ledger = ledger(100);
+        let (victim, follower) = (ledger.charge(amount(20, 0)).unwrap(), ledger.charge(amount(60, 0)).unwrap());
+        follower.linger();
+        assert_eq!(ledger.charge_over(amount(70, 0), &[&victim]).unwrap_err(), 30);
+        let mut new = ledger.charge_over(amount(70, 0), &[&victim, &follower]).unwrap();
+        let charged = ledger.charged();
+        assert_eq!((charged.live, charged.lingering, charged.lingering_entries), (amount(80, 0), amount(0, 0), 0));
+        drop((victim, follower));
+        new.settle(amount(70, 0));
+        assert_eq!((ledger.charged().total_bytes(), ledger.take_reclaim_delays().len()), (70, 1));
     }
 
     #[test]

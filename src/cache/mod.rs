@@ -1,7 +1,7 @@
 //! Which image is resident: index, recency, budget, pins.
 //!
 //! [`Cache::install`] brings a parsed image in, [`Cache::lookup`] finds it, [`Cache::pin`] keeps it where it is
-//! for a call, [`Cache::evict`] takes it out. The charged bytes of all entries and of what is being uploaded
+//! for a call, [`Cache::evict`] takes it out. Entries may be linked against others ([`Cache::dependencies`]), which they keep. The charged bytes of all entries and of what is being uploaded
 //! ([`Cache::upload`]) never exceed the budget; to make room, the least recently used entries go that nothing holds.
 //!
 //! Absent here: how memory is mapped (`arena`), what an object looks like (`code`), how code is called (`exec`), who asks
@@ -11,6 +11,7 @@
 //! The arena's lock is never taken under either. A pin is an `Arc` that only the cache lock hands out,
 //! so an entry with one owner, seen under that lock, is one that nobody holds.
 
+mod dependencies;
 mod entry;
 mod exports;
 mod install;
@@ -21,7 +22,11 @@ mod name;
 mod residents;
 mod startup;
 mod upload;
+mod victims;
 mod watch;
+
+#[cfg(test)]
+mod dependencies_tests;
 #[cfg(test)]
 mod watch_tests;
 
@@ -33,6 +38,7 @@ use std::{
 };
 
 pub use self::{
+    dependencies::{DEPENDENCIES_MAX, DEPTH_MAX, Dependencies, Dependency, DependencyError, REACHED_MAX, Reached},
     entry::{Meta, OnFreed, Pinned, View},
     exports::Exports,
     install::{Install, InstallError, InstallTimes, Installed, Outcome, Victim},
@@ -80,7 +86,7 @@ pub enum Target<'a> {
 pub enum Gone {
     /// Its memory is free.
     Freed,
-    /// Calls run on.
+    /// Calls run on, or entries are linked against it.
     Lingering,
 }
 

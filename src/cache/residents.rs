@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Instant};
 
 use super::{
-    Name, Namespace, Target,
+    Meta, Name, Namespace, Target,
     entry::{Entry, Resident, View},
     lru::{Handle, Lru},
+    victims::Victims,
 };
 
 /// Why an entry went.
@@ -115,7 +116,26 @@ impl Residents {
     }
 
     /// Makes the entry the most recently used.
+    ///
+    /// What it is linked against is used with it, and last what all others are linked against: so an entry always is
+    /// older than what it is linked against, and the oldest one has nobody who is.
     pub(super) fn touch(&mut self, handle: Handle, now: Instant) -> Option<&Resident> {
+        let meta = &self.touch_alone(handle, now)?.entry.meta;
+        if !meta.reached.all().is_empty() {
+            let meta = Arc::clone(meta);
+            self.touch_reached(&meta, now);
+        }
+        self.get(handle)
+    }
+
+    fn touch_reached(&mut self, meta: &Meta, now: Instant) {
+        for dependency in meta.reached.all() {
+            // One that was taken out lingers, and has no place in the order.
+            self.touch_alone(dependency.handle, now);
+        }
+    }
+
+    fn touch_alone(&mut self, handle: Handle, now: Instant) -> Option<&Resident> {
         let resident = self.order.touch(handle)?;
         resident.last_used = now;
         resident.used = true;
@@ -128,13 +148,15 @@ impl Residents {
         self.touch(handle, now).map(|it| it.view(handle))
     }
 
-    /// Puts an entry in whose name is not live. `None` without a free slot.
+    /// Puts an entry in whose name is not live, as a use of what it is linked against. `None` without a free slot.
     pub(super) fn insert(&mut self, entry: Arc<Entry>) -> Option<Handle> {
         let name = Arc::clone(entry.meta.name.as_bytes());
+        let meta = Arc::clone(&entry.meta);
         let last_used = entry.meta.installed_at;
         let handle = self.order.insert(|_| Resident { entry, last_used, used: false })?;
         let before = self.index.insert(name, handle);
         debug_assert!(before.is_none(), "two live entries under one name");
+        self.touch_reached(&meta, last_used);
         self.installs += 1;
         Some(handle)
     }
@@ -153,21 +175,20 @@ impl Residents {
         Some(resident)
     }
 
-    /// Handles of the least recently used idle entries whose charged bytes together are at least `bytes`, or
-    /// `None` if all idle ones together are less. Looks past no more entries than are pinned.
-    pub(super) fn victims(&self, bytes: u64) -> Option<Vec<Handle>> {
-        let mut found_bytes = 0;
-        let mut victims = Vec::new();
+    /// The least recently used entries that nobody holds, once those before them are gone, whose charged bytes together
+    /// with those of what lingers only for them are at least `bytes`; `None` if all of that is less. Looks past no more
+    /// entries than are pinned, and what those are linked against.
+    pub(super) fn victims(&self, bytes: u64) -> Option<Victims> {
+        let mut victims = Victims::default();
         for (handle, resident) in self.order.oldest_first() {
-            if found_bytes >= bytes {
+            if victims.bytes >= bytes {
                 break;
             }
-            if resident.is_idle() {
-                found_bytes += resident.entry.charge.amount().total_bytes();
-                victims.push(handle);
+            if resident.is_idle() || victims.owners_go(&resident.entry, 1) {
+                victims.add(handle, &resident.entry);
             }
         }
-        (found_bytes >= bytes).then_some(victims)
+        (victims.bytes >= bytes).then_some(victims)
     }
 
     /// The idle entry to evict where contiguous room is missing: the oldest of the `window` oldest for which `fits`

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use super::Pinned;
+use super::{Pinned, entry::Entry};
 use crate::code;
 
 /// Functions that run once before the first call: resolvers, then initialisers.
@@ -47,18 +47,48 @@ impl Startup {
 }
 
 impl Pinned {
-    /// Stores what the resolver of a slot has returned. No call of the entry may be running. False if the system does
-    /// not let it be written.
-    pub fn write_slot(&self, slot_offset_bytes: u64, address: u64) -> bool {
-        self.entry.published.write_rodata_word(slot_offset_bytes, address).is_ok()
+    /// Whether something must run before the first call and has not: of the entry, or of what it is linked against.
+    pub fn is_pending(&self) -> bool {
+        self.touched().any(|entry| entry.meta.startup.is_pending())
     }
 
-    /// All that must run before the first call has run: from now on the data is restored to what it is now. No call of
-    /// the entry may be running.
+    /// The function `index` that must run: its address, and that of the slot for what it returns. What the entry is linked
+    /// against comes before it. `None` behind the last.
+    pub fn step(&self, mut index: usize) -> Option<(u64, Option<u64>)> {
+        for entry in self.pending().rev() {
+            let (startup, at) = (&entry.meta.startup, entry.addresses());
+            if let Some((function_bytes, slot_bytes)) = startup.step(index) {
+                return Some((at.code + function_bytes, slot_bytes.map(|bytes| at.rodata + bytes)));
+            }
+            index -= startup.list.len();
+        }
+        None
+    }
+
+    /// Stores what the resolver of a slot has returned. No call of the entry may be running. False if the system does
+    /// not let it be written.
+    pub fn write_slot(&self, slot: u64, address: u64) -> bool {
+        let offset_bytes = |entry: &Entry| slot.checked_sub(entry.addresses().rodata);
+        let of = |entry: &&Entry| offset_bytes(entry).is_some_and(|bytes| bytes < entry.meta.sizes.rodata.size_bytes);
+        let entry = self.pending().find(of);
+        let write = |entry: &Entry| Some(entry.published.write_rodata_word(offset_bytes(entry)?, address).is_ok());
+        entry.and_then(write).unwrap_or(false)
+    }
+
+    /// All that must run before the first call has run: from now on the data is restored to what it is now. No call may
+    /// be running that touches it.
     pub fn keep_data(&self) {
-        let mut initial = self.entry.data_initial.lock().unwrap_or_else(PoisonError::into_inner);
-        self.entry.published.read_data(&mut initial);
-        drop(initial);
-        self.entry.meta.startup.finish();
+        for entry in self.pending() {
+            let mut initial = entry.data_initial.lock().unwrap_or_else(PoisonError::into_inner);
+            entry.published.read_data(&mut initial);
+            drop(initial);
+            entry.meta.startup.finish();
+        }
+    }
+
+    /// Those of the entry and of what it is linked against that wait. Each has a lane of its own as long as it waits, which
+    /// calls take one by one: so it is the same ones as long as a call runs.
+    fn pending(&self) -> impl DoubleEndedIterator<Item = &Entry> {
+        self.touched().filter(|entry| entry.meta.startup.is_pending())
     }
 }

@@ -64,6 +64,8 @@ pub struct Listing<'a> {
     functions: &'a [Function],
     /// Symbols of data, sorted by address.
     data: Vec<(u64, &'a Symbol)>,
+    /// Other code with its functions, sorted by offset.
+    others: Vec<(Range<u64>, &'a [Function])>,
 }
 
 impl<'a> Listing<'a> {
@@ -77,7 +79,13 @@ impl<'a> Listing<'a> {
         let mut data: Vec<_> =
             symbols.iter().filter_map(|symbol| Some((start(symbol.part)? + symbol.offset_bytes, symbol))).collect();
         data.sort_by_key(|(address, _)| *address);
-        Self { at, code_bytes, functions, data }
+        Self { at, code_bytes, functions, data, others: Vec::new() }
+    }
+
+    /// The same, where what the code calls elsewhere is named too: where that code lies, with its functions, sorted by
+    /// offset.
+    pub fn beside(self, others: Vec<(Range<u64>, &'a [Function])>) -> Self {
+        Self { others, ..self }
     }
 
     /// Bytes of the code that a function takes, exported or not. One without a size reaches to the next.
@@ -126,6 +134,10 @@ impl<'a> Listing<'a> {
         if let Some(offset) = address.checked_sub(self.at.code).filter(|&offset| offset < self.code_bytes) {
             let function = function_at(self.functions, offset)?;
             return Some((self.at.code + function.offset_bytes, &function.name));
+        }
+        if let Some((code, functions)) = self.others.iter().find(|(code, _)| code.contains(&address)) {
+            let function = function_at(functions, address - code.start)?;
+            return Some((code.start + function.offset_bytes, &function.name));
         }
         let after = self.data.partition_point(|(start, _)| *start <= address);
         let (start, symbol) = self.data.get(after.checked_sub(1)?)?;

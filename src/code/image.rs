@@ -4,6 +4,7 @@ use std::ops::Range;
 use super::diagnosis::{Diagnosis, Problems};
 use super::entities::Entities;
 use super::layout::Layout;
+use super::provider::{Imports, Provider};
 use super::reach::{Needed, Patches};
 use super::relocations::Links;
 use super::signature::Signature;
@@ -161,6 +162,22 @@ impl Image {
         imports: &ImportTable,
         limits: &Limits,
     ) -> Result<Image, CodeError> {
+        Self::parse_elf_against(blob, selection, &[], imports, limits)
+    }
+
+    /// The same, where what the objects do not define is looked for in `providers` before it must be in `imports`; of
+    /// two providers that have a name the first is taken. They must stay where they are for as long as the image runs.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn parse_elf_against(
+        blob: &[u8],
+        selection: &Selection,
+        providers: &[Provider<'_>],
+        imports: &ImportTable,
+        limits: &Limits,
+    ) -> Result<Image, CodeError> {
+        let imports = Imports { host: imports, providers };
         Self::parse_with(blob, selection, imports, limits, &mut Problems::Fatal)
     }
 
@@ -169,9 +186,11 @@ impl Image {
     pub fn diagnose_elf(
         blob: &[u8],
         selection: &Selection,
+        providers: &[Provider<'_>],
         imports: &ImportTable,
         limits: &Limits,
     ) -> Result<Image, Diagnosis> {
+        let imports = Imports { host: imports, providers };
         let mut diagnosis = Diagnosis::default();
         let parsed = Self::parse_with(blob, selection, imports, limits, &mut Problems::Noted(&mut diagnosis));
         match parsed {
@@ -185,7 +204,7 @@ impl Image {
     fn parse_with(
         blob: &[u8],
         selection: &Selection,
-        imports: &ImportTable,
+        imports: Imports<'_>,
         limits: &Limits,
         problems: &mut Problems<'_>,
     ) -> Result<Image, CodeError> {
@@ -210,7 +229,7 @@ impl Image {
         let Placed { places, chosen, constants } =
             symbols::place(&objects, &entities, &needed, &homes, imports, &mut layout)?;
         let mut links =
-            relocations::collect(&objects, &patches, &homes, &entities, &places, imports, &mut layout, problems)?;
+            relocations::collect(&objects, &patches, &homes, &entities, &places, imports.host, &mut layout, problems)?;
         let unwind = if selection.keep_unwind {
             unwind::collect(&objects, &entities, &places, &mut layout)?
         } else {

@@ -58,7 +58,7 @@ impl Linker<'_> {
     /// What belongs into the field, which can hold it.
     fn value(&self, fixup: &Fixup) -> Result<i128, CodeError> {
         let source = &self.links.sources[fixup.source as usize];
-        let mut value = self.destination(fixup.to) + i128::from(fixup.addend);
+        let mut value = self.destination(self.shortest(fixup)) + i128::from(fixup.addend);
         if fixup.relocation.is_relative() {
             value -= self.address(source.part, fixup.offset_bytes);
         }
@@ -69,6 +69,17 @@ impl Linker<'_> {
             return Err(self.overflow(fixup, value));
         }
         Ok(value)
+    }
+
+    /// A call of another entry's function needs no stub where the function itself is near enough.
+    fn shortest(&self, fixup: &Fixup) -> To {
+        let To::Stub(stub) = fixup.to else { return fixup.to };
+        let target = self.links.slots[self.links.stubs[stub as usize] as usize];
+        let Place::Provided(provided) = self.links.targets[target as usize].place else { return fixup.to };
+        let source = &self.links.sources[fixup.source as usize];
+        let distance = i128::from(provided.address) - self.address(source.part, fixup.offset_bytes);
+        let is_near = fits(fixup.relocation.field(), distance + i128::from(fixup.addend));
+        if fixup.relocation.is_relative() && is_near { To::Target(target) } else { fixup.to }
     }
 
     fn destination(&self, to: To) -> i128 {
@@ -88,6 +99,7 @@ impl Linker<'_> {
         match self.links.targets[target as usize].place {
             Place::In(part, offset_bytes) => self.address(part, offset_bytes),
             Place::Absolute(address) | Place::Import(address) => i128::from(address),
+            Place::Provided(provided) => i128::from(provided.address),
             Place::SlotsStart => self.slots_start(),
             Place::OfThread(distance_bytes) => i128::from(distance_bytes),
             // No target is made of the others but a weak symbol without definition.
@@ -138,10 +150,13 @@ impl Linker<'_> {
     fn overflow_of(&self, relocation: Relocation, value: i128, target: Option<u32>, at: Location) -> CodeError {
         let name = target.map(|target| self.links.targets[target as usize].name.to_string());
         let at = Location { symbol: name.filter(|name| !name.is_empty()), ..at };
-        let is_address =
-            target.is_some_and(|it| matches!(self.links.targets[it as usize].place, Place::In(..) | Place::Import(_)));
+        let place = target.map(|it| self.links.targets[it as usize].place);
+        let is_address = matches!(place, Some(Place::In(..) | Place::Import(_) | Place::Provided(_)));
         if is_address && relocation.is_low_address() {
             return relocation::low_address(relocation, at);
+        }
+        if matches!(place, Some(Place::Provided(_))) {
+            return relocation::far_entry(relocation, at);
         }
         CodeError::RelocationOverflow { relocation: relocation.name(), value, at }
     }

@@ -7,8 +7,11 @@ use super::unwind::Unwind;
 
 /// Bytes of a stub before its displacement, and of that.
 const STUB_FIELD: (u64, Field) = (2, Field::Signed(4));
-/// The sign of a slot into which a resolver puts an address: of the code, which moves, or of the host, which does not.
+/// The sign of what leads into the code, which moves, or elsewhere, which does not, as was chosen when it was written: a
+/// slot that a resolver fills, and a displacement to a stub or past it to a function of another entry.
 const CHOSEN: u8 = 3 << 2;
+/// From a displacement to where it counts from.
+const DISPLACEMENT_BYTES: i128 = 4;
 /// What seven bits of a length in a varint are followed by where more follow.
 const MORE: u8 = 0x80;
 
@@ -62,7 +65,9 @@ impl LinkState {
                 let minus = if relocation.is_relative() { Some(part) } else { None };
                 // No relocation subtracts both.
                 let minus = if relocation.is_relative_to_slots() { Some(PartKind::Rodata) } else { minus };
-                moving(part, fixup.offset_bytes, relocation.field(), part_of(links, fixup.to), minus)
+                let field = moving(part, fixup.offset_bytes, relocation.field(), part_of(links, fixup.to), minus);
+                let is_chosen = relocation.is_relative() && links.may_pass_stub(fixup.to);
+                if is_chosen { Moving { kind: field.kind | CHOSEN, ..field } } else { field }
             })
             .collect();
         for (offset_bytes, &target) in (links.slots_offset_bytes..).step_by(SLOT_BYTES as usize).zip(&links.slots) {
@@ -122,10 +127,10 @@ impl LinkState {
             let (field, plus, minus) = decode_kind(kind);
             let bytes = &mut buffer[offset_bytes as usize..][..width_bytes(field)];
             let old = read(field, bytes);
-            let of_code = i128::from(from.code)..=i128::from(from.code) + code_bytes;
-            if kind & CHOSEN == CHOSEN && !of_code.contains(&old) {
-                continue;
-            }
+            let of_code = i128::from(from.code)..i128::from(from.code) + code_bytes;
+            let here = i128::from(from.of(PARTS[usize::from(part)])) + i128::from(offset_bytes) + DISPLACEMENT_BYTES;
+            let leads_to = if minus == 0 { old } else { here + old };
+            let plus = if kind & CHOSEN == CHOSEN && !of_code.contains(&leads_to) { 0 } else { plus };
             let value = old + by(plus) - by(minus);
             // A field that is read as either sign holds what it held by its bits.
             if width_bytes(field) < 8 && !fits(field, value) {
@@ -147,7 +152,7 @@ impl LinkState {
         }
         fields.retain(|field| {
             let (_, plus, minus) = decode_kind(field.kind);
-            plus != minus
+            plus != minus || field.kind & CHOSEN == CHOSEN
         });
         let mut records = Vec::with_capacity(2 * fields.len());
         let mut starts = [0; 2];
@@ -202,7 +207,15 @@ fn decode_kind(kind: u8) -> (Field, u8, u8) {
     let field = match kind >> 2 & 3 {
         0 => Field::Signed(bytes),
         1 => Field::Unsigned(bytes),
-        _ => Field::Either(bytes),
+        2 => Field::Either(bytes),
+        // Displacements, and addresses.
+        _ => {
+            if kind >> 6 == 0 {
+                Field::Either(bytes)
+            } else {
+                Field::Signed(bytes)
+            }
+        }
     };
     (field, kind >> 4 & 3, kind >> 6)
 }

@@ -255,3 +255,9 @@ pub(super) fn low_address(relocation: Relocation, at: Location) -> CodeError {
     let hint = "it needs code below 2 GiB, which there is none of here: compile with -fPIC";
     CodeError::UnsupportedRelocation { relocation: relocation.name(), hint, at }
 }
+
+/// The error for a symbol of another entry that a displacement does not reach.
+pub(super) fn far_entry(relocation: Relocation, at: Location) -> CodeError {
+    let hint = "the symbol is of another entry, which is too far away for this displacement: compile with -fPIC";
+    CodeError::UnsupportedRelocation { relocation: relocation.name(), hint, at }
+}

@@ -7,6 +7,7 @@ use super::entities::{Entities, SymbolId};
 use super::error::shown;
 use super::image::PartKind;
 use super::layout::Layout;
+use super::provider::Provided;
 use super::reach::Patches;
 use super::relax::Form;
 use super::relocation::{self, Relocation};
@@ -140,6 +141,13 @@ pub(super) fn collect(
 }
 
 impl Links {
+    /// Whether linking may lead past this stub, straight to a function of another entry.
+    pub(super) fn may_pass_stub(&self, to: To) -> bool {
+        let To::Stub(stub) = to else { return false };
+        let target = self.slots[self.stubs[stub as usize] as usize];
+        matches!(self.targets[target as usize].place, Place::Provided(_))
+    }
+
     /// Writes the stubs, still without their displacements, behind the sections of `code`.
     pub(super) fn write_stubs(&self, code: &mut [u8]) {
         let room = &mut code[self.stubs_offset_bytes as usize..];
@@ -228,7 +236,9 @@ impl Collector<'_, '_> {
             Place::OfThread(_) if !relocation.is_thread_local() => {
                 malformed("a variable of the thread is used as if it had one address")
             }
-            Place::In(..) | Place::Import(_) | Place::Nothing | Place::SlotsStart if relocation.is_thread_local() => {
+            Place::In(..) | Place::Import(_) | Place::Provided(_) | Place::Nothing | Place::SlotsStart
+                if relocation.is_thread_local() =>
+            {
                 malformed("the symbol is no variable of the thread")
             }
             Place::Unresolved => {
@@ -252,7 +262,10 @@ impl Collector<'_, '_> {
         let mut fixup =
             Fixup { offset_bytes: of.offset_bytes + offset, addend, to: To::SlotsStart, source, relocation };
         if relocation.is_size() {
-            let size_bytes = self.entities.size_bytes(self.objects, entity);
+            let size_bytes = match place {
+                Place::Provided(provided) => provided.size_bytes,
+                _ => self.entities.size_bytes(self.objects, entity),
+            };
             fixup.addend = i64::try_from(size_bytes).ok().and_then(|it| it.checked_add(addend)).unwrap_or(i64::MAX);
             fixup.to = To::Target(self.target(0));
             self.links.fixups.push(fixup);
@@ -272,10 +285,18 @@ impl Collector<'_, '_> {
         }
         let is_by_stub = match relocation {
             // Calls of a weak symbol that is nothing stand behind a test of its address, and still must reach.
-            Relocation::Plt32 => matches!(place, Place::Import(_) | Place::Nothing) && addend == END_OF_FIELD,
-            Relocation::PltOff64 => matches!(place, Place::Import(_) | Place::Nothing) && addend == 0,
+            Relocation::Plt32 => {
+                matches!(place, Place::Import(_) | Place::Provided(_) | Place::Nothing) && addend == END_OF_FIELD
+            }
+            Relocation::PltOff64 => {
+                matches!(place, Place::Import(_) | Place::Provided(_) | Place::Nothing) && addend == 0
+            }
             // Compilers and older assemblers write calls so, and a stub's address serves as the function's own.
-            Relocation::Pc32 => matches!(place, Place::Import(_)) && addend == END_OF_FIELD,
+            // Data has no such stand-in: it must be near, or be addressed by a slot.
+            Relocation::Pc32 => {
+                matches!(place, Place::Import(_) | Place::Provided(Provided { is_function: true, .. }))
+                    && addend == END_OF_FIELD
+            }
             // Somewhere in the middle of a function that is far away nobody can be led to by a stub.
             _ => false,
         };

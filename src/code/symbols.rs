@@ -9,9 +9,10 @@ use super::entities::{Definition, Entities, Entity, SymbolId};
 use super::error::shown;
 use super::image::{Function, PartKind, Symbol};
 use super::layout::Layout;
+use super::provider::{Imports, Provided};
 use super::reach::Needed;
 use super::sections::Home;
-use super::{CodeError, ImportTable, Location};
+use super::{CodeError, Location};
 
 /// Bytes of names that an image keeps for each byte of its blob. An honest object holds each name once and an image
 /// keeps it at most twice; names that share their end in the string table could make it keep far more.
@@ -45,6 +46,8 @@ pub(super) enum Place {
     Absolute(u64),
     /// Address of a host function: far away.
     Import(u64),
+    /// A symbol of something linked before, near or far.
+    Provided(Provided),
     /// A weak symbol that nothing defines: address 0.
     Nothing,
     /// An undefined symbol that nothing offers.
@@ -106,7 +109,7 @@ pub(super) fn place(
     entities: &Entities,
     needed: &Needed,
     homes: &[Vec<Home>],
-    imports: &ImportTable,
+    imports: Imports<'_>,
     layout: &mut Layout,
 ) -> Result<Placed, CodeError> {
     let places = Vec::with_capacity(entities.all.len());
@@ -131,15 +134,11 @@ pub(super) fn place(
 }
 
 /// What the host offers for an entity that nothing defines, if it is a constant.
-fn constant<'a>(
-    objects: &[Object<'_>],
-    entity: &Entity,
-    imports: &'a ImportTable,
-) -> Result<Option<&'a [u8]>, CodeError> {
+fn constant<'a>(objects: &[Object<'_>], entity: &Entity, imports: Imports<'a>) -> Result<Option<&'a [u8]>, CodeError> {
     let SymbolId { object, symbol } = entity.symbol;
     match entity.definition {
         Definition::Undefined { .. } if entity.is_global => {
-            Ok(imports.constant(objects[object].symbol_name(&objects[object].symbols[symbol])?))
+            Ok(imports.host.constant(objects[object].symbol_name(&objects[object].symbols[symbol])?))
         }
         _ => Ok(None),
     }
@@ -174,7 +173,7 @@ fn place_one(
     objects: &[Object<'_>],
     entity: &Entity,
     homes: &[Vec<Home>],
-    imports: &ImportTable,
+    imports: Imports<'_>,
     layout: &mut Layout,
 ) -> Result<Place, CodeError> {
     let SymbolId { object: at, symbol: index } = entity.symbol;
@@ -183,7 +182,7 @@ fn place_one(
         Definition::Absolute(value) => Place::Absolute(value),
         Definition::ThreadLocal { is_defined } => {
             let name = str::from_utf8(object.symbol_name(&object.symbols[index])?).ok().filter(|_| !is_defined);
-            name.and_then(|name| imports.thread_local(name)).map_or(Place::ThreadLocal, Place::OfThread)
+            name.and_then(|name| imports.host.thread_local(name)).map_or(Place::ThreadLocal, Place::OfThread)
         }
         Definition::Discarded => Place::NotLoaded,
         Definition::Common { size_bytes, align_bytes } => {
@@ -217,7 +216,7 @@ fn check_extent(object: &Object<'_>, symbol: &Sym, section: usize) -> Result<(),
     Err(CodeError::Malformed { what: "the symbol lies outside of its section", at })
 }
 
-fn undefined(name: &[u8], is_weak: bool, is_global: bool, imports: &ImportTable) -> Place {
+fn undefined(name: &[u8], is_weak: bool, is_global: bool, imports: Imports<'_>) -> Place {
     if is_global && is_of_loader(name) {
         return Place::OfLoader;
     }
@@ -225,8 +224,11 @@ fn undefined(name: &[u8], is_weak: bool, is_global: bool, imports: &ImportTable)
         return Place::SlotsStart;
     }
     // A local symbol cannot be defined elsewhere.
-    let import = str::from_utf8(name).ok().filter(|_| is_global).and_then(|name| imports.get(name));
-    match import {
+    let name = str::from_utf8(name).ok().filter(|_| is_global);
+    if let Some(provided) = name.and_then(|name| imports.provided(name)) {
+        return Place::Provided(provided);
+    }
+    match name.and_then(|name| imports.host.get(name)) {
         Some(address) => Place::Import(address),
         None if is_weak => Place::Nothing,
         None => Place::Unresolved,

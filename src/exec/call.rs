@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::memory::layout_bytes;
 use super::trap::Trap;
+use super::writable::Writables;
 
 /// Integer and pointer arguments that the platform passes in registers; more are refused.
 pub const INT_ARGS_MAX: usize = 6;
@@ -18,12 +19,13 @@ pub trait Callee: Send + Sync + 'static {
     /// Addresses of the executable bytes.
     fn code_range(&self) -> Range<u64>;
 
-    /// The writable data that calls share; `None` if there is none.
-    fn writable(&self) -> Option<Writable>;
+    /// The writable data that its calls may touch and that others share.
+    fn writable(&self) -> Writables;
 
-    /// Puts the writable data back to its initial image. Called after a call that did not return, and only while no
-    /// call with the same [`Writable::id`] runs. Must not panic: the process ends if it does.
-    fn restore(&self);
+    /// Puts the writable data of this [`Writable::id`](super::Writable::id), which is among them, back to its initial
+    /// image. Called after a call that did not return, and only while no call runs that may touch it. Must not panic:
+    /// the process ends if it does.
+    fn restore(&self, id: u64);
 
     /// Whether something must run before the first call and has not. While it is so, [`Callee::writable`] answers a
     /// serial lane.
@@ -36,7 +38,7 @@ pub trait Callee: Send + Sync + 'static {
         None
     }
 
-    /// A step returned `address` for `slot`. False if that cannot be stored.
+    /// A step returned `address` for its slot. False if that cannot be stored.
     fn resolve(&self, _slot: u64, _address: u64) -> bool {
         true
     }
@@ -49,19 +51,10 @@ pub trait Callee: Send + Sync + 'static {
 /// A function without arguments that must run before the first call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Absolute address, inside [`Callee::code_range`].
+    /// Absolute address.
     pub entry: u64,
-    /// What the function returns is an address for this slot of the callee.
+    /// What the function returns is an address for the slot at this address.
     pub slot: Option<u64>,
-}
-
-/// Writable data that lives across calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Writable {
-    /// Names the data: callees with one id share it.
-    pub id: u64,
-    /// Calls may overlap. Must be the same for all callees of one id.
-    pub reentrant: bool,
 }
 
 /// One argument, in the order of the C signature.

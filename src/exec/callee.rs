@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Callee, Step, Writable};
+use super::{Callee, Step, Writable, Writables};
 use crate::cache::Pinned;
 
 impl Callee for Pinned {
@@ -10,25 +10,22 @@ impl Callee for Pinned {
         Pinned::code_range(self)
     }
 
-    fn writable(&self) -> Option<Writable> {
-        // A handle names one residency, and so one copy of the data.
-        // What must run before the first call runs once, whether it writes data or not.
-        let is_pending = self.is_pending();
-        let reentrant = self.meta().reentrant && !is_pending;
-        (self.has_data() || is_pending).then(|| Writable { id: self.handle().to_bits(), reentrant })
+    fn writable(&self) -> Writables {
+        // What an entry is linked against holds its own data, which its code may change.
+        Writables::new(self.shared_data().map(|(id, reentrant)| Writable { id, reentrant }))
     }
 
-    fn restore(&self) {
-        self.restore_data();
+    fn restore(&self, id: u64) {
+        self.restore_data(id);
     }
 
     fn is_pending(&self) -> bool {
-        self.meta().startup.is_pending()
+        Pinned::is_pending(self)
     }
 
     fn step(&self, index: usize) -> Option<Step> {
-        let (function_offset_bytes, slot) = self.meta().startup.step(index)?;
-        Some(Step { entry: Pinned::code_range(self).start + function_offset_bytes, slot })
+        let (entry, slot) = Pinned::step(self, index)?;
+        Some(Step { entry, slot })
     }
 
     fn resolve(&self, slot: u64, address: u64) -> bool {

@@ -62,7 +62,7 @@ struct Executor<'a, C: Callee> {
 
 impl<C: Callee> Executor<'_, C> {
     fn serve(&mut self, entry: Entry<Job<C>>) {
-        let Entry { id, lane, job: Job { call, sender, submitted } } = entry;
+        let Entry { id, lanes, job: Job { call, sender, submitted } } = entry;
         let taken = Instant::now();
         let unwanted = self.slot.frame().is_cancelled(id) || sender.is_closed();
         let late = call.deadline.is_some_and(|deadline| deadline <= taken);
@@ -73,13 +73,13 @@ impl<C: Callee> Executor<'_, C> {
             done.outcome = Outcome::DeadlineBeforeStart;
         } else if !unwanted {
             self.cpu.begin(taken);
-            done.outcome = self.initialise(id, &call, lane, taken).unwrap_or_else(|| self.run(id, &call, taken));
+            done.outcome = self.initialise(id, &call, &lanes, taken).unwrap_or_else(|| self.run(id, &call, taken));
             faulted = !matches!(done.outcome, Outcome::Returned { .. });
             (done.wall, done.cpu) = self.cpu.end(taken);
         }
         self.shared.counters.count(&done.outcome);
-        if let Some(lane) = lane {
-            self.shared.queue.settle(lane, faulted, || call.callee.restore());
+        if !lanes.is_empty() {
+            self.shared.queue.settle(&lanes, faulted, |id| call.callee.restore(id));
         }
         // Before the answer: a caller that has it finds nothing of the call left.
         drop(call);

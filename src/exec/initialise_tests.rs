@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::call::{Arg, Call, Callee, Outcome, ResultType, Scalar, Step, Writable};
+use super::call::{Arg, Call, Callee, Outcome, ResultType, Scalar, Step};
 use super::pool::{ExecConfig, Pool};
 use super::test_code::{CALL_MEMORY_BYTES, TestCode, assemble, eventually, import, wait};
 use super::trap::{Trap, TrapKind, TrapStage};
+use super::writable::{Writable, Writables};
 
 /// Bytes from one function to the next.
 const STRIDE: usize = 64;
@@ -101,12 +102,12 @@ impl Callee for Started {
         self.0.code.code_range()
     }
 
-    fn writable(&self) -> Option<Writable> {
+    fn writable(&self) -> Writables {
         let serial = Writable { id: 9, reentrant: false };
-        if self.is_pending() { Some(serial) } else { self.0.writable }
+        if self.is_pending() { Some(serial).into() } else { self.0.writable.into() }
     }
 
-    fn restore(&self) {
+    fn restore(&self, _id: u64) {
         self.0.restored.fetch_add(1, Ordering::SeqCst);
     }
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::call::{Arg, Outcome, ResultType, Writable};
+use super::call::{Arg, Outcome, ResultType};
 use super::pool::Refusal;
 use super::test_code::{TestCode, TestPool, assemble, call, eventually, number, pool, run, wait};
 use super::trap::TrapKind;
+use super::writable::Writable;
 
 assemble!(endless, "2:", "jmp 2b");
 assemble!(identity, "mov rax, rdi", "ret");

@@ -11,8 +11,8 @@
 //!
 //! Files, from the bottom: `stack` maps an executor's memory, `frame` is what trampoline, handler, watchdog and
 //! executor share, `x86_64` is the trampoline, `signals` the handler, `memory` and `heap` what code may use
-//! while it runs, `host` the functions it may call, `errno` the variable it may use, `processor` what it may know of that, `watchdog` the limits, `schedule` who runs next,
-//! `queue` that behind a lock, `executor` one thread and what runs before the first call, `pool` and `ticket` the face.
+//! while it runs, `host` the functions it may call, `errno` the variable it may use, `processor` what it may know of that, `watchdog` the limits, `schedule` who
+//! runs next, `writable` what decides that, `queue` that behind a lock, `executor` one thread and what runs before the first call, `pool` and `ticket` the face.
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("exec has a trampoline for x86-64 Linux only; another architecture needs a file beside exec/x86_64.rs");
@@ -34,6 +34,7 @@ mod stack;
 mod ticket;
 mod trap;
 mod watchdog;
+mod writable;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
@@ -55,8 +56,7 @@ mod test_code;
 mod tests;
 
 pub use call::{
-    Arg, ArgError, Call, Callee, Done, FLOAT_ARGS_MAX, INT_ARGS_MAX, Outcome, ResultType, Scalar, Step, Writable,
-    check_args,
+    Arg, ArgError, Call, Callee, Done, FLOAT_ARGS_MAX, INT_ARGS_MAX, Outcome, ResultType, Scalar, Step, check_args,
 };
 pub use errno::thread_locals;
 pub use host::{IMPORTS_VERSION, imports};
@@ -65,6 +65,7 @@ pub use processor::constants;
 pub use stack::{EXECUTORS_MAX, SlotError};
 pub use ticket::Ticket;
 pub use trap::{Trap, TrapKind, TrapStage};
+pub use writable::{Writable, Writables};
 
 #[cfg(target_arch = "x86_64")]
 use x86_64 as arch;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use tokio::sync::oneshot;
 
-use super::call::{ArgError, Call, Callee, Done, Outcome, Writable, check_args};
+use super::call::{ArgError, Call, Callee, Done, Outcome, check_args};
 use super::queue::{Full, Queue};
 use super::stack::{Slot, SlotError, SlotSizes};
 use super::ticket::{Desk, Ticket};
@@ -228,12 +228,12 @@ impl<C: Callee> Pool<C> {
         if let Err(refusal) = self.check(&call) {
             return Err(Rejected { refusal, call: Box::new(call) });
         }
-        let lane = call.callee.writable();
+        let lanes = call.callee.writable();
         let (sender, receiver) = oneshot::channel();
-        match self.shared.queue.submit(lane, Job { call, sender, submitted: Instant::now() }) {
+        match self.shared.queue.submit(lanes, Job { call, sender, submitted: Instant::now() }) {
             Ok(id) => {
                 let desk: Weak<Shared<C>> = Arc::downgrade(&self.shared);
-                Ok(Ticket::new(receiver, desk, id, lane))
+                Ok(Ticket::new(receiver, desk, id))
             }
             Err((full, job)) => Err(Rejected { refusal: self.refusal(full), call: Box::new(job.call) }),
         }
@@ -318,16 +318,16 @@ impl<C: Callee> fmt::Debug for Pool<C> {
 }
 
 impl<C: Callee> Desk for Shared<C> {
-    fn cancel(&self, id: u64, lane: Option<Writable>) {
+    fn cancel(&self, id: u64) {
         let mark = |executor: usize| self.slots[executor].frame().cancelled_job.store(id, Ordering::Relaxed);
-        if let Some(job) = self.queue.cancel(id, lane, mark) {
+        if let Some(job) = self.queue.cancel(id, mark) {
             self.counters.count(&Outcome::Cancelled);
             drop(job);
         }
     }
 
-    fn is_waiting(&self, id: u64, lane: Option<Writable>) -> bool {
-        self.queue.is_waiting(id, lane)
+    fn is_waiting(&self, id: u64) -> bool {
+        self.queue.is_waiting(id)
     }
 }
 

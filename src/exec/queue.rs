@@ -7,8 +7,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Instant;
 
-use super::call::Writable;
-use super::schedule::{Cancelled, Entry, Schedule, Settled};
+use super::schedule::{Cancelled, Entry, Schedule};
+use super::writable::Writables;
 
 /// How often an executor looks for the next call before it sleeps. Short: the executors share their cores with the
 /// threads that would bring that call.
@@ -105,13 +105,13 @@ impl<J> Queue<J> {
     }
 
     /// Takes a job in; answers its id, or gives it back.
-    pub(super) fn submit(&self, lane: Option<Writable>, job: J) -> Result<u64, (Full, J)> {
+    pub(super) fn submit(&self, lanes: Writables, job: J) -> Result<u64, (Full, J)> {
         let mut state = self.lock();
         if state.draining {
             return Err((Full::Draining, job));
         }
         let id = state.next_id;
-        match state.schedule.submit(Entry { id, lane, job }) {
+        match state.schedule.submit(Entry { id, lanes, job }) {
             Err(job) => Err((Full::Saturated, job)),
             Ok(ready) => {
                 state.next_id += 1;
@@ -157,35 +157,34 @@ impl<J> Queue<J> {
         }
     }
 
-    /// A job of a lane has ended; if its data must be restored now, runs `restore` outside of the lock.
-    pub(super) fn settle(&self, lane: Writable, faulted: bool, restore: impl FnOnce()) {
+    /// A job of these lanes has ended; runs `restore` outside of the lock for each whose data must be restored now.
+    pub(super) fn settle(&self, lanes: &Writables, faulted: bool, restore: impl Fn(u64)) {
         let mut state = self.lock();
-        let released = match state.schedule.settle(lane, faulted) {
-            Settled::Released(released) => released,
-            Settled::Restore => {
-                // What waits behind the restore is not ready: nobody should look for it.
-                self.publish(&state);
-                drop(state);
-                restore();
-                state = self.lock();
-                state.schedule.restored(lane)
-            }
-        };
+        let settled = state.schedule.settle(lanes, faulted);
+        let mut released = settled.released;
+        if !settled.restore.is_empty() {
+            // What waits behind the restore is not ready: nobody should look for it.
+            self.publish(&state);
+            drop(state);
+            settled.restore.iter().for_each(|id| restore(*id));
+            state = self.lock();
+            released += state.schedule.restored(&settled.restore);
+        }
         // The caller comes for the first of them itself.
         self.wake_some(state, released.saturating_sub(1));
     }
 
-    /// Jobs of a lane may overlap from now on, also those that came before.
-    pub(super) fn open(&self, lane: Writable) {
+    /// Jobs of these lanes may overlap from now on, also those that came before.
+    pub(super) fn open(&self, lanes: &[u64]) {
         let mut state = self.lock();
-        let released = state.schedule.open(lane);
+        let released = state.schedule.open(lanes);
         self.wake_some(state, released);
     }
 
     /// Takes a waiting job out, or calls `running` with the executor that has it.
-    pub(super) fn cancel(&self, id: u64, lane: Option<Writable>, running: impl FnOnce(usize)) -> Option<J> {
+    pub(super) fn cancel(&self, id: u64, running: impl FnOnce(usize)) -> Option<J> {
         let mut state = self.lock();
-        match state.schedule.cancel(id, lane) {
+        match state.schedule.cancel(id) {
             Cancelled::Gone => None,
             Cancelled::Running(executor) => {
                 // Inside the lock: else the executor could by then have another job, and that one's mark be lost.
@@ -201,8 +200,8 @@ impl<J> Queue<J> {
     }
 
     /// Whether the job waits.
-    pub(super) fn is_waiting(&self, id: u64, lane: Option<Writable>) -> bool {
-        self.lock().schedule.is_waiting(id, lane)
+    pub(super) fn is_waiting(&self, id: u64) -> bool {
+        self.lock().schedule.is_waiting(id)
     }
 
     /// Counts of this moment.

@@ -1,32 +1,34 @@
 //! Who runs next: a plain value without threads, clocks or the operating system.
 //!
-//! Calls without writable data are ready at once and are taken first in, first out. Calls with writable data go
-//! through the *lane* of that data. A serial lane admits one call at a time; the others wait in the lane, so they
-//! occupy no executor. A reentrant lane admits all. When a call of a lane ends badly the lane is *dirty*: it admits
-//! nothing until the calls already running have ended and the data was restored.
+//! Calls without writable data are ready at once and are taken first in, first out. Each piece of writable data has a
+//! *lane*, and a call goes through the lanes of all data that it may touch at once: it is admitted to all of them in the
+//! same moment, when it is the oldest that waits in each and each admits it. So none waits for a lane while it is in
+//! another, and the oldest call of all never waits for a younger one. A serial lane admits one call at a time; the
+//! others wait in the lane, so they occupy no executor. A reentrant lane admits all. When a call ends badly all its
+//! lanes are *dirty*: they admit nothing until the calls already running have ended and the data was restored.
 
 use std::collections::{HashMap, VecDeque};
 
-use super::call::Writable;
+use super::writable::Writables;
 
 /// A call that waits or was taken.
 #[derive(Debug)]
 pub(super) struct Entry<J> {
-    /// Unique in the life of a schedule.
+    /// Unique in the life of a schedule, and larger than those before.
     pub(super) id: u64,
-    /// The lane it belongs to, if it has writable data.
-    pub(super) lane: Option<Writable>,
+    /// The writable data that it may touch: its lanes.
+    pub(super) lanes: Writables,
     /// The call itself.
     pub(super) job: J,
 }
 
-/// What the end of a call of a lane leaves to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Settled {
-    /// Nothing; so many waiting calls became ready.
-    Released(usize),
-    /// The data must be restored now, by who got this answer, and then [`Schedule::restored`] called.
-    Restore,
+/// What the end of a call leaves to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Settled {
+    /// So many waiting calls became ready.
+    pub(super) released: usize,
+    /// The data of these lanes must be restored now, by who got this answer, and then [`Schedule::restored`] called.
+    pub(super) restore: Vec<u64>,
 }
 
 /// Where a cancelled call was found.
@@ -41,30 +43,18 @@ pub(super) enum Cancelled<J> {
 }
 
 #[derive(Debug)]
-struct Lane<J> {
+struct Lane {
     reentrant: bool,
     /// Calls that are ready or running.
     admitted: usize,
     dirty: bool,
-    /// Not admitted yet, oldest first.
-    waiting: VecDeque<Entry<J>>,
+    /// Not admitted yet, by id, and so the oldest first; their entries are in [`Schedule::barred`].
+    waiting: VecDeque<u64>,
 }
 
-impl<J> Lane<J> {
+impl Lane {
     fn admits(&self) -> bool {
         !self.dirty && (self.reentrant || self.admitted == 0)
-    }
-
-    /// Moves what may be admitted into `ready`; answers how many.
-    fn release(&mut self, ready: &mut VecDeque<Entry<J>>) -> usize {
-        let mut released = 0;
-        while self.admits() {
-            let Some(entry) = self.waiting.pop_front() else { break };
-            self.admitted += 1;
-            ready.push_back(entry);
-            released += 1;
-        }
-        released
     }
 }
 
@@ -72,9 +62,9 @@ impl<J> Lane<J> {
 #[derive(Debug)]
 pub(super) struct Schedule<J> {
     ready: VecDeque<Entry<J>>,
-    lanes: HashMap<u64, Lane<J>>,
-    /// Calls in `ready` and in the lanes.
-    waiting: usize,
+    /// Calls that wait in lanes.
+    barred: HashMap<u64, Entry<J>>,
+    lanes: HashMap<u64, Lane>,
     waiting_max: usize,
     /// What each executor runs, by id.
     running: Vec<Option<u64>>,
@@ -85,8 +75,8 @@ impl<J> Schedule<J> {
     pub(super) fn new(executors: usize, waiting_max: usize) -> Schedule<J> {
         Schedule {
             ready: VecDeque::new(),
+            barred: HashMap::new(),
             lanes: HashMap::new(),
-            waiting: 0,
             waiting_max,
             running: vec![None; executors],
         }
@@ -94,63 +84,70 @@ impl<J> Schedule<J> {
 
     /// Takes a call in; answers whether it is ready, or gives the job back if there is no room.
     pub(super) fn submit(&mut self, entry: Entry<J>) -> Result<bool, J> {
-        if self.waiting >= self.waiting_max {
+        if self.waiting() >= self.waiting_max {
             return Err(entry.job);
         }
-        self.waiting += 1;
-        let Some(writable) = entry.lane else {
-            self.ready.push_back(entry);
+        let id = entry.id;
+        for writable in entry.lanes.iter() {
+            let reentrant = writable.reentrant;
+            let new = || Lane { reentrant, admitted: 0, dirty: false, waiting: VecDeque::new() };
+            let lane = self.lanes.entry(writable.id).or_insert_with(new);
+            // A lane that has been opened finds calls that were told otherwise before.
+            lane.reentrant |= reentrant;
+            lane.waiting.push_back(id);
+        }
+        if self.is_admissible(id, &entry.lanes) {
+            self.admit(entry);
             return Ok(true);
-        };
-        let lane = self.lanes.entry(writable.id).or_insert_with(|| Lane {
-            reentrant: writable.reentrant,
-            admitted: 0,
-            dirty: false,
-            waiting: VecDeque::new(),
-        });
-        // A lane that has been opened finds calls that were told otherwise before.
-        lane.reentrant |= writable.reentrant;
-        lane.waiting.push_back(entry);
-        Ok(lane.release(&mut self.ready) > 0)
+        }
+        self.barred.insert(id, entry);
+        Ok(false)
     }
 
     /// Gives `executor`, which must be free, the oldest ready call.
     pub(super) fn take(&mut self, executor: usize) -> Option<Entry<J>> {
         debug_assert!(self.running[executor].is_none(), "executor {executor} takes a second call");
         let entry = self.ready.pop_front()?;
-        self.waiting -= 1;
         self.running[executor] = Some(entry.id);
         Some(entry)
     }
 
-    /// The call that was taken from this lane has ended; `faulted` if its data may be in any state.
-    pub(super) fn settle(&mut self, writable: Writable, faulted: bool) -> Settled {
-        let Some(lane) = self.lanes.get_mut(&writable.id) else { return Settled::Released(0) };
-        lane.admitted -= 1;
-        if faulted && !lane.dirty {
-            lane.dirty = true;
-            Self::take_back(writable.id, lane, &mut self.ready);
+    /// A call that was taken has ended; `faulted` if the data of its lanes may be in any state.
+    pub(super) fn settle(&mut self, lanes: &Writables, faulted: bool) -> Settled {
+        let mut is_new = false;
+        for writable in lanes.iter() {
+            if let Some(lane) = self.lanes.get_mut(&writable.id) {
+                lane.admitted -= 1;
+                is_new |= faulted && !lane.dirty;
+                lane.dirty |= faulted;
+            }
         }
-        if lane.dirty {
-            return if lane.admitted == 0 { Settled::Restore } else { Settled::Released(0) };
+        if is_new {
+            self.take_back();
         }
-        Settled::Released(self.release(writable.id))
+        let is_due = |id: &u64| self.lanes.get(id).is_some_and(|lane| lane.dirty && lane.admitted == 0);
+        let restore = lanes.iter().map(|writable| writable.id).filter(is_due).collect();
+        Settled { restore, released: self.release(lanes.iter().map(|writable| writable.id)) }
     }
 
-    /// The data was restored; answers how many waiting calls became ready.
-    pub(super) fn restored(&mut self, writable: Writable) -> usize {
-        if let Some(lane) = self.lanes.get_mut(&writable.id) {
-            lane.dirty = false;
+    /// The data of these lanes was restored; answers how many waiting calls became ready.
+    pub(super) fn restored(&mut self, lanes: &[u64]) -> usize {
+        for id in lanes {
+            if let Some(lane) = self.lanes.get_mut(id) {
+                lane.dirty = false;
+            }
         }
-        self.release(writable.id)
+        self.release(lanes.iter().copied())
     }
 
-    /// The calls of this lane may overlap from now on; answers how many waiting calls became ready.
-    pub(super) fn open(&mut self, writable: Writable) -> usize {
-        if let Some(lane) = self.lanes.get_mut(&writable.id) {
-            lane.reentrant = true;
+    /// The calls of these lanes may overlap from now on; answers how many waiting calls became ready.
+    pub(super) fn open(&mut self, lanes: &[u64]) -> usize {
+        for id in lanes {
+            if let Some(lane) = self.lanes.get_mut(id) {
+                lane.reentrant = true;
+            }
         }
-        self.release(writable.id)
+        self.release(lanes.iter().copied())
     }
 
     /// `executor` has nothing to do with its call any more.
@@ -158,49 +155,49 @@ impl<J> Schedule<J> {
         self.running[executor] = None;
     }
 
-    /// Takes a waiting call out, or tells where it runs. `lane` is the one it was submitted with.
-    pub(super) fn cancel(&mut self, id: u64, lane: Option<Writable>) -> Cancelled<J> {
+    /// Takes a waiting call out, or tells where it runs.
+    pub(super) fn cancel(&mut self, id: u64) -> Cancelled<J> {
         if let Some(executor) = self.running.iter().position(|running| *running == Some(id)) {
             return Cancelled::Running(executor);
         }
-        if let Some(entry) = Self::remove(&mut self.ready, id) {
-            self.waiting -= 1;
-            let released = lane.map_or(0, |writable| self.withdraw(writable.id));
-            return Cancelled::Waiting(entry.job, released);
+        if let Some(entry) = self.barred.remove(&id) {
+            for writable in entry.lanes.iter() {
+                if let Some(lane) = self.lanes.get_mut(&writable.id) {
+                    lane.waiting.retain(|waiting| *waiting != id);
+                }
+            }
+            return Cancelled::Waiting(entry.job, self.release(entry.lanes.iter().map(|writable| writable.id)));
         }
-        let lane = lane.and_then(|writable| self.lanes.get_mut(&writable.id));
-        match lane.and_then(|lane| Self::remove(&mut lane.waiting, id)) {
+        let Some(at) = self.ready.iter().position(|entry| entry.id == id) else { return Cancelled::Gone };
+        match self.ready.remove(at) {
             Some(entry) => {
-                self.waiting -= 1;
-                Cancelled::Waiting(entry.job, 0)
+                let released = self.withdraw(&entry.lanes);
+                Cancelled::Waiting(entry.job, released)
             }
             None => Cancelled::Gone,
         }
     }
 
-    /// Whether the call waits. `lane` is the one it was submitted with.
-    pub(super) fn is_waiting(&self, id: u64, lane: Option<Writable>) -> bool {
-        let lane = lane.and_then(|writable| self.lanes.get(&writable.id));
-        let in_lane = lane.is_some_and(|lane| lane.waiting.iter().any(|entry| entry.id == id));
-        in_lane || self.ready.iter().any(|entry| entry.id == id)
+    /// Whether the call waits.
+    pub(super) fn is_waiting(&self, id: u64) -> bool {
+        self.barred.contains_key(&id) || self.ready.iter().any(|entry| entry.id == id)
     }
 
     /// Takes every waiting call out.
     pub(super) fn clear(&mut self) -> Vec<Entry<J>> {
-        self.waiting = 0;
-        let mut cleared: Vec<_> = self.lanes.values_mut().flat_map(|lane| lane.waiting.drain(..)).collect();
+        self.lanes.values_mut().for_each(|lane| lane.waiting.clear());
+        let mut cleared: Vec<_> = self.barred.drain().map(|(_, entry)| entry).collect();
         for entry in std::mem::take(&mut self.ready) {
-            if let Some(writable) = entry.lane {
-                self.withdraw(writable.id);
-            }
+            self.withdraw(&entry.lanes);
             cleared.push(entry);
         }
+        self.lanes.retain(|_, lane| lane.admitted > 0 || lane.dirty);
         cleared
     }
 
     /// Calls that wait.
     pub(super) fn waiting(&self) -> usize {
-        self.waiting
+        self.ready.len() + self.barred.len()
     }
 
     /// Calls that an executor could take now.
@@ -219,40 +216,82 @@ impl<J> Schedule<J> {
         self.lanes.len()
     }
 
-    /// A call that was admitted and never ran leaves its lane.
-    fn withdraw(&mut self, lane_id: u64) -> usize {
-        if let Some(lane) = self.lanes.get_mut(&lane_id) {
-            lane.admitted -= 1;
-        }
-        self.release(lane_id)
+    /// Whether all lanes admit a call, and none that is older waits in one.
+    fn is_admissible(&self, id: u64, lanes: &Writables) -> bool {
+        lanes.iter().all(|writable| {
+            self.lanes.get(&writable.id).is_some_and(|lane| lane.admits() && lane.waiting.front() == Some(&id))
+        })
     }
 
-    fn release(&mut self, lane_id: u64) -> usize {
-        let Some(lane) = self.lanes.get_mut(&lane_id) else { return 0 };
-        let released = lane.release(&mut self.ready);
+    /// Moves a call, which is the first in all its lanes, from there to those that are ready.
+    fn admit(&mut self, entry: Entry<J>) {
+        for writable in entry.lanes.iter() {
+            if let Some(lane) = self.lanes.get_mut(&writable.id) {
+                lane.waiting.pop_front();
+                lane.admitted += 1;
+            }
+        }
+        self.ready.push_back(entry);
+    }
+
+    /// A call that was admitted and never ran leaves its lanes.
+    fn withdraw(&mut self, lanes: &Writables) -> usize {
+        for writable in lanes.iter() {
+            if let Some(lane) = self.lanes.get_mut(&writable.id) {
+                lane.admitted -= 1;
+            }
+        }
+        self.release(lanes.iter().map(|writable| writable.id))
+    }
+
+    /// Admits what may be admitted now that these lanes have changed; answers how many.
+    fn release(&mut self, changed: impl Iterator<Item = u64>) -> usize {
+        let mut released = 0;
+        // Lanes whose first call was admitted by way of another lane: the next one may follow.
+        let mut open = Vec::new();
+        for changed in changed {
+            released += self.release_first(changed, &mut open);
+            while let Some(next) = open.pop() {
+                released += self.release_first(next, &mut open);
+            }
+        }
+        released
+    }
+
+    fn release_first(&mut self, lane_id: u64, open: &mut Vec<u64>) -> usize {
+        let mut released = 0;
+        while let Some(&first) = self.lanes.get(&lane_id).and_then(|lane| lane.waiting.front()) {
+            let is_admissible = self.barred.get(&first).is_some_and(|entry| self.is_admissible(first, &entry.lanes));
+            let Some(entry) = is_admissible.then(|| self.barred.remove(&first)).flatten() else { break };
+            open.extend(entry.lanes.iter().map(|writable| writable.id).filter(|id| *id != lane_id));
+            self.admit(entry);
+            released += 1;
+        }
         // A lane with nothing in it is forgotten, so the map is bounded by the calls that there are.
-        if lane.admitted == 0 && lane.waiting.is_empty() && !lane.dirty {
+        if self.lanes.get(&lane_id).is_some_and(|it| it.admitted == 0 && it.waiting.is_empty() && !it.dirty) {
             self.lanes.remove(&lane_id);
         }
         released
     }
 
-    /// Admitted calls that have not begun go back to wait, before those that came after them.
-    fn take_back(lane_id: u64, lane: &mut Lane<J>, ready: &mut VecDeque<Entry<J>>) {
-        if lane.admitted == 0 {
-            return;
-        }
+    /// Admitted calls of dirty lanes that have not begun go back to wait, before those that came after them. Ready calls
+    /// of their other lanes, reentrant ones then, stay so.
+    fn take_back(&mut self) {
+        let lanes = &self.lanes;
+        let is_dirty = |id: &u64| lanes.get(id).is_some_and(|lane| lane.dirty);
         let (back, stay): (VecDeque<_>, VecDeque<_>) =
-            ready.drain(..).partition(|entry| entry.lane.is_some_and(|writable| writable.id == lane_id));
-        *ready = stay;
-        lane.admitted -= back.len();
-        for entry in back.into_iter().rev() {
-            lane.waiting.push_front(entry);
+            self.ready.drain(..).partition(|entry| entry.lanes.iter().any(|writable| is_dirty(&writable.id)));
+        self.ready = stay;
+        for entry in back {
+            for writable in entry.lanes.iter() {
+                if let Some(lane) = self.lanes.get_mut(&writable.id) {
+                    lane.admitted -= 1;
+                    // In one order in all lanes: two calls never wait for each other.
+                    let at = lane.waiting.partition_point(|waiting| *waiting < entry.id);
+                    lane.waiting.insert(at, entry.id);
+                }
+            }
+            self.barred.insert(entry.id, entry);
         }
-    }
-
-    fn remove(queue: &mut VecDeque<Entry<J>>, id: u64) -> Option<Entry<J>> {
-        let at = queue.iter().position(|entry| entry.id == id)?;
-        queue.remove(at)
     }
 }

@@ -1,15 +1,32 @@
 //! The schedule against rules that a reader can check, over seeded random histories.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use super::call::Writable;
 use super::schedule::{Cancelled, Entry, Schedule, Settled};
+use super::writable::{Writable, Writables};
 
 const SERIAL: Writable = Writable { id: 1, reentrant: false };
 const REENTRANT: Writable = Writable { id: 2, reentrant: true };
 
 fn entry(id: u64, lane: Option<Writable>) -> Entry<u64> {
-    Entry { id, lane, job: id }
+    Entry { id, lanes: lane.into(), job: id }
+}
+
+/// A call that may touch the data of several lanes.
+fn wide(id: u64, lanes: &[Writable]) -> Entry<u64> {
+    Entry { id, lanes: Writables::new(lanes.iter().copied()), job: id }
+}
+
+fn settle(schedule: &mut Schedule<u64>, lanes: &[Writable], faulted: bool) -> Settled {
+    schedule.settle(&Writables::new(lanes.iter().copied()), faulted)
+}
+
+fn released(released: usize) -> Settled {
+    Settled { released, restore: Vec::new() }
+}
+
+fn restore(lanes: &[Writable]) -> Settled {
+    Settled { released: 0, restore: lanes.iter().map(|lane| lane.id).collect() }
 }
 
 fn taken(schedule: &mut Schedule<u64>, executor: usize) -> Option<u64> {
@@ -36,7 +53,7 @@ fn a_busy_serial_lane_keeps_its_calls_from_the_executors_and_in_order() {
     assert_eq!((taken(&mut schedule, 0), taken(&mut schedule, 1)), (Some(1), Some(4)), "others pass");
     assert_eq!(taken(&mut schedule, 2), None);
     assert_eq!(schedule.waiting(), 2, "they count as waiting");
-    assert_eq!(schedule.settle(SERIAL, false), Settled::Released(1));
+    assert_eq!(settle(&mut schedule, &[SERIAL], false), released(1));
     assert_eq!(taken(&mut schedule, 2), Some(2));
 }
 
@@ -46,10 +63,10 @@ fn a_fault_in_a_serial_lane_asks_for_a_restore_before_the_next_call() {
     assert_eq!(schedule.submit(entry(1, Some(SERIAL))), Ok(true));
     assert_eq!(taken(&mut schedule, 0), Some(1));
     assert_eq!(schedule.submit(entry(2, Some(SERIAL))), Ok(false));
-    assert_eq!(schedule.settle(SERIAL, true), Settled::Restore);
+    assert_eq!(settle(&mut schedule, &[SERIAL], true), restore(&[SERIAL]));
     assert_eq!(schedule.submit(entry(3, Some(SERIAL))), Ok(false), "while it is being restored");
     assert_eq!(taken(&mut schedule, 1), None);
-    assert_eq!(schedule.restored(SERIAL), 1);
+    assert_eq!(schedule.restored(&[SERIAL.id]), 1);
     assert_eq!(taken(&mut schedule, 1), Some(2));
 }
 
@@ -60,12 +77,12 @@ fn a_fault_in_a_reentrant_lane_waits_for_the_running_calls_and_takes_back_the_re
         assert_eq!(schedule.submit(entry(id, Some(REENTRANT))), Ok(true));
     }
     assert_eq!((taken(&mut schedule, 0), taken(&mut schedule, 1)), (Some(1), Some(2)));
-    assert_eq!(schedule.settle(REENTRANT, true), Settled::Released(0), "the other still runs");
+    assert_eq!(settle(&mut schedule, &[REENTRANT], true), released(0), "the other still runs");
     schedule.free(0);
     assert_eq!(taken(&mut schedule, 0), None, "the ready ones must not begin");
     assert_eq!(schedule.submit(entry(5, Some(REENTRANT))), Ok(false));
-    assert_eq!(schedule.settle(REENTRANT, false), Settled::Restore);
-    assert_eq!(schedule.restored(REENTRANT), 3);
+    assert_eq!(settle(&mut schedule, &[REENTRANT], false), restore(&[REENTRANT]));
+    assert_eq!(schedule.restored(&[REENTRANT.id]), 3);
     schedule.free(1);
     assert_eq!((taken(&mut schedule, 0), taken(&mut schedule, 1)), (Some(3), Some(4)), "in their order");
 }
@@ -77,14 +94,14 @@ fn an_opened_lane_lets_its_calls_overlap_those_that_came_before_too() {
     assert_eq!(taken(&mut schedule, 0), Some(1));
     assert_eq!(schedule.submit(entry(2, Some(SERIAL))), Ok(false));
     assert_eq!(schedule.submit(entry(3, Some(SERIAL))), Ok(false));
-    assert_eq!(schedule.open(SERIAL), 2);
+    assert_eq!(schedule.open(&[SERIAL.id]), 2);
     assert_eq!((taken(&mut schedule, 1), taken(&mut schedule, 2)), (Some(2), Some(3)));
     assert_eq!(schedule.submit(entry(4, Some(SERIAL))), Ok(true), "though it was told otherwise");
     for _ in 0..2 {
-        assert_eq!(schedule.settle(SERIAL, false), Settled::Released(0));
+        assert_eq!(settle(&mut schedule, &[SERIAL], false), released(0));
     }
-    assert_eq!(schedule.settle(SERIAL, true), Settled::Restore, "what was ready waits again");
-    assert_eq!((schedule.restored(SERIAL), taken(&mut schedule, 3)), (1, Some(4)));
+    assert_eq!(settle(&mut schedule, &[SERIAL], true), restore(&[SERIAL]), "what was ready waits again");
+    assert_eq!((schedule.restored(&[SERIAL.id]), taken(&mut schedule, 3)), (1, Some(4)));
 }
 
 #[test]
@@ -93,13 +110,13 @@ fn a_cancelled_call_is_found_where_it_is() {
     for id in 1..=3 {
         assert!(schedule.submit(entry(id, Some(SERIAL))).is_ok());
     }
-    assert!(matches!(schedule.cancel(2, Some(SERIAL)), Cancelled::Waiting(2, 0)), "in the lane");
-    assert!(matches!(schedule.cancel(1, Some(SERIAL)), Cancelled::Waiting(1, 1)), "ready: the next one follows");
+    assert!(matches!(schedule.cancel(2), Cancelled::Waiting(2, 0)), "in the lane");
+    assert!(matches!(schedule.cancel(1), Cancelled::Waiting(1, 1)), "ready: the next one follows");
     assert_eq!(taken(&mut schedule, 0), Some(3));
-    assert!(matches!(schedule.cancel(3, Some(SERIAL)), Cancelled::Running(0)));
-    assert_eq!(schedule.settle(SERIAL, false), Settled::Released(0));
+    assert!(matches!(schedule.cancel(3), Cancelled::Running(0)));
+    assert_eq!(settle(&mut schedule, &[SERIAL], false), released(0));
     schedule.free(0);
-    assert!(matches!(schedule.cancel(3, Some(SERIAL)), Cancelled::Gone));
+    assert!(matches!(schedule.cancel(3), Cancelled::Gone));
     assert_eq!((schedule.waiting(), schedule.lanes()), (0, 0));
 }
 
@@ -108,37 +125,38 @@ fn a_cancelled_call_is_found_where_it_is() {
 struct Model {
     next_id: u64,
     /// Submitted, neither taken nor cancelled, oldest first.
-    waiting: Vec<(u64, Option<Writable>)>,
-    running: HashMap<usize, (u64, Option<Writable>)>,
+    waiting: Vec<(u64, Vec<Writable>)>,
+    running: HashMap<usize, (u64, Vec<Writable>)>,
     /// A call of the lane ended badly and its data is not restored yet.
-    dirty: HashMap<u64, bool>,
+    dirty: HashSet<u64>,
 }
 
 impl Model {
-    fn running_of(&self, lane: u64) -> usize {
-        self.running.values().filter(|(_, writable)| writable.is_some_and(|writable| writable.id == lane)).count()
+    fn running_of(&self, lane: Writable) -> usize {
+        self.running.values().filter(|(_, lanes)| lanes.contains(&lane)).count()
     }
 
     fn begin(&mut self, executor: usize, got: &Entry<u64>, seed: u64) {
         let at = self.waiting.iter().position(|(id, _)| *id == got.id);
         let at = at.unwrap_or_else(|| panic!("seed {seed}: call {} was not waiting", got.id));
-        if let Some(writable) = got.lane {
-            let older = self.waiting[..at].iter().any(|(_, lane)| *lane == Some(writable));
+        for lane in got.lanes.iter() {
+            // Of a reentrant lane an older call may have been taken back for the sake of another lane.
+            let older = !lane.reentrant && self.waiting[..at].iter().any(|(_, lanes)| lanes.contains(lane));
             assert!(!older, "seed {seed}: call {} passed an older one of its lane", got.id);
-            assert!(!self.dirty[&writable.id], "seed {seed}: call {} began on dirty data", got.id);
-            let alone = writable.reentrant || self.running_of(writable.id) == 0;
+            assert!(!self.dirty.contains(&lane.id), "seed {seed}: call {} began on dirty data", got.id);
+            let alone = lane.reentrant || self.running_of(*lane) == 0;
             assert!(alone, "seed {seed}: call {} overlaps another of its serial lane", got.id);
         }
         self.running.insert(executor, self.waiting.remove(at));
     }
 
-    /// Some waiting call could begin.
+    /// Some waiting call could begin: it is the oldest of all its lanes, and nothing is in its way there.
     fn could_begin(&self) -> bool {
-        self.waiting.iter().any(|(_, lane)| {
-            lane.is_none_or(|writable| {
-                !self.dirty[&writable.id] && (writable.reentrant || self.running_of(writable.id) == 0)
-            })
-        })
+        let is_free = |at: usize, lane: &Writable| {
+            let is_oldest = !self.waiting[..at].iter().any(|(_, lanes)| lanes.contains(lane));
+            is_oldest && !self.dirty.contains(&lane.id) && (lane.reentrant || self.running_of(*lane) == 0)
+        };
+        self.waiting.iter().enumerate().any(|(at, (_, lanes))| lanes.iter().all(|lane| is_free(at, lane)))
     }
 }
 
@@ -153,22 +171,21 @@ fn play(seed: u64) {
     };
     let mut schedule = Schedule::new(EXECUTORS, WAITING_MAX);
     let mut model = Model::default();
-    let mut restoring: Vec<Writable> = Vec::new();
+    let mut restoring: Vec<u64> = Vec::new();
     for _ in 0..2000 {
         let executor = random(EXECUTORS as u64) as usize;
         match random(10) {
             0..4 => {
-                let lane = random(5);
-                let lane = (lane > 0).then_some(Writable { id: lane, reentrant: lane > 2 });
-                lane.inspect(|writable| {
-                    model.dirty.entry(writable.id).or_insert(false);
-                });
+                // None, one or several of four lanes.
+                let set = if random(3) == 0 { random(16) } else { 1 << random(6) };
+                let lanes: Vec<_> = (0..4_u64).filter(|lane| set >> lane & 1 == 1).collect();
+                let lanes: Vec<_> = lanes.iter().map(|&id| Writable { id, reentrant: id > 1 }).collect();
                 let id = model.next_id;
                 model.next_id += 1;
-                let accepted = schedule.submit(entry(id, lane)).is_ok();
+                let accepted = schedule.submit(wide(id, &lanes)).is_ok();
                 assert_eq!(accepted, model.waiting.len() < WAITING_MAX, "seed {seed}: call {id}");
                 if accepted {
-                    model.waiting.push((id, lane));
+                    model.waiting.push((id, lanes));
                 }
             }
             4..6 if !model.running.contains_key(&executor) => match schedule.take(executor) {
@@ -177,14 +194,14 @@ fn play(seed: u64) {
             },
             6..8 => finish(&mut schedule, &mut model, executor, random(3) == 0, &mut restoring, seed),
             8 if !restoring.is_empty() => {
-                let writable = restoring.swap_remove(random(restoring.len() as u64) as usize);
-                model.dirty.insert(writable.id, false);
-                schedule.restored(writable);
+                let lane = restoring.swap_remove(random(restoring.len() as u64) as usize);
+                model.dirty.remove(&lane);
+                schedule.restored(&[lane]);
             }
             _ if !model.waiting.is_empty() => {
-                let (id, lane) = model.waiting.remove(random(model.waiting.len() as u64) as usize);
-                assert!(schedule.is_waiting(id, lane), "seed {seed}: call {id}");
-                assert!(matches!(schedule.cancel(id, lane), Cancelled::Waiting(got, _) if got == id), "seed {seed}");
+                let (id, _) = model.waiting.remove(random(model.waiting.len() as u64) as usize);
+                assert!(schedule.is_waiting(id), "seed {seed}: call {id}");
+                assert!(matches!(schedule.cancel(id), Cancelled::Waiting(got, _) if got == id), "seed {seed}");
             }
             _ => {}
         }
@@ -199,32 +216,30 @@ fn finish(
     model: &mut Model,
     executor: usize,
     faulted: bool,
-    restoring: &mut Vec<Writable>,
+    restoring: &mut Vec<u64>,
     seed: u64,
 ) {
-    let Some((_, lane)) = model.running.remove(&executor) else { return };
-    if let Some(writable) = lane {
-        let dirty = model.dirty[&writable.id] || faulted;
-        model.dirty.insert(writable.id, dirty);
-        let restore = schedule.settle(writable, faulted) == Settled::Restore;
-        let expected = dirty && model.running_of(writable.id) == 0;
-        assert_eq!(restore, expected, "seed {seed}: restore exactly when the last call of dirty data ends");
-        if restore {
-            restoring.push(writable);
-        }
+    let Some((_, lanes)) = model.running.remove(&executor) else { return };
+    if faulted {
+        model.dirty.extend(lanes.iter().map(|lane| lane.id));
     }
+    let due = lanes.iter().filter(|lane| model.dirty.contains(&lane.id) && model.running_of(**lane) == 0);
+    let due: Vec<u64> = due.map(|lane| lane.id).collect();
+    let settled = settle(schedule, &lanes, faulted);
+    assert_eq!(settled.restore, due, "seed {seed}: restore exactly when the last call of dirty data ends");
+    restoring.extend(due);
     schedule.free(executor);
 }
 
 /// Runs everything to its end: nothing may be stuck, and no lane be left.
-fn settle_all(schedule: &mut Schedule<u64>, model: &mut Model, restoring: &mut Vec<Writable>, seed: u64) {
+fn settle_all(schedule: &mut Schedule<u64>, model: &mut Model, restoring: &mut Vec<u64>, seed: u64) {
     while !(model.waiting.is_empty() && model.running.is_empty() && restoring.is_empty()) {
         for executor in 0..EXECUTORS {
             finish(schedule, model, executor, false, restoring, seed);
         }
-        for writable in restoring.drain(..) {
-            model.dirty.insert(writable.id, false);
-            schedule.restored(writable);
+        for lane in restoring.drain(..) {
+            model.dirty.remove(&lane);
+            schedule.restored(&[lane]);
         }
         if !model.waiting.is_empty() {
             let got = schedule.take(0).unwrap_or_else(|| panic!("seed {seed}: stuck with {:?}", model.waiting));
@@ -232,6 +247,32 @@ fn settle_all(schedule: &mut Schedule<u64>, model: &mut Model, restoring: &mut V
         }
     }
     assert_eq!((schedule.waiting(), schedule.ready(), schedule.lanes()), (0, 0, 0), "seed {seed}");
+}
+
+#[test]
+fn a_call_of_several_lanes_waits_for_all_of_them_and_holds_none_meanwhile() {
+    let other = Writable { id: 3, reentrant: false };
+    let mut schedule = Schedule::new(3, 9);
+    assert_eq!(schedule.submit(entry(1, Some(SERIAL))), Ok(true));
+    assert_eq!(schedule.submit(wide(2, &[SERIAL, other])), Ok(false));
+    assert_eq!(schedule.submit(entry(3, Some(other))), Ok(false), "the older one is not passed");
+    assert_eq!(taken(&mut schedule, 0), Some(1));
+    assert_eq!(settle(&mut schedule, &[SERIAL], false), released(1));
+    assert_eq!((taken(&mut schedule, 1), taken(&mut schedule, 2)), (Some(2), None));
+    assert_eq!(settle(&mut schedule, &[SERIAL, other], true), restore(&[SERIAL, other]), "its data and the other's");
+    assert_eq!(schedule.restored(&[SERIAL.id, other.id]), 1);
+    assert_eq!(taken(&mut schedule, 2), Some(3));
+}
+
+#[test]
+fn an_older_call_that_is_cancelled_lets_those_pass_that_waited_behind_it() {
+    let other = Writable { id: 3, reentrant: false };
+    let mut schedule = Schedule::new(2, 9);
+    assert_eq!(schedule.submit(entry(1, Some(SERIAL))), Ok(true));
+    assert_eq!(schedule.submit(wide(2, &[SERIAL, other])), Ok(false));
+    assert_eq!(schedule.submit(entry(3, Some(other))), Ok(false));
+    assert!(matches!(schedule.cancel(2), Cancelled::Waiting(2, 1)));
+    assert_eq!((taken(&mut schedule, 0), taken(&mut schedule, 1)), (Some(1), Some(3)));
 }
 
 #[test]
@@ -249,7 +290,7 @@ fn clear_hands_out_every_waiting_call_and_leaves_the_running_ones_consistent() {
     let mut cleared: Vec<_> = schedule.clear().into_iter().map(|entry| entry.id).collect();
     cleared.sort_unstable();
     assert_eq!(cleared, [2, 3, 4]);
-    assert_eq!(schedule.settle(SERIAL, true), Settled::Restore);
-    schedule.restored(SERIAL);
+    assert_eq!(settle(&mut schedule, &[SERIAL], true), restore(&[SERIAL]));
+    schedule.restored(&[SERIAL.id]);
     assert_eq!((schedule.waiting(), schedule.ready(), schedule.lanes()), (0, 0, 0));
 }

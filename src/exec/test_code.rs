@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
-use super::call::{Arg, Call, Callee, Done, Outcome, ResultType, Scalar, Writable};
+use super::call::{Arg, Call, Callee, Done, Outcome, ResultType, Scalar};
 use super::pool::{ExecConfig, Pool};
 use super::ticket::Ticket;
+use super::writable::{Writable, Writables};
 
 const PAGE_BYTES: usize = 4096;
 
@@ -92,11 +93,11 @@ impl Callee for Arc<TestCode> {
         self.entry()..self.entry() + self.bytes as u64
     }
 
-    fn writable(&self) -> Option<Writable> {
-        self.writable
+    fn writable(&self) -> Writables {
+        self.writable.into()
     }
 
-    fn restore(&self) {
+    fn restore(&self, _: u64) {
         self.restores.fetch_add(1, Ordering::SeqCst);
     }
 }

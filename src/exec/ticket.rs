@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use tokio::sync::oneshot::Receiver;
 
-use super::call::{Done, Outcome, Writable};
+use super::call::{Done, Outcome};
 
 /// What a ticket asks of its pool.
 pub(super) trait Desk: Send + Sync {
     /// The caller has gone: do not run it, or stop it.
-    fn cancel(&self, id: u64, lane: Option<Writable>);
+    fn cancel(&self, id: u64);
     /// Whether it has not begun.
-    fn is_waiting(&self, id: u64, lane: Option<Writable>) -> bool;
+    fn is_waiting(&self, id: u64) -> bool;
 }
 
 /// Resolves to the end of a submitted call. Dropping it cancels: a call that waits is not run, one that runs is stopped
@@ -27,18 +27,17 @@ pub struct Ticket {
     /// Weak: a forgotten ticket must not keep the memory of a pool that has ended.
     desk: Weak<dyn Desk>,
     id: u64,
-    lane: Option<Writable>,
     answered: bool,
 }
 
 impl Ticket {
-    pub(super) fn new(receiver: Receiver<Done>, desk: Weak<dyn Desk>, id: u64, lane: Option<Writable>) -> Ticket {
-        Ticket { receiver, desk, id, lane, answered: false }
+    pub(super) fn new(receiver: Receiver<Done>, desk: Weak<dyn Desk>, id: u64) -> Ticket {
+        Ticket { receiver, desk, id, answered: false }
     }
 
     /// Whether an executor has taken the call, or it has ended.
     pub fn started(&self) -> bool {
-        self.desk.upgrade().is_none_or(|desk| !desk.is_waiting(self.id, self.lane))
+        self.desk.upgrade().is_none_or(|desk| !desk.is_waiting(self.id))
     }
 }
 
@@ -60,7 +59,7 @@ impl Drop for Ticket {
             return;
         }
         if let Some(desk) = self.desk.upgrade() {
-            desk.cancel(self.id, self.lane);
+            desk.cancel(self.id);
         }
     }
 }

@@ -15,7 +15,7 @@ use super::{
     install, upload,
 };
 use crate::{
-    cache::{Gone, Name, Namespace, OnFreed},
+    cache::{Gone, Name, Namespace, OnFreed, View},
     proto::{self, code_cache_service_server::CodeCacheService},
 };
 
@@ -85,8 +85,8 @@ impl CodeCacheService for Service {
             Gone::Freed => proto::EvictState::Freed,
             Gone::Lingering => proto::EvictState::Lingering,
         };
-        let charged_bytes = evicted.view.charged_bytes;
-        Ok(Response::new(proto::EvictResponse { state: state.into(), charged_bytes }))
+        let View { charged_bytes, dependants, .. } = evicted.view;
+        Ok(Response::new(proto::EvictResponse { state: state.into(), charged_bytes, dependants }))
     }
 
     async fn list(&self, request: Request<proto::ListRequest>) -> Result<Response<proto::ListResponse>, Status> {

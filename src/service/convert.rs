@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{failure::Failure, signature};
 use crate::{
-    cache::{Meta, Rank, View},
+    cache::{Dependency, Meta, Rank, View},
     code::PartKind,
     exec::{Arg, ResultType, Scalar, Trap, TrapKind, TrapStage},
     metrics,
@@ -40,7 +40,17 @@ pub(super) fn listed_entry(view: &View, now: Instant) -> proto::Entry {
         reentrant: view.meta.reentrant,
         link_state_bytes: view.link_state_bytes,
         initialisers_waiting: view.meta.startup.waiting(),
+        dependencies: view.meta.reached.direct().map(linked_entry).collect(),
+        dependants: view.dependants,
         ..basic_entry(view)
+    }
+}
+
+fn linked_entry(dependency: &Dependency) -> proto::LinkedEntry {
+    proto::LinkedEntry {
+        key: dependency.meta.name.key().to_vec().into(),
+        generation: dependency.handle.generation(),
+        handle: dependency.handle.to_bits(),
     }
 }
 
@@ -138,14 +148,18 @@ pub(super) fn trap(trap: &Trap, meta: &Meta, code: &std::ops::Range<u64>, instru
         TrapKind::Timeout => proto::TrapKind::Timeout,
         TrapKind::Abort => proto::TrapKind::Abort,
     };
-    let inside = code.contains(&trap.pc);
-    let offset_bytes = if inside { trap.pc - code.start } else { 0 };
-    let function = inside.then(|| meta.exports.function_at(offset_bytes)).flatten();
+    let dependency = meta.reached.all().iter().find(|it| it.code.contains(&trap.pc));
+    let place = match dependency {
+        Some(dependency) => Some((&*dependency.meta, &dependency.code)),
+        None => code.contains(&trap.pc).then_some((meta, code)),
+    };
+    let offset_bytes = place.map_or(0, |(_, code)| trap.pc - code.start);
+    let function = place.and_then(|(meta, _)| meta.exports.function_at(offset_bytes));
     proto::Trap {
         kind: kind.into(),
         symbol: function.map(|it| it.name.to_string()).unwrap_or_default(),
         offset_bytes: offset_bytes - function.map_or(0, |it| it.offset_bytes),
-        outside: !inside,
+        outside: place.is_none(),
         fault_address: trap.fault_address,
         signal: trap.signal,
         instruction,
@@ -155,6 +169,7 @@ pub(super) fn trap(trap: &Trap, meta: &Meta, code: &std::ops::Range<u64>, instru
             TrapStage::KeptMemory => proto::TrapStage::InitialiserKeptMemory,
         }
         .into(),
+        dependency_key: dependency.map(|it| it.meta.name.key().to_vec().into()).unwrap_or_default(),
     }
 }
 

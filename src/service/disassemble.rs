@@ -55,11 +55,11 @@ pub(super) fn answer(
     Ok(proto::DisassembleResponse { instructions, truncated: end < extent.end })
 }
 
-/// The instruction where a call of the entry with this name and handle trapped. Empty if the call had left the entry,
-/// or if the entry has gone.
+/// The instruction where a call of the entry with this name and handle trapped, there or in what it is linked against.
+/// Empty if the call had left all of that, or if the entry has gone.
 pub(super) fn trapped(service: &Service, handle: Handle, name: &Name, trap: &Trap) -> String {
     let entry = service.cache.peek(Target::Name(name)).filter(|entry| entry.handle() == handle);
-    let Some(entry) = entry.filter(|entry| entry.code_range().contains(&trap.pc)) else { return String::new() };
+    let Some(entry) = entry.and_then(|entry| entry.with_code_at(trap.pc)) else { return String::new() };
     let offset = trap.pc - entry.code_range().start;
     if trap.kind == TrapKind::Abort {
         // The last byte of the call.

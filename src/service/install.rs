@@ -5,13 +5,13 @@ use std::{collections::BTreeSet, sync::Arc, time::Instant};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Service, convert,
+    Service, convert, dependencies,
     failure::{Failure, Reason},
     screen, signature, target, validate,
 };
 use crate::{
     arena::ReserveError,
-    cache::{Install, InstallError, Installed, Name, Namespace, Outcome, Upload},
+    cache::{Dependencies, Install, InstallError, Installed, Name, Namespace, Outcome, Upload},
     code::{FlatEntry, Image, Selection},
     metrics::{BlobFormat as FormatLabel, InstallResult, InstallStages},
     proto::{self, BlobFormat, DigestAlgorithm},
@@ -65,14 +65,16 @@ fn install(
     let started = Instant::now();
     let digest = *blake3::hash(&request.blob).as_bytes();
     verify(&request, &digest)?;
+    let dependencies = dependencies::find(service, &name, &request)?;
     if request.validate_only {
-        return Ok(with_victims(upload, validate::answer(service, &request, format, &declared)));
+        let answer = validate::answer(service, &request, format, &declared, &dependencies);
+        return Ok(with_victims(upload, answer));
     }
     target::hold_names(&service.features, &request.required_cpu_features)?;
     let install = Install {
         name,
         digest,
-        identity: identity(&request, &digest, &declared),
+        identity: identity(&request, &digest, &declared, &dependencies),
         replace: request.replace,
         reentrant: request.reentrant,
     };
@@ -82,7 +84,7 @@ fn install(
         let entry = Some(convert::full_entry(&view, Instant::now()));
         return Ok(with_victims(upload, proto::InstallResponse { entry, ..Default::default() }));
     }
-    let mut image = parse(service, &request, format)?;
+    let mut image = parse(service, &request, format, &dependencies)?;
     target::hold_image(&service.features, &image)?;
     if let Some((_, failure)) = signature::declare(&mut image, &declared).into_iter().next() {
         return Err(failure);
@@ -92,10 +94,7 @@ fn install(
     // The image has of it what it needs.
     drop(std::mem::take(&mut request.blob));
     let parsed = Instant::now();
-    let installed = match upload {
-        Some(upload) => service.cache.install_upload(upload, &install, image)?,
-        None => service.cache.install(&install, image)?,
-    };
+    let installed = service.cache.install_linked(upload, &install, image, dependencies)?;
     service.metrics.blob(
         match format {
             BlobFormat::Flat => FormatLabel::Flat,
@@ -166,6 +165,7 @@ pub(super) fn check(
     check_exports(request)?;
     target::check_names(&request.required_cpu_features)?;
     let format = form(request)?;
+    dependencies::names(request)?;
     Ok((Name::new(Namespace::new(&request.namespace)?, &request.key)?, format))
 }
 
@@ -188,6 +188,9 @@ fn form(request: &proto::InstallRequest) -> Result<BlobFormat, Failure> {
         }
         Ok(BlobFormat::Flat) if !request.exports.is_empty() => {
             Err(Failure::field("exports", "flat code has its entry points in flat_entries"))
+        }
+        Ok(BlobFormat::Flat) if !request.dependencies.is_empty() => {
+            Err(Failure::field("dependencies", "flat code has no symbols that they could define"))
         }
         Ok(format @ (BlobFormat::ElfObject | BlobFormat::Archive | BlobFormat::Flat)) => Ok(format),
         Ok(BlobFormat::Unspecified) | Err(_) => {
@@ -228,7 +231,12 @@ fn verify(request: &proto::InstallRequest, blake3: &[u8; 32]) -> Result<(), Fail
     Err(Failure::new(Reason::DigestMismatch, format!("blob has digest {computed}, the request says {given}")))
 }
 
-fn identity(request: &proto::InstallRequest, digest: &[u8; 32], declared: &[signature::Declaration]) -> [u8; 32] {
+fn identity(
+    request: &proto::InstallRequest,
+    digest: &[u8; 32],
+    declared: &[signature::Declaration],
+    dependencies: &Dependencies,
+) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key(IDENTITY_CONTEXT);
     hasher.update(digest).update(&request.format.to_le_bytes()).update(&[u8::from(request.reentrant)]);
     for entry in &request.flat_entries {
@@ -246,18 +254,29 @@ fn identity(request: &proto::InstallRequest, digest: &[u8; 32], declared: &[sign
     for declaration in declared {
         hasher.update(&(declaration.len() as u64).to_le_bytes()).update(declaration.as_bytes());
     }
+    // The same residencies, in the order that decides whose symbol is taken.
+    for dependency in dependencies.direct() {
+        hasher.update(&dependency.handle().to_bits().to_le_bytes());
+    }
     *hasher.finalize().as_bytes()
 }
 
 /// Reads the blob.
-pub(super) fn parse(service: &Service, request: &proto::InstallRequest, format: BlobFormat) -> Result<Image, Failure> {
+pub(super) fn parse(
+    service: &Service,
+    request: &proto::InstallRequest,
+    format: BlobFormat,
+    dependencies: &Dependencies,
+) -> Result<Image, Failure> {
     if format == BlobFormat::Flat {
         let entry = |it: &proto::FlatEntry| FlatEntry { name: it.name.clone(), offset_bytes: it.offset_bytes };
         let entries = request.flat_entries.iter().map(entry).collect();
         return Ok(Image::parse_flat(&request.blob, entries, &service.limits.code)?);
     }
     check_magic(request, format)?;
-    Ok(Image::parse_elf(&request.blob, &selection(service, request), service.cache.imports(), &service.limits.code)?)
+    let (providers, imports) = (dependencies.providers(), service.cache.imports());
+    let selection = selection(service, request);
+    Ok(Image::parse_elf_against(&request.blob, &selection, &providers, imports, &service.limits.code)?)
 }
 
 /// What of the blob is to be in the entry.

@@ -11,6 +11,7 @@ mod canary;
 mod capabilities;
 mod convert;
 mod cpu;
+mod dependencies;
 mod disassemble;
 mod edge;
 mod execution_service;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use tonic::{Code, Status, Streaming};
 
 use super::{
-    Service,
+    Service, dependencies,
     edge::Deadline,
     failure::{Failure, Reason},
     install,
@@ -35,8 +35,10 @@ async fn all(
     let limits = &service.limits;
     let (mut install, declared_bytes) = header(&mut messages, limits.stream_chunk_max_bytes).await?;
     // All that can be refused without the blob is refused before anybody has to go for it.
-    install::check(&install, declared_bytes, limits.stream_max_bytes)?;
+    let (name, _) = install::check(&install, declared_bytes, limits.stream_max_bytes)?;
     install::check_environment(service, &install)?;
+    // Not kept meanwhile: a slow upload shall not hold what it needs.
+    drop(dependencies::find(service, &name, &install)?);
     let upload = service.cache.upload(declared_bytes)?;
     for victim in upload.victims() {
         service.metrics.entry_lifetime(victim.lifetime);

@@ -6,6 +6,7 @@ use super::{
     install, signature, target,
 };
 use crate::{
+    cache::Dependencies,
     code::{Addresses, Diagnosis, Finding, Image, Location},
     config::Screen,
     proto::{self, BlobFormat, Severity},
@@ -29,12 +30,13 @@ pub(super) fn answer(
     request: &proto::InstallRequest,
     format: BlobFormat,
     declared: &[signature::Declaration],
+    dependencies: &Dependencies,
 ) -> proto::InstallResponse {
     let mut report = Report::default();
     let names = request.required_cpu_features.iter().map(String::as_str);
     let missing = service.features.missing_names(names);
     target::failures(missing, target::REQUEST).for_each(|it| report.failure(it, None));
-    match parse(service, request, format) {
+    match parse(service, request, format, dependencies) {
         Ok(image) => report.image(service, image, declared),
         Err(Unparsed::Refused(failure)) => report.failure(failure, None),
         Err(Unparsed::Diagnosed(diagnosis)) => report.diagnosis(diagnosis),
@@ -51,13 +53,19 @@ enum Unparsed {
     Diagnosed(Diagnosis),
 }
 
-fn parse(service: &Service, request: &proto::InstallRequest, format: BlobFormat) -> Result<Image, Unparsed> {
+fn parse(
+    service: &Service,
+    request: &proto::InstallRequest,
+    format: BlobFormat,
+    dependencies: &Dependencies,
+) -> Result<Image, Unparsed> {
     if format == BlobFormat::Flat {
-        return install::parse(service, request, format).map_err(Unparsed::Refused);
+        return install::parse(service, request, format, dependencies).map_err(Unparsed::Refused);
     }
     install::check_magic(request, format).map_err(Unparsed::Refused)?;
-    let (imports, limits) = (service.cache.imports(), &service.limits.code);
-    Image::diagnose_elf(&request.blob, &install::selection(service, request), imports, limits)
+    let (providers, imports) = (dependencies.providers(), service.cache.imports());
+    let selection = install::selection(service, request);
+    Image::diagnose_elf(&request.blob, &selection, &providers, imports, &service.limits.code)
         .map_err(Unparsed::Diagnosed)
 }
 

@@ -92,6 +92,10 @@ pub(crate) struct Install {
     /// Keep sections that nothing exported needs
     #[arg(long)]
     pub(crate) keep_unused: bool,
+    /// Key of an installed entry whose symbols the code may use, before those of the daemon (repeatable; the first that
+    /// has a name is taken)
+    #[arg(long, value_name = "KEY")]
+    pub(crate) needs: Vec<String>,
     /// Take the place of other bytes under the key
     #[arg(long)]
     pub(crate) replace: bool,

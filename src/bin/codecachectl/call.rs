@@ -180,10 +180,14 @@ fn stage(trap: &Trap) -> Option<(&'static str, &'static str)> {
 }
 
 fn place(trap: &Trap) -> String {
+    let entry = match &trap.dependency_key[..] {
+        b"" => String::new(),
+        key => format!(" of {}", units::key(key)),
+    };
     match (trap.outside, trap.symbol.as_str()) {
         (true, _) => "outside of the entry".to_owned(),
-        (false, "") => format!("code+{:#x}", trap.offset_bytes),
-        (false, symbol) => format!("{symbol}+{:#x}", trap.offset_bytes),
+        (false, "") => format!("code+{:#x}{entry}", trap.offset_bytes),
+        (false, symbol) => format!("{symbol}+{:#x}{entry}", trap.offset_bytes),
     }
 }
 
@@ -251,6 +255,7 @@ fn trap_json(trap: &Trap, answer: &ExecuteResponse, times: &Times) -> Value {
         "instruction": trap.instruction,
         "outside": trap.outside,
         "stage": stage(trap).map_or("CALL", |(name, _)| name),
+        "dependency_key": units::key(&trap.dependency_key),
         "fault_address": trap.fault_address.map(|address| format!("{address:#018x}")),
         "signal": trap.signal,
         "signal_name": signal_name(trap.signal),
@@ -289,6 +294,7 @@ mod tests {
             signal: 11,
             instruction: "mov eax, dword ptr [rdi]".into(),
             stage: TrapStage::Initialiser.into(),
+            ..Trap::default()
         };
         let text = table::pairs(trap_human(&trap));
         for part in ["SEGV", "peek+0x2", "dword ptr [rdi]", "0x0000000000000000", "11 (SIGSEGV)"] {
@@ -297,6 +303,7 @@ mod tests {
         let json = trap_json(&trap, &ExecuteResponse::default(), &Times::new());
         assert_eq!(json["trap"]["signal_name"], "SIGSEGV");
         assert_eq!(place(&Trap { outside: true, ..trap.clone() }), "outside of the entry");
+        assert_eq!(place(&Trap { dependency_key: "base".into(), ..trap.clone() }), "peek+0x2 of base");
         assert_eq!(place(&Trap { symbol: String::new(), ..trap }), "code+0x2");
     }
 

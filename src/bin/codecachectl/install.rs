@@ -9,7 +9,8 @@ use bytes::Bytes;
 use codecached::{
     client::archive,
     proto::{
-        BlobFormat, Digest, DigestAlgorithm, FlatEntry, InstallRequest, InstallResponse, ScreenFinding, ScreenRule,
+        BlobFormat, Dependency, Digest, DigestAlgorithm, FlatEntry, InstallRequest, InstallResponse, ScreenFinding,
+        ScreenRule,
     },
 };
 use serde_json::{Value, json};
@@ -37,6 +38,7 @@ pub(crate) async fn run(context: &Context, asked: Install) -> Result<Report, Fai
     let (mut installed, mut checked) = (Vec::new(), Vec::new());
     let blobs = blobs(&asked, bytes_max)?;
     let count = blobs.len();
+    let dependencies = dependencies(&asked)?;
     for Named { key, blob, format } in blobs {
         let request = InstallRequest {
             namespace: context.namespace.clone(),
@@ -52,6 +54,7 @@ pub(crate) async fn run(context: &Context, asked: Install) -> Result<Report, Fai
             signatures: signatures.clone(),
             required_cpu_features: asked.require.clone(),
             validate_only: asked.check,
+            dependencies: dependencies.clone(),
         };
         let progress = Progress::new(&key, request.blob.len() as u64, !context.json);
         let answer = context.client.install_with_progress(request, progress.callback()).await;
@@ -72,6 +75,12 @@ pub(crate) async fn run(context: &Context, asked: Install) -> Result<Report, Fai
     }
     Ok(context
         .report(|| human(&installed), || json!({ "installed": installed.iter().map(to_json).collect::<Vec<_>>() })))
+}
+
+/// What the code is to be linked against.
+fn dependencies(asked: &Install) -> Result<Vec<Dependency>, Failure> {
+    let dependency = |key: &String| Ok(Dependency { namespace: String::new(), key: context::key(key)? });
+    asked.needs.iter().map(dependency).collect()
 }
 
 /// What is to be installed under which key.

@@ -56,6 +56,8 @@ fn human(entries: &[Entry], more: bool) -> String {
         ("RUNNING", Align::Right),
         ("USED", Align::Right),
         ("INSTALLED", Align::Right),
+        ("NEEDED BY", Align::Right),
+        ("NEEDS", Align::Left),
     ]);
     for entry in entries {
         table.row([
@@ -68,6 +70,8 @@ fn human(entries: &[Entry], more: bool) -> String {
             entry.pins.to_string(),
             units::milliseconds(entry.idle_ms),
             units::milliseconds(entry.age_ms),
+            entry.dependants.to_string(),
+            residency::dependencies(entry),
         ]);
     }
     let charged: u64 = entries.iter().map(|entry| entry.charged_bytes).sum();

@@ -1,6 +1,8 @@
 //! `lookup` and `evict`: one entry, there and gone.
 
-use codecached::proto::{Entry, EntryView, EvictRequest, EvictState, LookupRequest, evict_request, lookup_request};
+use codecached::proto::{
+    Entry, EntryView, EvictRequest, EvictState, LinkedEntry, LookupRequest, evict_request, lookup_request,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -35,13 +37,16 @@ pub(crate) async fn evict(context: &Context, asked: Evict) -> Result<Report, Fai
     let answer = answer.map_err(|error| Failure::client(&format!("evict {:?}", asked.key), error))?;
     let (state, words) = match answer.state() {
         EvictState::Freed => ("freed", "its memory is free"),
+        EvictState::Lingering if answer.dependants > 0 => {
+            ("lingering", "entries are linked against it, its memory comes back when the last of them goes")
+        }
         EvictState::Lingering => ("lingering", "calls of it run on, its memory comes back when they end"),
         EvictState::Unspecified => return Err(Failure::answer("the daemon did not say what became of the entry")),
     };
     let charged = units::bytes(answer.charged_bytes);
     Ok(context.report(
         || format!("evicted {:?} ({charged}): {words}\n", asked.key),
-        || json!({ "state": state, "charged_bytes": answer.charged_bytes }),
+        || json!({ "state": state, "charged_bytes": answer.charged_bytes, "dependants": answer.dependants }),
     ))
 }
 
@@ -63,11 +68,29 @@ pub(crate) fn to_json(entry: &Entry, symbols: bool) -> Value {
         "pins": entry.pins,
         "reentrant": entry.reentrant,
         "initialisers_waiting": entry.initialisers_waiting,
+        "dependencies": entry.dependencies.iter().map(dependency_json).collect::<Vec<_>>(),
+        "dependants": entry.dependants,
     });
     if symbols {
         value["symbols"] = symbols::all_json(entry).into();
     }
     value
+}
+
+fn dependency_json(dependency: &LinkedEntry) -> Value {
+    json!({
+        "key": units::key(&dependency.key),
+        "generation": dependency.generation,
+        "handle": format!("{:#018x}", dependency.handle),
+    })
+}
+
+/// The keys that an entry is linked against, in their order.
+pub(crate) fn dependencies(entry: &Entry) -> String {
+    match &entry.dependencies[..] {
+        [] => "-".into(),
+        all => all.iter().map(|it| units::key(&it.key)).collect::<Vec<_>>().join(" "),
+    }
 }
 
 fn human(entry: &Entry, symbols: bool) -> String {
@@ -84,6 +107,8 @@ fn human(entry: &Entry, symbols: bool) -> String {
         ("calls", format!("{} started, {} under way", entry.calls, entry.pins)),
         ("initialisers", format!("{} wait for the first call", entry.initialisers_waiting)),
         ("reentrant", if entry.reentrant { "yes" } else { "no" }.into()),
+        ("needs", dependencies(entry)),
+        ("needed by", format!("{} entries", entry.dependants)),
         ("installed", format!("{} ago", units::milliseconds(entry.age_ms))),
         ("used", format!("{} ago", units::milliseconds(entry.idle_ms))),
         ("symbols", entry.symbols.len().to_string()),

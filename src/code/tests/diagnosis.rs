@@ -5,7 +5,7 @@ use super::builder::{Builder, TEXT};
 use super::*;
 
 fn diagnose(blob: &[u8]) -> Result<Image, Diagnosis> {
-    Image::diagnose_elf(blob, &all_sections(), &imports(), &Limits::default())
+    Image::diagnose_elf(blob, &all_sections(), &[], &imports(), &Limits::default())
 }
 
 /// Calls two symbols that nobody has, twice, holds a relocation of no object, and wants what is writable and executable.

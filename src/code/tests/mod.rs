@@ -12,6 +12,7 @@ mod hostile;
 mod link_state;
 mod objects;
 mod properties;
+mod providers;
 mod relocations;
 mod screen;
 mod sections;

@@ -9,23 +9,18 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::call::{Call, Callee, Outcome, Step, Writable};
+use super::super::call::{Call, Callee, Outcome, Step};
 use super::super::frame::Limits;
 use super::super::signals::STOP_SIGNAL;
 use super::super::trap::{Trap, TrapKind, TrapStage};
 use super::super::watchdog::nanos;
+use super::super::writable::Writables;
 use super::Executor;
 use crate::exec::arch::Registers;
 
 impl<C: Callee> Executor<'_, C> {
     /// Runs what must run before the first call. `None`: there is nothing, or nothing more.
-    pub(super) fn initialise(
-        &self,
-        id: u64,
-        call: &Call<C>,
-        lane: Option<Writable>,
-        taken: Instant,
-    ) -> Option<Outcome> {
+    pub(super) fn initialise(&self, id: u64, call: &Call<C>, lanes: &Writables, taken: Instant) -> Option<Outcome> {
         if !call.callee.is_pending() {
             return None;
         }
@@ -45,9 +40,10 @@ impl<C: Callee> Executor<'_, C> {
         self.region.scrub(frame.heap.used_end());
         call.callee.initialised();
         // Calls that came before may now overlap, if they may at all.
-        if let Some(lane) = lane.filter(|_| call.callee.writable().is_none_or(|writable| writable.reentrant)) {
-            self.shared.queue.open(lane);
-        }
+        let (shared, held) = (call.callee.writable(), lanes.iter());
+        let is_serial = |id: u64| shared.iter().any(|it| it.id == id && !it.reentrant);
+        let open: Vec<u64> = held.filter(|it| !it.reentrant && !is_serial(it.id)).map(|it| it.id).collect();
+        self.shared.queue.open(&open);
         None
     }
 

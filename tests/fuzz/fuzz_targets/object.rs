@@ -13,7 +13,7 @@ fuzz_target!(|blob: &[u8]| {
     let imports =
         ["memcpy", "malloc", "strlen", "memset", "free", "__udivti3"].into_iter().zip((0x5555_0000_1000..).step_by(16));
     let imports = ImportTable::new(imports);
-    let diagnosed = Image::diagnose_elf(blob, &Selection::default(), &imports, &limits);
+    let diagnosed = Image::diagnose_elf(blob, &Selection::default(), &[], &imports, &limits);
     let parsed = Image::parse_elf(blob, &Selection::default(), &imports, &limits);
     assert_eq!(diagnosed.is_ok(), parsed.is_ok(), "what is taken has no problem, and what is refused has one");
     let Ok(image) = parsed else { return };
