@@ -9,14 +9,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::call::{Call, Callee, Outcome, Step};
-use super::super::frame::Limits;
-use super::super::signals::STOP_SIGNAL;
-use super::super::trap::{Trap, TrapKind, TrapStage};
-use super::super::watchdog::nanos;
-use super::super::writable::Writables;
 use super::Executor;
 use crate::exec::arch::Registers;
+use crate::exec::call::{Call, Callee, Outcome, Step};
+use crate::exec::frame::Limits;
+use crate::exec::signals::STOP_SIGNAL;
+use crate::exec::trap::{Trap, TrapKind, TrapStage};
+use crate::exec::watchdog::nanos;
+use crate::exec::writable::Writables;
 
 impl<C: Callee> Executor<'_, C> {
     /// Runs what must run before the first call. `None`: there is nothing, or nothing more.
