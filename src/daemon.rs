@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     arena::{self, ArenaConfig, Arenas, MapError},
     cache::{Cache, CacheConfig},
-    code::{self, ImportTable},
+    code::{self, ImportTable, ThreadSwitch},
     config::{Config, HugePages, Listen, WriteWindow},
     exec::{self, ExecConfig, Pool},
     metrics::{BuildInfo, Metrics},
@@ -81,6 +81,15 @@ pub fn serve(config: Config) -> Result<(), DaemonError> {
     result
 }
 
+// What an image may have, executors can make.
+const _: () = assert!(code::THREAD_MAX_BYTES <= exec::THREAD_MAX_BYTES as u64);
+const _: () = assert!(code::CONTROL_BYTES as usize <= exec::CONTROL_BYTES);
+
+fn imports() -> ImportTable {
+    let switch = exec::thread_switch().map(|(address, direct)| ThreadSwitch { address, direct: direct.into() });
+    ImportTable::new(exec::imports()).with_thread_switch(switch)
+}
+
 fn build(config: &Config) -> Result<(Service, Arc<Metrics>), DaemonError> {
     let arenas = Arenas::map(&arena_config(config))?;
     let cache = Cache::new(
@@ -92,7 +101,7 @@ fn build(config: &Config) -> Result<(Service, Arc<Metrics>), DaemonError> {
             clock: Instant::now,
         },
         Arc::clone(&arenas),
-        ImportTable::new(exec::imports()).with_thread_locals(exec::thread_locals()),
+        imports(),
     );
     let pool = Pool::start(ExecConfig {
         executors: executors(config),

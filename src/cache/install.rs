@@ -168,6 +168,9 @@ impl Cache {
 
     fn install_beside(&self, held_bytes: u64, install: &Install, image: Image) -> Result<Installed, InstallError> {
         let started = (self.clock)();
+        if image.thread().is_some() && self.imports.thread_switch().is_none() {
+            return Err(CodeError::NoThreads.into());
+        }
         if let Some(view) = self.existing(install)? {
             return Ok(Installed::existing(view));
         }
@@ -186,12 +189,13 @@ impl Cache {
         let draft = self.reserve(&layout, &mut victims)?;
         let reserved = (self.clock)();
         let (published, data_initial, linked) = self.link(&image, draft)?;
-        let sizes = image.sizes();
+        let (sizes, thread) = (image.sizes(), image.thread());
         let meta = Meta {
             name: install.name.clone(),
             digest: install.digest,
             identity: install.identity,
             sizes,
+            thread,
             exports: Exports::new(image.into_exports_and_functions()),
             reentrant: install.reentrant,
             installed_at: (self.clock)(),

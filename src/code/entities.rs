@@ -33,8 +33,8 @@ pub(super) enum Definition {
     Discarded,
     /// A function that chooses its own implementation when it is loaded.
     Chosen,
-    /// In thread-local storage, that of these objects or another's.
-    ThreadLocal { is_defined: bool },
+    /// In thread-local storage: in a section of the object of [`Entity::symbol`], or not in these objects.
+    ThreadLocal { section: Option<usize> },
 }
 
 /// One thing, whatever symbols mean it.
@@ -147,10 +147,10 @@ fn stronger(old: &Entity, new: &Entity) -> Option<Entity> {
     use Definition::{Common, ThreadLocal, Undefined};
     Some(match (old.definition, new.definition) {
         // One that says what it is about says more than one that does not.
-        (ThreadLocal { is_defined: false }, Undefined { .. }) => *old,
-        (Undefined { .. }, ThreadLocal { is_defined: false }) => *new,
-        (ThreadLocal { is_defined: false }, _) => *new,
-        (_, ThreadLocal { is_defined: false }) => *old,
+        (ThreadLocal { section: None }, Undefined { .. }) => *old,
+        (Undefined { .. }, ThreadLocal { section: None }) => *new,
+        (ThreadLocal { section: None }, _) => *new,
+        (_, ThreadLocal { section: None }) => *old,
         // One that must be there makes a definition necessary.
         (Undefined { is_weak: true }, Undefined { is_weak: false }) => *new,
         (_, Undefined { .. }) => *old,
@@ -188,7 +188,14 @@ fn read(object: &Object<'_>, id: SymbolId, symbol: &Sym, discarded: &[bool]) -> 
                 Definition::Discarded
             }
         }
-        _ if symbol.st_type() == elf::STT_TLS => Definition::ThreadLocal { is_defined: base != Base::Undefined },
+        Base::Section(section) if object.sections[section].sh_flags(LE).contains(elf::SHF_TLS) => {
+            Definition::ThreadLocal { section: Some(section) }
+        }
+        Base::Undefined if symbol.st_type() == elf::STT_TLS => Definition::ThreadLocal { section: None },
+        _ if symbol.st_type() == elf::STT_TLS => {
+            let what = "the thread-local variable is of a section that is not thread-local";
+            return Err(CodeError::Malformed { what, at: object.symbol_location(symbol) });
+        }
         Base::Undefined => Definition::Undefined { is_weak },
         _ if symbol.st_type() == elf::STT_GNU_IFUNC => Definition::Chosen,
         Base::Absolute => Definition::Absolute(symbol.st_value(LE)),

@@ -5,7 +5,7 @@ use super::layout::Layout;
 use super::reach::{Needed, Patches};
 use super::relocations::Links;
 use super::{CodeError, FlatEntry, ImportTable, Limits, Selection};
-use super::{flat, inputs, link, reach, relocations, sections, symbols};
+use super::{Thread, flat, inputs, link, reach, relocations, sections, segments, symbols, thread};
 
 /// Size and alignment of a part of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +87,12 @@ pub(super) struct Initial {
 }
 
 impl Initial {
+    /// Makes room for what was placed behind the sections.
+    fn grow(&mut self, sizes: &Sizes) {
+        self.code.resize(sizes.code.size_bytes as usize, sections::TRAP);
+        self.rodata.resize(sizes.rodata.size_bytes as usize, 0);
+    }
+
     pub(super) fn part_mut(&mut self, part: PartKind) -> &mut [u8] {
         match part {
             PartKind::Code => &mut self.code,
@@ -114,6 +120,7 @@ pub struct Image {
     functions: Vec<Function>,
     objects: u64,
     unused: Unused,
+    thread: Option<Thread>,
 }
 
 impl Image {
@@ -144,11 +151,28 @@ impl Image {
             reach::needed(&objects, &classes, &patches, &entities, exported.iter().copied())?
         };
         let mut layout = Layout::new(limits);
-        let homes = sections::place(&objects, &classes, &needed.sections, &mut layout)?;
-        let places = symbols::place(&objects, &entities, &needed, &homes, imports, &mut layout)?;
-        let links = relocations::collect(&objects, &patches, &homes, &entities, &places, imports, &mut layout)?;
+        let (homes, variables) = sections::place(&objects, &classes, &needed.sections, &mut layout)?;
+        let mut places = symbols::place(&objects, &entities, &needed, (&homes, &variables), imports, &mut layout)?;
         let names = symbols::names(&objects, &entities, &places, &exported, !selection.roots.is_empty())?;
         let mut initial = sections::contents(&objects, &homes, &layout)?;
+        let code = segments::Code {
+            bytes: &initial.code,
+            functions: &names.functions,
+            sections: &homes,
+            variables_bytes: variables.size_bytes(),
+        };
+        let has_own_thread = thread::is_asked_for(&objects, &entities, &needed, &places, imports)
+            | segments::uses_thread(&code).map_err(|it| it.at(&objects, &homes, &names.functions))?;
+        let (thunks, thread) = if has_own_thread {
+            let (thunks, errno_offset) =
+                thread::redirect(&objects, &entities, &needed, &mut places, imports, &mut layout)?;
+            (thunks, Some(variables.thread(errno_offset)))
+        } else {
+            Default::default()
+        };
+        let links = relocations::collect(&objects, &patches, &homes, &entities, &places, imports, &mut layout)?;
+        initial.grow(&layout.sizes());
+        thunks.write(&mut initial.code);
         links.write_stubs(&mut initial.code);
         links.write_relaxed(&mut initial.code);
         Ok(Image {
@@ -159,6 +183,7 @@ impl Image {
             functions: names.functions,
             objects: objects.len() as u64,
             unused: sections::unused(&objects, &classes, &needed.sections),
+            thread,
         })
     }
 
@@ -177,11 +202,24 @@ impl Image {
     }
 
     /// An image of nothing but `code` with entry points `exports`, which are sorted by name.
-    pub(super) fn without_links(sizes: Sizes, code: Vec<u8>, exports: Vec<Symbol>) -> Image {
+    pub(super) fn without_links(sizes: Sizes, code: Vec<u8>, exports: Vec<Symbol>) -> Result<Image, CodeError> {
         let mut functions: Vec<Function> = exports.iter().map(Function::from).collect();
         functions.sort_by_key(|function| function.offset_bytes);
+        let uses_thread = segments::uses_thread(&segments::Code {
+            bytes: &code,
+            functions: &functions,
+            sections: &[],
+            variables_bytes: 0,
+        });
+        let thread = uses_thread.map_err(|it| it.at(&[], &[], &functions))?.then(Thread::without_variables);
         let initial = Initial { code, ..Initial::default() };
-        Image { sizes, initial, links: Links::default(), exports, functions, objects: 1, unused: Unused::default() }
+        let (links, unused) = (Links::default(), Unused::default());
+        Ok(Image { sizes, initial, links, exports, functions, objects: 1, unused, thread })
+    }
+
+    /// What is made anew in the thread that runs it, for each call; `None` if the host's thread pointer will do.
+    pub fn thread(&self) -> Option<Thread> {
+        self.thread
     }
 
     /// How many objects it was made of.

@@ -39,16 +39,21 @@ mod relocation;
 mod relocations;
 mod screen;
 mod sections;
+mod segments;
 mod symbols;
 #[cfg(test)]
 mod tests;
+mod thread;
+mod tls;
 
 pub use disasm::{INSTRUCTION_MAX_BYTES, Line, Listing, call_text, function_at, instruction_text};
 pub use error::{CodeError, Location, Reason, RelocationName};
 pub use flat::FlatEntry;
 pub use image::{Addresses, Function, Image, Part, PartKind, Sizes, Symbol, Unused};
-pub use imports::ImportTable;
+pub use imports::{ImportTable, ThreadSwitch};
 pub use inputs::Selection;
 pub use limits::Limits;
 pub use relocation::RELOCATIONS;
 pub use screen::{Finding, Rule, Screened};
+pub use segments::SegmentUse;
+pub use thread::{CONTROL_BYTES, THREAD_MAX_BYTES, Thread};

@@ -5,9 +5,10 @@ use super::CodeError;
 use super::elf::{Header, LE, Object};
 use super::image::{Initial, PartKind, Unused};
 use super::layout::Layout;
+use super::thread::{self, Variables};
 
 /// Fills the code between sections: `int3`.
-const TRAP: u8 = 0xcc;
+pub(super) const TRAP: u8 = 0xcc;
 
 /// What a section is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub(super) enum Class {
     Discarded,
     /// It belongs to a part, if it is needed.
     Part(PartKind),
+    /// It belongs to the variables of each thread, if it is needed.
+    Thread,
     /// It asks for what is not done here.
     Refused(&'static str),
 }
@@ -29,6 +32,8 @@ pub(super) enum Home {
     Nowhere,
     /// From `offset_bytes` of `part` on.
     Placed { part: PartKind, offset_bytes: u64, is_zeros: bool },
+    /// From `offset_bytes` of the thread's variables on, as zeros.
+    Thread { offset_bytes: u64 },
 }
 
 /// Sections that are loaded elsewhere, but only speak of unwinding, which nothing does here.
@@ -44,7 +49,7 @@ pub(super) fn classify(object: &Object<'_>, discarded: &[bool]) -> Result<Vec<Cl
     let mut classes = vec![Class::NotLoaded];
     for (index, header) in object.sections.iter().enumerate().skip(1) {
         let class = if discarded[index] { Class::Discarded } else { class(object, index, header)? };
-        if matches!(class, Class::Part(_)) && header.sh_type(LE) != elf::SHT_NOBITS {
+        if matches!(class, Class::Part(_) | Class::Thread) && header.sh_type(LE) != elf::SHT_NOBITS {
             from_file_bytes += object.contents(index)?.len() as u64;
         }
         classes.push(class);
@@ -62,15 +67,19 @@ pub(super) fn place(
     classes: &[Vec<Class>],
     needed: &[Vec<bool>],
     layout: &mut Layout,
-) -> Result<Vec<Vec<Home>>, CodeError> {
+) -> Result<(Vec<Vec<Home>>, Variables), CodeError> {
     let mut homes: Vec<_> = objects.iter().map(|object| vec![Home::Nowhere; object.sections.len()]).collect();
-    let mut zeros = Vec::new();
+    let (mut zeros, mut of_thread) = (Vec::new(), Vec::new());
     for (at, object) in objects.iter().enumerate() {
         for (index, header) in object.sections.iter().enumerate().filter(|&(index, _)| needed[at][index]) {
             let part = match classes[at][index] {
                 Class::NotLoaded | Class::Discarded => continue,
                 Class::Refused(what) => {
                     return Err(CodeError::Unsupported { what, at: object.section_location(index) });
+                }
+                Class::Thread => {
+                    of_thread.push((at, index));
+                    continue;
                 }
                 Class::Part(part) => part,
             };
@@ -86,10 +95,11 @@ pub(super) fn place(
     for (at, index) in zeros {
         homes[at][index] = put(&objects[at], index, PartKind::Data, true, layout)?;
     }
+    let variables = thread::place(objects, &of_thread, &mut homes, layout)?;
     if layout.sizes().code.size_bytes == 0 {
         objects.iter().try_for_each(refuse_bytecode)?;
     }
-    Ok(homes)
+    Ok((homes, variables))
 }
 
 fn refuse_bytecode(object: &Object<'_>) -> Result<(), CodeError> {
@@ -126,7 +136,7 @@ pub(super) fn unused(objects: &[Object<'_>], classes: &[Vec<Class>], needed: &[V
     let mut unused = Unused::default();
     for ((object, classes), needed) in objects.iter().zip(classes).zip(needed) {
         for (index, header) in object.sections.iter().enumerate() {
-            if matches!(classes[index], Class::Part(_)) && !needed[index] && header.sh_size(LE) > 0 {
+            if matches!(classes[index], Class::Part(_) | Class::Thread) && !needed[index] && header.sh_size(LE) > 0 {
                 unused.sections += 1;
                 unused.bytes = unused.bytes.saturating_add(header.sh_size(LE));
             }
@@ -165,6 +175,7 @@ fn class(object: &Object<'_>, index: usize, header: &Header) -> Result<Class, Co
     // Constants with addresses in them are writable for the dynamic linker's sake only.
     let is_constant = name.starts_with(b".data.rel.ro") && kind == elf::SHT_PROGBITS;
     Ok(match kind {
+        elf::SHT_PROGBITS | elf::SHT_NOBITS if flags.contains(elf::SHF_TLS) => Class::Thread,
         elf::SHT_PROGBITS | elf::SHT_NOBITS if is_code => Class::Part(PartKind::Code),
         elf::SHT_PROGBITS | elf::SHT_NOBITS if flags.contains(elf::SHF_WRITE) && !is_constant => {
             Class::Part(PartKind::Data)
@@ -183,8 +194,8 @@ fn refusal(header: &Header, name: &[u8]) -> Option<&'static str> {
     let is_startup = matches!(kind, elf::SHT_INIT_ARRAY | elf::SHT_FINI_ARRAY | elf::SHT_PREINIT_ARRAY)
         || STARTUP_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
         || STARTUP_NAMES.contains(&name);
-    if flags.contains(elf::SHF_TLS) {
-        Some("thread-local storage is not supported")
+    if flags.contains(elf::SHF_TLS) && flags.contains(elf::SHF_EXECINSTR) {
+        Some("code cannot be thread-local")
     } else if flags.contains(elf::SHF_COMPRESSED) {
         Some("loaded sections cannot be compressed")
     } else if is_startup {

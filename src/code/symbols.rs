@@ -10,6 +10,7 @@ use super::image::{Function, PartKind, Symbol};
 use super::layout::Layout;
 use super::reach::Needed;
 use super::sections::Home;
+use super::thread::{self, Variables};
 use super::{CodeError, ImportTable, Location};
 
 /// Bytes of names that an image keeps for each byte of its blob. An honest object holds each name once and an image
@@ -42,8 +43,6 @@ pub(super) enum Place {
     NotLoaded,
     /// A function that chooses its own implementation when it is loaded.
     Chosen,
-    /// In thread-local storage that nothing offers.
-    ThreadLocal,
     /// A variable of the thread that runs the code: bytes from the thread pointer.
     OfThread(i64),
 }
@@ -96,14 +95,18 @@ pub(super) fn place(
     objects: &[Object<'_>],
     entities: &Entities,
     needed: &Needed,
-    homes: &[Vec<Home>],
+    (homes, variables): (&[Vec<Home>], &Variables),
     imports: &ImportTable,
     layout: &mut Layout,
 ) -> Result<Vec<Place>, CodeError> {
     let mut places = Vec::with_capacity(entities.all.len());
     for (entity, &is_needed) in entities.all.iter().zip(&needed.entities) {
         let is_idle = matches!(entity.definition, Definition::Common { .. }) && !is_needed;
-        places.push(if is_idle { Place::NotLoaded } else { place_one(objects, entity, homes, imports, layout)? });
+        places.push(if is_idle {
+            Place::NotLoaded
+        } else {
+            place_one(objects, entity, (homes, variables), imports, layout)?
+        });
     }
     Ok(places)
 }
@@ -111,7 +114,7 @@ pub(super) fn place(
 fn place_one(
     objects: &[Object<'_>],
     entity: &Entity,
-    homes: &[Vec<Home>],
+    (homes, variables): (&[Vec<Home>], &Variables),
     imports: &ImportTable,
     layout: &mut Layout,
 ) -> Result<Place, CodeError> {
@@ -119,9 +122,15 @@ fn place_one(
     let object = &objects[at];
     Ok(match entity.definition {
         Definition::Absolute(value) => Place::Absolute(value),
-        Definition::ThreadLocal { is_defined } => {
-            let name = str::from_utf8(object.symbol_name(&object.symbols[index])?).ok().filter(|_| !is_defined);
-            name.and_then(|name| imports.thread_local(name)).map_or(Place::ThreadLocal, Place::OfThread)
+        Definition::ThreadLocal { section: None } => {
+            let distance_bytes = thread::offered(object.symbol_name(&object.symbols[index])?, imports);
+            distance_bytes.map_or(Place::Unresolved, Place::OfThread)
+        }
+        Definition::ThreadLocal { section: Some(section) } => {
+            let symbol = &object.symbols[index];
+            check_extent(object, symbol, section)?;
+            let distance_bytes = variables.distance_bytes(homes[at][section], symbol.st_value(LE));
+            distance_bytes.map_or(Place::NotLoaded, Place::OfThread)
         }
         Definition::Discarded => Place::NotLoaded,
         Definition::Chosen => Place::Chosen,
@@ -135,7 +144,8 @@ fn place_one(
             undefined(object.symbol_name(&object.symbols[index])?, is_weak, entity.is_global, imports)
         }
         Definition::Section(section) => match homes[at][section] {
-            Home::Nowhere => Place::NotLoaded,
+            // A section of zeros for each thread is in no part.
+            Home::Nowhere | Home::Thread { .. } => Place::NotLoaded,
             Home::Placed { part, offset_bytes, .. } => {
                 let symbol = &object.symbols[index];
                 check_extent(object, symbol, section)?;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Callee, Writable};
+use super::{Callee, Thread, Writable};
 use crate::cache::Pinned;
 
 impl Callee for Pinned {
@@ -13,6 +13,17 @@ impl Callee for Pinned {
     fn writable(&self) -> Option<Writable> {
         // A handle names one residency, and so one copy of the data.
         self.has_data().then(|| Writable { id: self.handle().to_bits(), reentrant: self.meta().reentrant })
+    }
+
+    fn thread(&self) -> Option<Thread> {
+        let thread = self.meta().thread?;
+        Some(Thread {
+            template: self.rodata_start() + thread.template_offset_bytes,
+            template_bytes: thread.template_bytes as usize,
+            size_bytes: thread.size_bytes as usize,
+            align_bytes: thread.align_bytes as usize,
+            errno_offset: thread.errno_offset as isize,
+        })
     }
 
     fn restore(&self) {

@@ -51,9 +51,12 @@ pub(crate) const UNSAFE_FILES: &[&str] = &[
     "src/exec/host/jumps.rs",
     "src/exec/host/mod.rs",
     "src/exec/host/runtime.rs",
+    "src/exec/host/search.rs",
     "src/exec/memory.rs",
     "src/exec/signals.rs",
     "src/exec/stack.rs",
+    "src/exec/thread.rs",
+    "src/exec/thread_switch.rs",
     "src/exec/watchdog.rs",
     "src/exec/x86_64.rs",
     "benches/arena/clock.rs",
@@ -65,6 +68,7 @@ pub(crate) const UNSAFE_FILES: &[&str] = &[
     "src/exec/host_tests/mod.rs",
     "src/exec/hostile_tests.rs",
     "src/exec/test_code.rs",
+    "src/exec/thread_tests.rs",
 ];
 
 pub(crate) const FILE_LINES_MAX: usize = 500;

@@ -4,7 +4,7 @@
 
 use codecached::{
     client::archive,
-    code::{Addresses, Image, ImportTable, Limits, Selection},
+    code::{Addresses, Image, ImportTable, Limits, Selection, ThreadSwitch},
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -27,7 +27,7 @@ fuzz_target!(|bytes: &[u8]| {
 fn link(blob: &[u8], selection: &Selection) {
     let limits = Limits { image_max_bytes: 1 << 20, ..Limits::default() };
     let imports = ImportTable::new([("memcpy", 0x5555_0000_1000), ("malloc", 0x5555_0000_2000)]);
-    let imports = imports.with_thread_locals([("errno", -64)]);
+    let imports = imports.with_thread_switch(Some(ThreadSwitch { address: 0x5555_0000_3000, direct: Box::default() }));
     let Ok(image) = Image::parse_elf(blob, selection, &imports, &limits) else { return };
     let sizes = image.sizes();
     let [mut code, mut rodata, mut data] =
