@@ -21,7 +21,7 @@ use std::{
 
 use codecached::{
     arena::{ArenaConfig, Arenas, Layout, Part},
-    code::{Addresses, CodeError, Image, ImportTable, Limits, Selection},
+    code::{Addresses, CodeError, Image, ImportTable, Limits, Selection, ThreadSwitch},
 };
 use object::{
     LittleEndian, Object as _, ObjectSymbol as _,
@@ -183,7 +183,7 @@ fn offering(members: &[&[u8]]) -> Result<ImportTable, Box<dyn Error>> {
     }
     let names = names.into_iter().filter(|name| !name.is_empty() && name != "_GLOBAL_OFFSET_TABLE_");
     let table = ImportTable::new((0x5555_0000_0000..).zip(names).map(|(at, name)| (&*name.leak(), at)));
-    Ok(table.with_thread_locals([("errno", -64)]))
+    Ok(table.with_thread_switch(Some(ThreadSwitch { address: 0x5555_0000_0000, direct: Box::default() })))
 }
 
 fn link(blob: &[u8], selection: &Selection, imports: &ImportTable) -> Result<(), CodeError> {

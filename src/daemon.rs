@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     arena::{self, ArenaConfig, Arenas, MapError},
     cache::{Cache, CacheConfig},
-    code::{self, ImportTable},
+    code::{self, ImportTable, ThreadSwitch},
     config::{Config, HugePages, Listen, Perf, WriteWindow},
     exec::{self, ExecConfig, Pool},
     metrics::{BuildInfo, Metrics},
@@ -103,6 +103,15 @@ struct Parts {
     tools: Option<Arc<Tools>>,
 }
 
+// What an image may have, executors can make.
+const _: () = assert!(code::THREAD_MAX_BYTES <= exec::THREAD_MAX_BYTES as u64);
+const _: () = assert!(code::CONTROL_BYTES as usize <= exec::CONTROL_BYTES);
+
+fn imports() -> ImportTable {
+    let switch = exec::thread_switch().map(|(address, direct)| ThreadSwitch { address, direct: direct.into() });
+    ImportTable::new(exec::imports()).with_thread_switch(switch).with_constants(exec::constants())
+}
+
 fn build(config: &Config) -> Result<Parts, DaemonError> {
     let tools = Tools::start(&tools_config(config))?;
     let arenas = Arenas::map(&arena_config(config))?;
@@ -115,7 +124,7 @@ fn build(config: &Config) -> Result<Parts, DaemonError> {
             clock: Instant::now,
         },
         Arc::clone(&arenas),
-        ImportTable::new(exec::imports()).with_thread_locals(exec::thread_locals()).with_constants(exec::constants()),
+        imports(),
     );
     let cache = match &tools {
         Some(tools) => cache.watched_by(tools.watcher()),

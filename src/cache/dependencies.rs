@@ -210,7 +210,13 @@ impl Dependencies {
 
     /// What their symbols are and where.
     pub fn providers(&self) -> Vec<Provider<'_>> {
-        self.direct().map(|it| Provider { symbols: it.meta().exports.symbols(), at: it.entry.addresses() }).collect()
+        self.direct()
+            .map(|it| Provider {
+                symbols: it.meta().exports.symbols(),
+                at: it.entry.addresses(),
+                has_thread: it.meta().thread.is_some(),
+            })
+            .collect()
     }
 
     /// Bytes that are charged for them all, and must stay so for as long as what is linked against them.

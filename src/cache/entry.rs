@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     arena::Published,
-    code::{Addresses, Image, LinkState, Listing, Signature, Sizes, Symbol},
+    code::{Addresses, Image, LinkState, Listing, Signature, Sizes, Symbol, Thread},
 };
 
 /// What is known of an entry without holding on to its memory.
@@ -31,6 +31,8 @@ pub struct Meta {
     pub(super) identity: [u8; 32],
     /// Bytes of code, read-only data and data.
     pub sizes: Sizes,
+    /// What is made anew in the thread that runs it, for each call.
+    pub thread: Option<Thread>,
     /// Symbols.
     pub exports: Exports,
     /// Calls may overlap although the entry has writable data.
@@ -192,6 +194,11 @@ impl Pinned {
     /// Run addresses of the code.
     pub fn code_range(&self) -> Range<u64> {
         self.entry.published.code_range()
+    }
+
+    /// Run address of the read-only data.
+    pub fn rodata_start(&self) -> u64 {
+        self.entry.published.addresses().rodata
     }
 
     /// A copy of the code from this offset on, `max_bytes` or as many as there are.

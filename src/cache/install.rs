@@ -189,6 +189,9 @@ impl Cache {
         dependencies: Dependencies,
     ) -> Result<Installed, InstallError> {
         let started = (self.clock)();
+        if image.thread().is_some() && self.imports.thread_switch().is_none() {
+            return Err(CodeError::NoThreads.into());
+        }
         if let Some(view) = self.existing(install)? {
             return Ok(Installed::existing(view));
         }
@@ -211,13 +214,14 @@ impl Cache {
         let draft = self.reserve(&layout, &mut victims)?;
         let reserved = (self.clock)();
         let (published, data_initial, linked) = self.link(&image, draft)?;
-        let (sizes, unwind) = (image.sizes(), image.unwind());
+        let (sizes, thread, unwind) = (image.sizes(), image.thread(), image.unwind());
         let (shares, reached) = dependencies.into_shares();
         let meta = Meta {
             name: install.name.clone(),
             digest: install.digest,
             identity: install.identity,
             sizes,
+            thread,
             startup: Startup::new(image.take_startup()),
             exports: Exports::new(image.into_exports_and_functions()),
             reentrant: install.reentrant,

@@ -35,8 +35,8 @@ pub(super) enum Definition {
     /// A function that chooses its own implementation; its resolver is in a section of the object of
     /// [`Entity::symbol`].
     Chosen(usize),
-    /// In thread-local storage, that of these objects or another's.
-    ThreadLocal { is_defined: bool },
+    /// In thread-local storage: in a section of the object of [`Entity::symbol`], or not in these objects.
+    ThreadLocal { section: Option<usize> },
 }
 
 /// One thing, whatever symbols mean it.
@@ -151,10 +151,10 @@ fn stronger(old: &Entity, new: &Entity) -> Option<Entity> {
     use Definition::{Common, ThreadLocal, Undefined};
     Some(match (old.definition, new.definition) {
         // One that says what it is about says more than one that does not.
-        (ThreadLocal { is_defined: false }, Undefined { .. }) => *old,
-        (Undefined { .. }, ThreadLocal { is_defined: false }) => *new,
-        (ThreadLocal { is_defined: false }, _) => *new,
-        (_, ThreadLocal { is_defined: false }) => *old,
+        (ThreadLocal { section: None }, Undefined { .. }) => *old,
+        (Undefined { .. }, ThreadLocal { section: None }) => *new,
+        (ThreadLocal { section: None }, _) => *new,
+        (_, ThreadLocal { section: None }) => *old,
         // One that must be there makes a definition necessary.
         (Undefined { is_weak: true }, Undefined { is_weak: false }) => *new,
         (_, Undefined { .. }) => *old,
@@ -192,7 +192,14 @@ fn read(object: &Object<'_>, id: SymbolId, symbol: &Sym, discarded: &[bool]) -> 
                 Definition::Discarded
             }
         }
-        _ if symbol.st_type() == elf::STT_TLS => Definition::ThreadLocal { is_defined: base != Base::Undefined },
+        Base::Section(section) if object.sections[section].sh_flags(LE).contains(elf::SHF_TLS) => {
+            Definition::ThreadLocal { section: Some(section) }
+        }
+        Base::Undefined if symbol.st_type() == elf::STT_TLS => Definition::ThreadLocal { section: None },
+        _ if symbol.st_type() == elf::STT_TLS => {
+            let what = "the thread-local variable is of a section that is not thread-local";
+            return Err(CodeError::Malformed { what, at: object.symbol_location(symbol) });
+        }
         Base::Undefined => Definition::Undefined { is_weak },
         Base::Section(section) if symbol.st_type() == elf::STT_GNU_IFUNC => Definition::Chosen(section),
         _ if symbol.st_type() == elf::STT_GNU_IFUNC => {

@@ -1,5 +1,7 @@
 use std::fmt;
 
+use super::SegmentUse;
+
 /// Bytes of a name of the blob that an error shows; what is longer is cut. Errors travel in response trailers, which
 /// clients bound to few KiB.
 const SHOWN_NAME_MAX_BYTES: usize = 96;
@@ -81,6 +83,22 @@ pub enum CodeError {
         /// Its limit.
         max: u64,
     },
+    /// An instruction that would read or write what is the host's.
+    #[error("forbidden instruction {instruction}{at}: {}", by.as_str())]
+    ForbiddenInstruction {
+        /// As text.
+        instruction: Box<str>,
+        /// What it does.
+        by: SegmentUse,
+        /// Where.
+        at: Location,
+    },
+    /// Code with a thread pointer of its own, where there can be none.
+    #[error(
+        "the code uses thread-local storage or %fs, and this processor or its kernel lacks FSGSBASE, by which each call \
+         gets its own: compile without _Thread_local variables, and for another C library than musl"
+    )]
+    NoThreads,
     /// A flat blob without an entry point, or with too many.
     #[error("a flat blob has 1 to {max} entries, not {count}")]
     EntryCount {
@@ -125,7 +143,9 @@ pub enum Reason {
     UnsupportedRelocation,
     /// Symbols without a definition.
     UnresolvedSymbol,
-    /// An object for another machine or of another kind.
+    /// An instruction that must not be.
+    ForbiddenInstruction,
+    /// An object for another machine or of another kind, or a host that cannot run it.
     TargetMismatch,
     /// Above a limit.
     BlobTooLarge,
@@ -149,7 +169,8 @@ impl CodeError {
                 Reason::UnsupportedRelocation
             }
             CodeError::UnresolvedSymbols { .. } | CodeError::Unresolved { .. } => Reason::UnresolvedSymbol,
-            CodeError::TargetMismatch { .. } => Reason::TargetMismatch,
+            CodeError::ForbiddenInstruction { .. } => Reason::ForbiddenInstruction,
+            CodeError::TargetMismatch { .. } | CodeError::NoThreads => Reason::TargetMismatch,
             CodeError::TooLarge { .. } => Reason::BlobTooLarge,
             CodeError::EntryCount { .. } | CodeError::InvalidEntry { .. } => Reason::InvalidField,
         }
@@ -162,10 +183,12 @@ impl CodeError {
             | CodeError::UnsupportedRelocation { at, .. }
             | CodeError::Unsupported { at, .. }
             | CodeError::Unresolved { at, .. }
+            | CodeError::ForbiddenInstruction { at, .. }
             | CodeError::RelocationOverflow { at, .. } => Some(at),
             CodeError::TargetMismatch { .. }
             | CodeError::UnresolvedSymbols { .. }
             | CodeError::TooLarge { .. }
+            | CodeError::NoThreads
             | CodeError::EntryCount { .. }
             | CodeError::InvalidEntry { .. } => None,
         }
@@ -221,6 +244,7 @@ impl Reason {
             Reason::MalformedObject => "MALFORMED_OBJECT",
             Reason::UnsupportedRelocation => "UNSUPPORTED_RELOCATION",
             Reason::UnresolvedSymbol => "UNRESOLVED_SYMBOL",
+            Reason::ForbiddenInstruction => "FORBIDDEN_INSTRUCTION",
             Reason::TargetMismatch => "TARGET_MISMATCH",
             Reason::BlobTooLarge => "BLOB_TOO_LARGE",
             Reason::InvalidField => "INVALID_FIELD",

@@ -26,7 +26,7 @@ pub(super) fn parse(blob: &[u8], entries: Vec<FlatEntry>, limits: &Limits) -> Re
     exports.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     let code = Part { size_bytes: blob.len() as u64, align_bytes: ALIGN_BYTES };
     let sizes = Sizes { code, ..Sizes::default() };
-    Ok(Image::without_links(sizes, blob.to_vec(), exports))
+    Image::without_links(sizes, blob.to_vec(), exports)
 }
 
 fn check_entries(blob: &[u8], entries: &[FlatEntry], limits: &Limits) -> Result<(), CodeError> {

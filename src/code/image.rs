@@ -1,18 +1,16 @@
+mod parse;
+
 use std::fmt;
 use std::ops::Range;
 
 use super::diagnosis::{Diagnosis, Problems};
-use super::entities::Entities;
-use super::layout::Layout;
 use super::provider::{Imports, Provider};
-use super::reach::{Needed, Patches};
 use super::relocations::Links;
 use super::signature::Signature;
-use super::startup::{Lists, Startup};
-use super::symbols::Placed;
-use super::unwind::{self, Unwind};
-use super::{CodeError, FlatEntry, ImportTable, Limits, LinkState, Selection};
-use super::{flat, inputs, link, properties, reach, relocations, sections, symbols};
+use super::startup::Startup;
+use super::unwind::Unwind;
+use super::{CodeError, FlatEntry, ImportTable, Limits, LinkState, Selection, Thread};
+use super::{flat, inputs, link, sections, segments};
 
 /// Size and alignment of a part of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +116,12 @@ pub(super) struct Initial {
 }
 
 impl Initial {
+    /// Makes room for what was placed behind the sections.
+    fn grow(&mut self, sizes: &Sizes) {
+        self.code.resize(sizes.code.size_bytes as usize, sections::TRAP);
+        self.rodata.resize(sizes.rodata.size_bytes as usize, 0);
+    }
+
     pub(super) fn part_mut(&mut self, part: PartKind) -> &mut [u8] {
         match part {
             PartKind::Code => &mut self.code,
@@ -148,6 +152,7 @@ pub struct Image {
     objects: u64,
     unused: Unused,
     levels_needed: u32,
+    thread: Option<Thread>,
 }
 
 impl Image {
@@ -178,7 +183,7 @@ impl Image {
         limits: &Limits,
     ) -> Result<Image, CodeError> {
         let imports = Imports { host: imports, providers };
-        Self::parse_with(blob, selection, imports, limits, &mut Problems::Fatal)
+        parse::parse(blob, selection, imports, limits, &mut Problems::Fatal)
     }
 
     /// The same, which does not end with the first problem where others can be found behind it: sections that cannot be
@@ -192,82 +197,13 @@ impl Image {
     ) -> Result<Image, Diagnosis> {
         let imports = Imports { host: imports, providers };
         let mut diagnosis = Diagnosis::default();
-        let parsed = Self::parse_with(blob, selection, imports, limits, &mut Problems::Noted(&mut diagnosis));
+        let parsed = parse::parse(blob, selection, imports, limits, &mut Problems::Noted(&mut diagnosis));
         match parsed {
             Ok(image) if diagnosis.is_empty() => return Ok(image),
             Ok(_) => (),
             Err(error) => diagnosis.note(error),
         }
         Err(diagnosis)
-    }
-
-    fn parse_with(
-        blob: &[u8],
-        selection: &Selection,
-        imports: Imports<'_>,
-        limits: &Limits,
-        problems: &mut Problems<'_>,
-    ) -> Result<Image, CodeError> {
-        let objects = inputs::read(blob, selection, limits)?;
-        let levels_needed = properties::levels_needed(&objects)?;
-        let entities = Entities::read(&objects)?;
-        let mut relocations_total = 0;
-        let (mut classes, mut patches) = (Vec::new(), Vec::new());
-        for (object, discarded) in objects.iter().zip(&entities.discarded) {
-            let of_object = sections::classify(object, discarded)?;
-            patches.push(Patches::read(object, &of_object, &mut relocations_total)?);
-            classes.push(of_object);
-        }
-        let exported = symbols::exported(&objects, &entities, &selection.roots)?;
-        let needed = if selection.keep_unused {
-            Needed::all(&classes, &entities)
-        } else {
-            reach::needed(&objects, &classes, &patches, &entities, exported.iter().copied())?
-        };
-        let mut layout = Layout::new(limits);
-        let homes = sections::place(&objects, &classes, &needed.sections, &mut layout, problems)?;
-        let Placed { places, chosen, constants } =
-            symbols::place(&objects, &entities, &needed, &homes, imports, &mut layout)?;
-        let mut links =
-            relocations::collect(&objects, &patches, &homes, &entities, &places, imports.host, &mut layout, problems)?;
-        let unwind = if selection.keep_unwind {
-            unwind::collect(&objects, &entities, &places, &mut layout)?
-        } else {
-            Unwind::default()
-        };
-        let names = symbols::names(&objects, &entities, &places, &exported, !selection.roots.is_empty())?;
-        let startup = Startup {
-            resolvers: chosen.resolvers().collect(),
-            initialisers: Lists {
-                objects: &objects,
-                classes: &classes,
-                patches: &patches,
-                entities: &entities,
-                places: &places,
-                code_bytes: layout.sizes().code.size_bytes,
-            }
-            .initialisers()?,
-        };
-        links.chosen = chosen;
-        let mut initial = sections::contents(&objects, &homes, &layout)?;
-        for (offset_bytes, bytes) in &constants {
-            initial.rodata[*offset_bytes as usize..][..bytes.len()].copy_from_slice(bytes);
-        }
-        links.write_stubs(&mut initial.code);
-        links.write_relaxed(&mut initial.code);
-        initial.rodata[unwind.offset_bytes as usize..][..unwind.bytes.len()].copy_from_slice(&unwind.bytes);
-        Ok(Image {
-            sizes: layout.sizes(),
-            initial,
-            links,
-            unwind,
-            exports: names.exports,
-            functions: names.functions,
-            startup,
-            objects: objects.len() as u64,
-            unused: sections::unused(&objects, &classes, &needed.sections),
-            levels_needed,
-        })
     }
 
     /// Whether a blob is an archive, by its first bytes.
@@ -285,11 +221,18 @@ impl Image {
     }
 
     /// An image of nothing but `code` with entry points `exports`, which are sorted by name.
-    pub(super) fn without_links(sizes: Sizes, code: Vec<u8>, exports: Vec<Symbol>) -> Image {
+    pub(super) fn without_links(sizes: Sizes, code: Vec<u8>, exports: Vec<Symbol>) -> Result<Image, CodeError> {
         let mut functions: Vec<Function> = exports.iter().map(Function::from).collect();
         functions.sort_by_key(|function| function.offset_bytes);
+        let uses_thread = segments::uses_thread(&segments::Code {
+            bytes: &code,
+            functions: &functions,
+            sections: &[],
+            variables_bytes: 0,
+        });
+        let thread = uses_thread.map_err(|it| it.at(&[], &[], &functions))?.then(Thread::without_variables);
         let initial = Initial { code, ..Initial::default() };
-        Image {
+        Ok(Image {
             sizes,
             initial,
             links: Links::default(),
@@ -300,7 +243,13 @@ impl Image {
             objects: 1,
             unused: Unused::default(),
             levels_needed: 0,
-        }
+            thread,
+        })
+    }
+
+    /// What is made anew in the thread that runs it, for each call; `None` if the host's thread pointer will do.
+    pub fn thread(&self) -> Option<Thread> {
+        self.thread
     }
 
     /// How many objects it was made of.

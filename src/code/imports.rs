@@ -1,17 +1,35 @@
 /// Name and bytes of a constant that is copied into images.
 type Constant = (&'static str, Box<[u8]>);
 
-/// The host functions that objects may import: name -> address. And the variables of the thread that runs them, and
-/// constants.
+/// The host functions that objects may import: name -> address. And how they are called by code with a thread pointer
+/// of its own, and constants.
 #[derive(Debug, Clone, Default)]
 pub struct ImportTable {
     /// Sorted by name, unique.
     functions: Box<[(&'static str, u64)]>,
-    /// Few.
-    thread_locals: Box<[(&'static str, i64)]>,
+    /// `None`: no code can have one.
+    thread_switch: Option<ThreadSwitch>,
     /// Few.
     constants: Box<[Constant]>,
 }
+
+/// How host functions are called by code that has a thread pointer of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ThreadSwitch {
+    /// Address of what calls the function in `%r11` with the host's thread pointer. Takes `%r10`, too.
+    pub address: u64,
+    /// Addresses of the functions that do without, and must be called as they are.
+    pub direct: Box<[u64]>,
+}
+
+impl ThreadSwitch {
+    pub(super) fn is_direct(&self, function: u64) -> bool {
+        self.direct.contains(&function)
+    }
+}
+
+/// What is offered beside functions to code that has a thread pointer of its own.
+const OF_THREAD: [&str; 2] = ["__errno_location", "errno"];
 
 impl ImportTable {
     /// A table of `functions`. Of two with one name the first is kept.
@@ -22,10 +40,9 @@ impl ImportTable {
         ImportTable { functions: functions.into(), ..ImportTable::default() }
     }
 
-    /// The same table with variables of the thread: each name with its distance from the thread pointer, in bytes,
-    /// which is the same in all threads that run code.
-    pub fn with_thread_locals(self, variables: impl IntoIterator<Item = (&'static str, i64)>) -> Self {
-        ImportTable { thread_locals: variables.into_iter().collect(), ..self }
+    /// The same table, for a host where code can have a thread pointer of its own.
+    pub fn with_thread_switch(self, switch: Option<ThreadSwitch>) -> Self {
+        ImportTable { thread_switch: switch, ..self }
     }
 
     /// The same table with constants, of which each image that needs one gets a copy: name and bytes.
@@ -43,14 +60,14 @@ impl ImportTable {
         self.constants.iter().find(|(offered, _)| offered.as_bytes() == name).map(|(_, bytes)| &**bytes)
     }
 
-    /// The names of the thread's variables.
+    /// Names that are offered beside functions: `errno`, and what gives its address.
     pub fn thread_local_names(&self) -> impl Iterator<Item = &'static str> {
-        self.thread_locals.iter().map(|&(name, _)| name)
+        OF_THREAD.into_iter().filter(|_| self.thread_switch.is_some())
     }
 
-    /// The distance of a thread's variable from the thread pointer, if it is offered.
-    pub(super) fn thread_local(&self, name: &str) -> Option<i64> {
-        self.thread_locals.iter().find(|&&(offered, _)| offered == name).map(|&(_, distance)| distance)
+    /// How code with a thread pointer of its own calls functions, if there can be such code.
+    pub fn thread_switch(&self) -> Option<&ThreadSwitch> {
+        self.thread_switch.as_ref()
     }
 
     /// The address of the function `name`, if it is offered.

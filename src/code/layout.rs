@@ -22,11 +22,7 @@ impl Layout {
 
     /// Places `size_bytes` at the end of `part` and returns their offset in it. 0 is the same alignment as 1.
     pub(super) fn take(&mut self, part: PartKind, size_bytes: u64, align_bytes: u64) -> Result<u64, CodeError> {
-        let align_bytes = align_bytes.max(1);
-        if !align_bytes.is_power_of_two() {
-            return Err(CodeError::malformed("an alignment is not a power of two"));
-        }
-        Limits::hold("bytes of alignment", align_bytes, self.align_max_bytes)?;
+        let align_bytes = self.alignment(align_bytes)?;
         let taken = self.part(part).size_bytes;
         let offset = taken.checked_next_multiple_of(align_bytes);
         let end = offset.and_then(|offset| offset.checked_add(size_bytes)).unwrap_or(u64::MAX);
@@ -37,6 +33,16 @@ impl Layout {
         slot.align_bytes = slot.align_bytes.max(align_bytes);
         slot.size_bytes = end;
         Ok(offset.unwrap_or(end))
+    }
+
+    /// An alignment as an object says it, if it can be had. 0 is the same as 1.
+    pub(super) fn alignment(&self, align_bytes: u64) -> Result<u64, CodeError> {
+        let align_bytes = align_bytes.max(1);
+        if !align_bytes.is_power_of_two() {
+            return Err(CodeError::malformed("an alignment is not a power of two"));
+        }
+        Limits::hold("bytes of alignment", align_bytes, self.align_max_bytes)?;
+        Ok(align_bytes)
     }
 
     /// From here on the data part takes what starts as zero.

@@ -103,7 +103,7 @@ impl Linker<'_> {
             Place::SlotsStart => self.slots_start(),
             Place::OfThread(distance_bytes) => i128::from(distance_bytes),
             // No target is made of the others but a weak symbol without definition.
-            Place::Nothing | Place::Unresolved | Place::NotLoaded | Place::OfLoader | Place::ThreadLocal => 0,
+            Place::Nothing | Place::Unresolved | Place::NotLoaded | Place::OfLoader => 0,
         }
     }
 

@@ -46,12 +46,15 @@ mod relocation;
 mod relocations;
 mod screen;
 mod sections;
+mod segments;
 mod signature;
 mod startup;
 mod symbols;
 mod target;
 #[cfg(test)]
 mod tests;
+mod thread;
+mod tls;
 mod unwind;
 
 pub use declaration::{DECLARATION_MAX_BYTES, DeclarationError, parse as parse_declaration};
@@ -60,13 +63,15 @@ pub use disasm::{INSTRUCTION_MAX_BYTES, Line, Listing, call_text, function_at, i
 pub use error::{CodeError, Location, Reason, RelocationName};
 pub use flat::FlatEntry;
 pub use image::{Addresses, Function, Image, Part, PartKind, Sizes, Symbol, Undeclarable, Unused};
-pub use imports::ImportTable;
+pub use imports::{ImportTable, ThreadSwitch};
 pub use inputs::Selection;
 pub use limits::Limits;
 pub use link_state::{LinkState, MoveError};
 pub use provider::Provider;
 pub use relocation::RELOCATIONS;
 pub use screen::{Finding, Rule, Screened};
+pub use segments::SegmentUse;
 pub use signature::{Number, PARAMETERS_MAX, Parameter, Signature, TooManyParameters};
 pub use startup::{Resolver, Startup};
 pub use target::{CpuFeatures, Level, Missing};
+pub use thread::{CONTROL_BYTES, THREAD_MAX_BYTES, Thread};

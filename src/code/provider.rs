@@ -2,6 +2,7 @@
 
 use super::image::{Addresses, PartKind, Symbol};
 use super::imports::ImportTable;
+use super::{CodeError, Location};
 
 /// Something that runs already, with what it exports.
 #[derive(Debug, Clone, Copy)]
@@ -10,6 +11,8 @@ pub struct Provider<'a> {
     pub symbols: &'a [Symbol],
     /// Where its parts lie for as long as what is linked against it.
     pub at: Addresses,
+    /// It has a thread pointer of its own, which is not that of who calls it.
+    pub has_thread: bool,
 }
 
 /// A symbol of a provider.
@@ -29,6 +32,19 @@ pub(super) struct Imports<'a> {
 }
 
 impl Imports<'_> {
+    /// A call has one thread pointer: that of its entry, or the host's. Code that needs the one cannot call code that needs
+    /// the other.
+    pub(super) fn hold_threads(&self, has_thread: bool) -> Result<(), CodeError> {
+        let what = match self.providers.iter().any(|it| it.has_thread) {
+            true => "an entry with thread-local variables of its own cannot be used by others",
+            false if has_thread && !self.providers.is_empty() => {
+                "code with thread-local variables of its own, errno among them, cannot use other entries"
+            }
+            false => return Ok(()),
+        };
+        Err(CodeError::Unsupported { what, at: Location::default() })
+    }
+
     /// The symbol of the first provider that has one of this name, as a linker takes it from the first library.
     pub(super) fn provided(&self, name: &str) -> Option<Provided> {
         self.providers.iter().find_map(|provider| provider.symbol(name))

@@ -143,7 +143,10 @@ impl Marks<'_> {
     fn add_entity(&mut self, entities: &Entities, entity: u32) {
         self.needed.entities[entity as usize] = true;
         let entity = &entities.all[entity as usize];
-        if let Definition::Section(section) | Definition::Chosen(section) = entity.definition {
+        if let Definition::Section(section)
+        | Definition::Chosen(section)
+        | Definition::ThreadLocal { section: Some(section) } = entity.definition
+        {
             self.add(entity.symbol.object, section);
         }
     }

@@ -1,7 +1,7 @@
 use super::{CodeError, Location, RelocationName};
 
 /// Relocation types that objects may hold, as the ABI names them. `R_X86_64_NONE` is taken too.
-pub const RELOCATIONS: [&str; 26] = [
+pub const RELOCATIONS: [&str; 32] = [
     "R_X86_64_64",
     "R_X86_64_PC32",
     "R_X86_64_GOT32",
@@ -13,7 +13,11 @@ pub const RELOCATIONS: [&str; 26] = [
     "R_X86_64_PC16",
     "R_X86_64_8",
     "R_X86_64_PC8",
+    "R_X86_64_DTPOFF64",
     "R_X86_64_TPOFF64",
+    "R_X86_64_TLSGD",
+    "R_X86_64_TLSLD",
+    "R_X86_64_DTPOFF32",
     "R_X86_64_GOTTPOFF",
     "R_X86_64_TPOFF32",
     "R_X86_64_PC64",
@@ -26,6 +30,8 @@ pub const RELOCATIONS: [&str; 26] = [
     "R_X86_64_PLTOFF64",
     "R_X86_64_SIZE32",
     "R_X86_64_SIZE64",
+    "R_X86_64_GOTPC32_TLSDESC",
+    "R_X86_64_TLSDESC_CALL",
     "R_X86_64_GOTPCRELX",
     "R_X86_64_REX_GOTPCRELX",
 ];
@@ -71,8 +77,12 @@ pub(super) enum Relocation {
     Abs8 = 14,
     /// S + A - P in 8 bits.
     Pc8 = 15,
+    /// As `TpOff64`: the distance from the start of the thread's variables, which code gets as the thread pointer.
+    DtpOff64 = 17,
     /// S + A in 64 bits, S being the distance of a thread's variable from the thread pointer.
     TpOff64 = 18,
+    /// As `DtpOff64` in 32 bits.
+    DtpOff32 = 21,
     /// G + A - P in 32 bits, the slot holding such a distance.
     GotTpOff = 22,
     /// As `TpOff64` in 32 bits.
@@ -130,7 +140,9 @@ impl Relocation {
             Pc16,
             Abs8,
             Pc8,
+            DtpOff64,
             TpOff64,
+            DtpOff32,
             GotTpOff,
             TpOff32,
             Pc64,
@@ -157,12 +169,10 @@ impl Relocation {
     pub(super) fn field(self) -> Field {
         use Relocation::*;
         match self {
-            Abs64 | TpOff64 | Pc64 | GotOff64 | Got64 | GotPcRel64 | GotPc64 | GotPlt64 | PltOff64 | Size64 => {
-                Field::Either(8)
-            }
-            Pc32 | Got32 | Plt32 | GotPcRel | Abs32S | GotTpOff | TpOff32 | GotPc32 | GotPcRelX | RexGotPcRelX => {
-                Field::Signed(4)
-            }
+            Abs64 | DtpOff64 | TpOff64 | Pc64 | GotOff64 | Got64 | GotPcRel64 | GotPc64 | GotPlt64 | PltOff64
+            | Size64 => Field::Either(8),
+            Pc32 | Got32 | Plt32 | GotPcRel | Abs32S | DtpOff32 | GotTpOff | TpOff32 | GotPc32 | GotPcRelX
+            | RexGotPcRelX => Field::Signed(4),
             Abs32 | Size32 => Field::Unsigned(4),
             Abs16 => Field::Either(2),
             Pc16 => Field::Signed(2),
@@ -216,7 +226,8 @@ impl Relocation {
 
     /// It refers to a variable of the thread.
     pub(super) fn is_thread_local(self) -> bool {
-        matches!(self, Relocation::TpOff64 | Relocation::GotTpOff | Relocation::TpOff32)
+        use Relocation::*;
+        matches!(self, DtpOff64 | TpOff64 | DtpOff32 | GotTpOff | TpOff32)
     }
 
     /// It refers to the size of the symbol.
@@ -244,7 +255,7 @@ pub(super) fn name(number: u32) -> Option<&'static str> {
 /// The error for a relocation type that is not taken.
 pub(super) fn unsupported(number: u32, at: Location) -> CodeError {
     let hint = match number {
-        16..=21 | 34..=36 => "thread-local storage is not supported",
+        16 | 36 => "it is for dynamic linkers",
         _ => "relocatable objects of this linker hold none",
     };
     CodeError::UnsupportedRelocation { relocation: RelocationName(number), hint, at }

@@ -13,6 +13,7 @@ use super::relax::Form;
 use super::relocation::{self, Relocation};
 use super::sections::Home;
 use super::symbols::{self, Place};
+use super::tls::{self, Access, Rewrite};
 use super::{CodeError, ImportTable, Location};
 
 /// Bytes of a slot of the global offset table.
@@ -48,6 +49,8 @@ pub(super) struct Links {
     pub(super) sources: Vec<Source>,
     /// Instructions that load an address from a slot, and compute it instead.
     relaxed: Vec<Relaxed>,
+    /// Other rewritten instructions: bytes from the start of the code part, and what stands there.
+    rewritten: Vec<(u64, Rewrite)>,
 }
 
 /// An instruction to rewrite.
@@ -162,6 +165,9 @@ impl Links {
         for relaxed in &self.relaxed {
             relaxed.form.write(&mut code[relaxed.offset_bytes as usize - Form::BEFORE_BYTES as usize..]);
         }
+        for (offset_bytes, rewrite) in &self.rewritten {
+            code[*offset_bytes as usize..][..rewrite.bytes().len()].copy_from_slice(rewrite.bytes());
+        }
     }
 }
 
@@ -205,7 +211,63 @@ impl Collector<'_, '_> {
         let entries: &[Rela] = object.entries(table)?;
         let name = self.kept(shown(object.section_name(of.section)?));
         self.links.sources.push(Source { part: of.part, offset_bytes: of.offset_bytes, name });
-        entries.iter().try_for_each(|entry| self.entry(entry, of).or_else(|problem| self.problems.take(problem)))
+        let mut entries = entries.iter();
+        while let Some(entry) = entries.next() {
+            match Access::of(entry.r_type(LE, false).0) {
+                Some(access) => {
+                    let next = entries.as_slice().first();
+                    match self.access(access, entry, next, of) {
+                        Ok(true) => drop(entries.next()),
+                        Ok(false) => {}
+                        Err(problem) => self.problems.take(problem)?,
+                    }
+                }
+                None => self.entry(entry, of).or_else(|problem| self.problems.take(problem))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Instructions that ask for the address of a thread's variable; whether `next` is of their call.
+    fn access(&mut self, access: Access, entry: &Rela, next: Option<&Rela>, of: Section) -> Result<bool, CodeError> {
+        let (symbol, offset) = (entry.r_sym(LE, false) as usize, entry.r_offset.get(LE));
+        let Some(entity) = self.entities.of(of.object, symbol) else {
+            let what = "the relocation is for a symbol that does not exist";
+            return Err(CodeError::Malformed { what, at: self.location(of, offset, symbol) });
+        };
+        match self.places[entity as usize] {
+            Place::OfThread(_) => {}
+            // It has none where only the module is asked for.
+            _ if access == Access::Local => {}
+            Place::Unresolved => self.miss(entity, of, offset),
+            _ => {
+                let what = "the symbol is no variable of the thread";
+                return Err(CodeError::Malformed { what, at: self.location(of, offset, symbol) });
+            }
+        }
+        let contents = if of.part == PartKind::Code { self.objects[of.object].contents(of.section)? } else { &[] };
+        let call = next.filter(|next| self.is_of_address_getter(next, of.object));
+        let call = call.map(|next| (next.r_offset.get(LE), next.r_type(LE, false).0));
+        let Some(found) = tls::rewrite(access, contents, offset, call) else {
+            return Err(tls::unknown(self.location(of, offset, symbol)));
+        };
+        self.links.rewritten.push((of.offset_bytes + found.start, found.rewrite));
+        if let Some(field) = found.field {
+            let addend = entry.r_addend.get(LE).saturating_sub(END_OF_FIELD);
+            self.push(Relocation::TpOff32, entity, of, field, addend)?;
+        }
+        Ok(found.has_call)
+    }
+
+    fn is_of_address_getter(&self, entry: &Rela, object: usize) -> bool {
+        let entity = self.entities.of(object, entry.r_sym(LE, false) as usize);
+        entity.is_some_and(|entity| self.raw_name(entity) == Some(tls::ADDRESS_GETTER))
+    }
+
+    fn raw_name(&self, entity: u32) -> Option<&[u8]> {
+        let SymbolId { object, symbol } = self.entities.all[entity as usize].symbol;
+        let object = &self.objects[object];
+        object.symbols.get(symbol).filter(|_| symbol > 0).and_then(|it| object.symbol_name(it).ok())
     }
 
     fn entry(&mut self, entry: &Rela, of: Section) -> Result<(), CodeError> {
@@ -232,7 +294,6 @@ impl Collector<'_, '_> {
         match self.places[entity as usize] {
             Place::NotLoaded => unsupported("the symbol is in a section that is not loaded"),
             Place::OfLoader => unsupported(symbols::OF_LOADER),
-            Place::ThreadLocal => unsupported("thread-local storage is not supported"),
             Place::OfThread(_) if !relocation.is_thread_local() => {
                 malformed("a variable of the thread is used as if it had one address")
             }
@@ -240,6 +301,9 @@ impl Collector<'_, '_> {
                 if relocation.is_thread_local() =>
             {
                 malformed("the symbol is no variable of the thread")
+            }
+            Place::Unresolved if self.raw_name(entity) == Some(tls::ADDRESS_GETTER) => {
+                unsupported(tls::GETTER_ELSEWHERE)
             }
             Place::Unresolved => {
                 self.miss(entity, of, offset);

@@ -7,9 +7,10 @@ use super::elf::{Header, LE, Object};
 use super::image::{Initial, PartKind, Unused};
 use super::layout::Layout;
 use super::startup;
+use super::thread::{self, Variables};
 
 /// Fills the code between sections: `int3`.
-const TRAP: u8 = 0xcc;
+pub(super) const TRAP: u8 = 0xcc;
 
 /// What a section is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub(super) enum Class {
     Part(PartKind),
     /// A list of functions to run before all else. It is read, and not loaded.
     Initialisers,
+    /// It belongs to the variables of each thread, if it is needed.
+    Thread,
     /// It asks for what is not done here.
     Refused(&'static str),
 }
@@ -33,6 +36,8 @@ pub(super) enum Home {
     Nowhere,
     /// From `offset_bytes` of `part` on.
     Placed { part: PartKind, offset_bytes: u64, is_zeros: bool },
+    /// From `offset_bytes` of the thread's variables on, as zeros.
+    Thread { offset_bytes: u64 },
 }
 
 /// Sections that are loaded elsewhere, but only speak of unwinding, which nothing does here.
@@ -44,7 +49,8 @@ pub(super) fn classify(object: &Object<'_>, discarded: &[bool]) -> Result<Vec<Cl
     let mut classes = vec![Class::NotLoaded];
     for (index, header) in object.sections.iter().enumerate().skip(1) {
         let class = if discarded[index] { Class::Discarded } else { class(object, index, header)? };
-        if matches!(class, Class::Part(_) | Class::Initialisers) && header.sh_type(LE) != elf::SHT_NOBITS {
+        let is_read = matches!(class, Class::Part(_) | Class::Initialisers | Class::Thread);
+        if is_read && header.sh_type(LE) != elf::SHT_NOBITS {
             from_file_bytes += object.contents(index)?.len() as u64;
         }
         classes.push(class);
@@ -63,15 +69,19 @@ pub(super) fn place(
     needed: &[Vec<bool>],
     layout: &mut Layout,
     problems: &mut Problems<'_>,
-) -> Result<Vec<Vec<Home>>, CodeError> {
+) -> Result<(Vec<Vec<Home>>, Variables), CodeError> {
     let mut homes: Vec<_> = objects.iter().map(|object| vec![Home::Nowhere; object.sections.len()]).collect();
-    let mut zeros = Vec::new();
+    let (mut zeros, mut of_thread) = (Vec::new(), Vec::new());
     for (at, object) in objects.iter().enumerate() {
         for (index, header) in object.sections.iter().enumerate().filter(|&(index, _)| needed[at][index]) {
             let part = match classes[at][index] {
                 Class::NotLoaded | Class::Discarded | Class::Initialisers => continue,
                 Class::Refused(what) => {
                     problems.take(CodeError::Unsupported { what, at: object.section_location(index) })?;
+                    continue;
+                }
+                Class::Thread => {
+                    of_thread.push((at, index));
                     continue;
                 }
                 Class::Part(part) => part,
@@ -88,10 +98,11 @@ pub(super) fn place(
     for (at, index) in zeros {
         homes[at][index] = put(&objects[at], index, PartKind::Data, true, layout)?;
     }
+    let variables = thread::place(objects, &of_thread, &mut homes, layout)?;
     if layout.sizes().code.size_bytes == 0 {
         objects.iter().try_for_each(refuse_bytecode)?;
     }
-    Ok(homes)
+    Ok((homes, variables))
 }
 
 fn refuse_bytecode(object: &Object<'_>) -> Result<(), CodeError> {
@@ -128,7 +139,7 @@ pub(super) fn unused(objects: &[Object<'_>], classes: &[Vec<Class>], needed: &[V
     let mut unused = Unused::default();
     for ((object, classes), needed) in objects.iter().zip(classes).zip(needed) {
         for (index, header) in object.sections.iter().enumerate() {
-            if matches!(classes[index], Class::Part(_)) && !needed[index] && header.sh_size(LE) > 0 {
+            if matches!(classes[index], Class::Part(_) | Class::Thread) && !needed[index] && header.sh_size(LE) > 0 {
                 unused.sections += 1;
                 unused.bytes = unused.bytes.saturating_add(header.sh_size(LE));
             }
@@ -171,6 +182,7 @@ fn class(object: &Object<'_>, index: usize, header: &Header) -> Result<Class, Co
     // Constants with addresses in them are writable for the dynamic linker's sake only.
     let is_constant = name.starts_with(b".data.rel.ro") && kind == elf::SHT_PROGBITS;
     Ok(match kind {
+        elf::SHT_PROGBITS | elf::SHT_NOBITS if flags.contains(elf::SHF_TLS) => Class::Thread,
         elf::SHT_PROGBITS | elf::SHT_NOBITS if is_code => Class::Part(PartKind::Code),
         elf::SHT_PROGBITS | elf::SHT_NOBITS if flags.contains(elf::SHF_WRITE) && !is_constant => {
             Class::Part(PartKind::Data)
@@ -186,8 +198,8 @@ fn refusal(header: &Header) -> Option<&'static str> {
         return None;
     }
     let (kind, flags) = (header.sh_type(LE), header.sh_flags(LE));
-    if flags.contains(elf::SHF_TLS) {
-        Some("thread-local storage is not supported")
+    if flags.contains(elf::SHF_TLS) && flags.contains(elf::SHF_EXECINSTR) {
+        Some("code cannot be thread-local")
     } else if flags.contains(elf::SHF_COMPRESSED) {
         Some("loaded sections cannot be compressed")
     } else if flags.contains(elf::SHF_WRITE) && flags.contains(elf::SHF_EXECINSTR) {

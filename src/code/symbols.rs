@@ -12,6 +12,7 @@ use super::layout::Layout;
 use super::provider::{Imports, Provided};
 use super::reach::Needed;
 use super::sections::Home;
+use super::thread::{self, Variables};
 use super::{CodeError, Location};
 
 /// Bytes of names that an image keeps for each byte of its blob. An honest object holds each name once and an image
@@ -56,8 +57,6 @@ pub(super) enum Place {
     NotLoaded,
     /// Private to glibc's loader.
     OfLoader,
-    /// In thread-local storage that nothing offers.
-    ThreadLocal,
     /// A variable of the thread that runs the code: bytes from the thread pointer.
     OfThread(i64),
 }
@@ -108,7 +107,7 @@ pub(super) fn place(
     objects: &[Object<'_>],
     entities: &Entities,
     needed: &Needed,
-    homes: &[Vec<Home>],
+    (homes, variables): (&[Vec<Home>], &Variables),
     imports: Imports<'_>,
     layout: &mut Layout,
 ) -> Result<Placed, CodeError> {
@@ -126,7 +125,7 @@ pub(super) fn place(
                 placed.constants.push((offset_bytes, bytes.into()));
                 Place::In(PartKind::Rodata, offset_bytes)
             }
-            _ => place_one(objects, entity, homes, imports, layout)?,
+            _ => place_one(objects, entity, (homes, variables), imports, layout)?,
         };
         placed.places.push(place);
     }
@@ -156,7 +155,7 @@ fn place_chosen(
     let SymbolId { object: at, symbol: index } = entity.symbol;
     let (object, symbol) = (&objects[at], &objects[at].symbols[index]);
     match homes[at][section] {
-        Home::Nowhere => Ok(Place::NotLoaded),
+        Home::Nowhere | Home::Thread { .. } => Ok(Place::NotLoaded),
         Home::Placed { part: PartKind::Code, offset_bytes, .. }
             if symbol.st_value(LE) < object.sections[section].sh_size(LE) =>
         {
@@ -172,7 +171,7 @@ fn place_chosen(
 fn place_one(
     objects: &[Object<'_>],
     entity: &Entity,
-    homes: &[Vec<Home>],
+    (homes, variables): (&[Vec<Home>], &Variables),
     imports: Imports<'_>,
     layout: &mut Layout,
 ) -> Result<Place, CodeError> {
@@ -180,9 +179,15 @@ fn place_one(
     let object = &objects[at];
     Ok(match entity.definition {
         Definition::Absolute(value) => Place::Absolute(value),
-        Definition::ThreadLocal { is_defined } => {
-            let name = str::from_utf8(object.symbol_name(&object.symbols[index])?).ok().filter(|_| !is_defined);
-            name.and_then(|name| imports.host.thread_local(name)).map_or(Place::ThreadLocal, Place::OfThread)
+        Definition::ThreadLocal { section: None } => {
+            let distance_bytes = thread::offered(object.symbol_name(&object.symbols[index])?, imports.host);
+            distance_bytes.map_or(Place::Unresolved, Place::OfThread)
+        }
+        Definition::ThreadLocal { section: Some(section) } => {
+            let symbol = &object.symbols[index];
+            check_extent(object, symbol, section)?;
+            let distance_bytes = variables.distance_bytes(homes[at][section], symbol.st_value(LE));
+            distance_bytes.map_or(Place::NotLoaded, Place::OfThread)
         }
         Definition::Discarded => Place::NotLoaded,
         Definition::Common { size_bytes, align_bytes } => {
@@ -195,7 +200,8 @@ fn place_one(
             undefined(object.symbol_name(&object.symbols[index])?, is_weak, entity.is_global, imports)
         }
         Definition::Section(section) | Definition::Chosen(section) => match homes[at][section] {
-            Home::Nowhere => Place::NotLoaded,
+            // A section of zeros for each thread is in no part.
+            Home::Nowhere | Home::Thread { .. } => Place::NotLoaded,
             Home::Placed { part, offset_bytes, .. } => {
                 let symbol = &object.symbols[index];
                 check_extent(object, symbol, section)?;

@@ -22,6 +22,12 @@ pub trait Callee: Send + Sync + 'static {
     /// The writable data that its calls may touch and that others share.
     fn writable(&self) -> Writables;
 
+    /// What is made anew for each call in the thread that runs it; `None`: the executor's own thread pointer will do.
+    /// Only where [`super::thread_switch`] answers something.
+    fn thread(&self) -> Option<Thread> {
+        None
+    }
+
     /// Puts the writable data of this [`Writable::id`](super::Writable::id), which is among them, back to its initial
     /// image. Called after a call that did not return, and only while no call runs that may touch it. Must not panic:
     /// the process ends if it does.
@@ -46,6 +52,22 @@ pub trait Callee: Send + Sync + 'static {
     /// All steps have returned, and nothing of the callee runs: nothing is pending from now on, and what the data is
     /// now is its initial image. Must not panic.
     fn initialised(&self) {}
+}
+
+/// What a callee has of its own in the thread that runs it: thread-local variables, and a thread pointer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thread {
+    /// Address of the initial bytes of its variables, which are there as long as the callee is held.
+    pub template: u64,
+    /// How many there are, at most `size_bytes`.
+    pub template_bytes: usize,
+    /// Bytes of the variables, which end at the thread pointer and start as zero beyond the initial bytes. At most
+    /// [`super::THREAD_MAX_BYTES`].
+    pub size_bytes: usize,
+    /// Alignment of the thread pointer: a power of two, at most a page.
+    pub align_bytes: usize,
+    /// Bytes from the thread pointer to the `errno` of the code, inside of the block.
+    pub errno_offset: isize,
 }
 
 /// A function without arguments that must run before the first call.

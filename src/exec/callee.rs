@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Callee, Step, Writable, Writables};
+use super::{Callee, Step, Thread, Writable, Writables};
 use crate::cache::Pinned;
 
 impl Callee for Pinned {
@@ -13,6 +13,17 @@ impl Callee for Pinned {
     fn writable(&self) -> Writables {
         // What an entry is linked against holds its own data, which its code may change.
         Writables::new(self.shared_data().map(|(id, reentrant)| Writable { id, reentrant }))
+    }
+
+    fn thread(&self) -> Option<Thread> {
+        let thread = self.meta().thread?;
+        Some(Thread {
+            template: self.rodata_start() + thread.template_offset_bytes,
+            template_bytes: thread.template_bytes as usize,
+            size_bytes: thread.size_bytes as usize,
+            align_bytes: thread.align_bytes as usize,
+            errno_offset: thread.errno_offset as isize,
+        })
     }
 
     fn restore(&self, id: u64) {

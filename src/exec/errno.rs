@@ -1,38 +1,24 @@
-//! The one variable of the thread that code may import.
+//! The error number of the C library in an executor's thread.
 //!
-//! Code of the host's C library, such as that of a static libm, reports errors by `errno`. It gets that of the executor
-//! that runs it, which nobody else looks at: the daemon reads its own right after a system call of its own.
-#![allow(unsafe_code)] // Reads the thread pointer.
-
-use std::{arch::asm, thread};
+//! Host functions set it. Code that has a thread pointer of its own has an `errno` of its own, too: it is lent to the host
+//! function and read back, and when the call is over the host's is what it was, however the call ended.
+#![allow(unsafe_code)] // A variable of the C library.
 
 unsafe extern "C" {
     safe fn __errno_location() -> *mut i32;
 }
 
-/// Names of thread-local variables, each with its distance from the thread pointer in bytes. None if the C library does
-/// not keep `errno` at the same distance in each thread.
-pub fn thread_locals() -> Vec<(&'static str, i64)> {
-    let here = distance();
-    // Two at once, so that they are different threads for sure.
-    let there = thread::scope(|scope| [scope.spawn(distance), scope.spawn(distance)].map(|it| it.join().ok()));
-    if there.iter().all(|it| *it == Some(here)) { vec![("errno", here)] } else { Vec::new() }
+/// Where it is in the calling thread, as long as that lives.
+pub(super) fn location() -> u64 {
+    __errno_location() as u64
 }
 
-fn distance() -> i64 {
-    let thread_pointer: usize;
-    // SAFETY: The ABI of x86-64 has the thread pointer at its own address, where every thread may read it.
-    unsafe { asm!("mov {}, fs:0", out(reg) thread_pointer, options(nostack, readonly, preserves_flags)) };
-    __errno_location().addr() as i64 - thread_pointer as i64
+pub(super) fn get() -> i32 {
+    // SAFETY: the C library's pointer to a variable of this thread.
+    unsafe { __errno_location().read() }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn errno_is_as_far_from_the_thread_pointer_in_each_thread() {
-        assert_eq!(thread_locals(), [("errno", distance())]);
-        assert_ne!(distance(), 0);
-    }
+pub(super) fn set(errno: i32) {
+    // SAFETY: as above.
+    unsafe { __errno_location().write(errno) };
 }

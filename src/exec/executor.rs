@@ -2,6 +2,7 @@
 
 mod initialise;
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::OnceLock;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
@@ -9,12 +10,14 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::call::{Call, Callee, Done, Outcome, Scalar};
+use super::errno;
 use super::frame::Limits;
 use super::memory::{Placed, Region};
 use super::pool::{Job, Shared};
 use super::schedule::Entry;
 use super::signals::ThreadSignals;
 use super::stack::{Slot, give_back};
+use super::thread::Block;
 use super::trap::{RawTrap, TrapKind};
 use super::watchdog::{Victim, nanos};
 
@@ -36,7 +39,9 @@ pub(super) fn run<C: Callee>(shared: &Shared<C>, index: usize, started: &SyncSen
     if started.send(Ok(())).is_err() {
         return;
     }
-    let mut executor = Executor { shared, slot, region: Region::of_slot(slot), cpu: CpuMeter::new(victim) };
+    // Ends in a zero, as the C library's own: no string goes over it.
+    let canary = RandomState::new().hash_one(index) << 8;
+    let mut executor = Executor { shared, slot, region: Region::of_slot(slot), cpu: CpuMeter::new(victim), canary };
     while let Some(entry) = shared.queue.next(index) {
         executor.serve(entry);
     }
@@ -58,6 +63,8 @@ struct Executor<'a, C: Callee> {
     slot: &'a Slot,
     region: Region,
     cpu: CpuMeter,
+    /// Of calls that have a thread of their own.
+    canary: u64,
 }
 
 impl<C: Callee> Executor<'_, C> {
@@ -94,15 +101,33 @@ impl<C: Callee> Executor<'_, C> {
         frame.heap.reset(placed.end, self.region.range().end);
         frame.context.prepare(call.entry, &placed.registers);
         frame.set_limits(self.limits(id, call, taken));
-        frame.context.run();
+        let block = self.enter(&call.callee);
         let Some(raw) = frame.take_trap() else {
             let (int, vector) = frame.context.results();
             let value = Scalar::from_registers(call.result, int, vector);
             let buffers = placed.collect(&self.region);
             self.region.scrub(frame.heap.used_end());
+            block.iter().for_each(Block::scrub);
             return Outcome::Returned { value, buffers };
         };
         self.ended(id, &raw)
+    }
+
+    /// Runs what is prepared, in a thread of its own where the callee needs one, which is to be scrubbed after code that
+    /// came back.
+    fn enter(&self, callee: &C) -> Option<Block> {
+        let context = &self.slot.frame().context;
+        let block = callee.thread().map(|thread| Block::make(self.slot, &thread, self.canary));
+        match &block {
+            None => context.run(),
+            Some(block) => {
+                context.lend_thread(block.pointer as u64, block.errno as u64);
+                let errno = errno::get();
+                context.run();
+                errno::set(errno);
+            }
+        }
+        block
     }
 
     /// The outcome of code that did not come back.
@@ -111,6 +136,7 @@ impl<C: Callee> Executor<'_, C> {
         // What such code touched is not known.
         give_back(self.region.range());
         give_back(self.slot.stack());
+        give_back(self.slot.thread());
         let guard = self.slot.guard();
         let trap = raw.interpret(&(guard.start as u64..guard.end as u64));
         let unwanted = trap.kind == TrapKind::Timeout && (frame.is_cancelled(id) || self.shared.queue.is_stopping());

@@ -31,6 +31,11 @@ impl Region {
         Region { range: slot.memory() }
     }
 
+    /// The memory of a call's thread.
+    pub(super) fn of_thread(slot: &Slot) -> Region {
+        Region { range: slot.thread() }
+    }
+
     /// What of the call memory is the heap, by the frame of the call that runs.
     pub(super) fn of_heap(frame: &Frame) -> Region {
         Region { range: frame.heap.start.load(Ordering::Relaxed)..frame.heap.end.load(Ordering::Relaxed) }

@@ -11,7 +11,8 @@
 //!
 //! Files, from the bottom: `stack` maps an executor's memory, `frame` is what trampoline, handler, watchdog and
 //! executor share, `x86_64` is the trampoline, `signals` the handler, `memory` and `heap` what code may use
-//! while it runs, `host` the functions it may call, `errno` the variable it may use, `processor` what it may know of that, `watchdog` the limits, `schedule` who
+//! while it runs, `host` the functions it may call, `thread` the thread pointer that some have of their own,
+//! `thread_switch` how it is exchanged, `errno` the host's error number, `processor` what code may know of that, `watchdog` the limits, `schedule` who
 //! runs next, `writable` what decides that, `queue` that behind a lock, `executor` one thread and what runs before the first call, `pool` and `ticket` the face.
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
@@ -31,6 +32,8 @@ mod queue;
 mod schedule;
 mod signals;
 mod stack;
+mod thread;
+mod thread_switch;
 mod ticket;
 mod trap;
 mod watchdog;
@@ -54,15 +57,19 @@ mod schedule_tests;
 mod test_code;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod thread_tests;
 
 pub use call::{
-    Arg, ArgError, Call, Callee, Done, FLOAT_ARGS_MAX, INT_ARGS_MAX, Outcome, ResultType, Scalar, Step, check_args,
+    Arg, ArgError, Call, Callee, Done, FLOAT_ARGS_MAX, INT_ARGS_MAX, Outcome, ResultType, Scalar, Step, Thread,
+    check_args,
 };
-pub use errno::thread_locals;
 pub use host::{IMPORTS_VERSION, imports};
 pub use pool::{ExecConfig, Pool, PoolStats, Refusal, Rejected, StartError};
 pub use processor::constants;
 pub use stack::{EXECUTORS_MAX, SlotError};
+pub use thread::{CONTROL_BYTES, THREAD_MAX_BYTES};
+pub use thread_switch::thread_switch;
 pub use ticket::Ticket;
 pub use trap::{Trap, TrapKind, TrapStage};
 pub use writable::{Writable, Writables};

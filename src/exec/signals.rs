@@ -91,21 +91,41 @@ pub(super) extern "C" fn on_signal(signal: c_int, info: *mut siginfo_t, context:
     if let Some(frame) = frame_at(&raw const marker as usize) {
         // SAFETY: this runs on the alternate stack of that frame's slot, so the slot is in use and mapped.
         let frame = unsafe { frame.as_ref() };
-        // SAFETY: the kernel's siginfo, valid while the handler runs.
-        let info = unsafe { &*info };
-        // SAFETY: the kernel's context on this stack; nobody else has a reference.
-        let context = unsafe { &mut *context.cast::<SignalContext>() };
-        if is_ours(frame, signal, info) && end_call(frame, signal, info, context) {
+        if ends_call(frame, signal, info, context) {
             return;
+        }
+        if is_code_running(frame) {
+            return chain_for_host(frame, signal, info, context);
         }
     }
     chain(signal, info, context);
 }
 
+/// Whether this was the code's, whose call is over then.
+fn ends_call(frame: &Frame, signal: c_int, info: *mut siginfo_t, context: *mut c_void) -> bool {
+    // SAFETY: the kernel's siginfo, valid while the handler runs.
+    let info = unsafe { &*info };
+    // SAFETY: the kernel's context on this stack; nobody else has a reference.
+    let context = unsafe { &mut *context.cast::<SignalContext>() };
+    is_ours(frame, signal, info) && end_call(frame, signal, info, context)
+}
+
+fn is_code_running(frame: &Frame) -> bool {
+    !frame.context.seq.load(Ordering::Relaxed).is_multiple_of(2)
+}
+
+/// [`chain`] while code may have a thread pointer of its own, which an earlier handler must not see.
+fn chain_for_host(frame: &Frame, signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
+    let of_code = arch::thread_pointer();
+    arch::restore_thread_pointer(&frame.context);
+    chain(signal, info, context);
+    arch::set_thread_pointer(of_code);
+}
+
 /// Code runs, and either the kernel says that it faulted or the watchdog wants this very call to end.
 fn is_ours(frame: &Frame, signal: c_int, info: &siginfo_t) -> bool {
     let seq = frame.context.seq.load(Ordering::Relaxed);
-    if seq.is_multiple_of(2) {
+    if !is_code_running(frame) {
         return false;
     }
     if signal == STOP_SIGNAL { frame.kill.load(Ordering::Acquire) == seq } else { info.si_code > 0 }
@@ -119,7 +139,7 @@ fn end_call(frame: &Frame, signal: c_int, info: &siginfo_t, context: &mut Signal
     } else {
         0
     };
-    let (pc, abort_return) = (context.pc(), context.abort_return());
+    let (pc, abort_return) = (context.pc(), frame.context.lent.code_address(context.abort_return()));
     let recoveries = frame.record_trap(&RawTrap { signal, code: info.si_code, pc, address, abort_return });
     if recoveries > RECOVERIES_MAX {
         return false;

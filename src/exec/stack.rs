@@ -5,7 +5,7 @@
 //! signal handler and in a host function, without thread-local storage that code could have moved.
 //!
 //! ```text
-//! low   guard (inaccessible)  | stack | gap | call memory | gap ... gap | alternate stack | frame   high
+//! low   guard (inaccessible)  | stack | gap | call memory | gap ... gap | thread | gap | alternate stack | frame   high
 //! ```
 //! Nothing in a slot is executable.
 #![allow(unsafe_code)] // Mapping memory, and references to frames at computed addresses.
@@ -20,6 +20,7 @@ use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, mprotect};
 
 use super::frame::Frame;
+use super::thread;
 
 /// Most executors of one process. Bounds the reservation to 64 GiB of addresses, which cost nothing.
 pub const EXECUTORS_MAX: usize = 256;
@@ -100,8 +101,8 @@ impl Slot {
         let guard_bytes = page_up(sizes.guard_bytes.max(PAGE_BYTES));
         let stack_bytes = page_up(sizes.stack_bytes.max(PAGE_BYTES));
         let memory_bytes = page_up(sizes.memory_bytes.max(PAGE_BYTES));
-        let gaps_bytes = 2 * PAGE_BYTES;
-        let max_bytes = SLOT_BYTES - FRAME_BYTES - ALT_STACK_BYTES - gaps_bytes;
+        let gaps_bytes = 3 * PAGE_BYTES;
+        let max_bytes = SLOT_BYTES - FRAME_BYTES - ALT_STACK_BYTES - thread::AREA_BYTES - gaps_bytes;
         let needed_bytes = guard_bytes.saturating_add(stack_bytes).saturating_add(memory_bytes);
         if needed_bytes > max_bytes {
             return Err(SlotError::TooLarge { needed_bytes, max_bytes });
@@ -110,6 +111,7 @@ impl Slot {
         let slot = Slot { index, base, guard_bytes, stack_bytes, memory_bytes };
         commit("stack", slot.stack())?;
         commit("call memory", slot.memory())?;
+        commit("thread", slot.thread())?;
         commit("alternate stack", slot.alt_stack())?;
         commit("frame", slot.alt_stack().end..slot.base + SLOT_BYTES)?;
         Ok(slot)
@@ -130,6 +132,12 @@ impl Slot {
     pub(super) fn memory(&self) -> Range<usize> {
         let start = self.stack().end + PAGE_BYTES;
         start..start + self.memory_bytes
+    }
+
+    /// The memory of a call's thread; below it is a gap.
+    pub(super) fn thread(&self) -> Range<usize> {
+        let end = self.alt_stack().start - PAGE_BYTES;
+        end - thread::AREA_BYTES..end
     }
 
     /// The stack of signal handlers; below it is a gap.

@@ -8,12 +8,12 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
-use super::call::{Arg, Call, Callee, Done, Outcome, ResultType, Scalar};
+use super::call::{Arg, Call, Callee, Done, Outcome, ResultType, Scalar, Thread};
 use super::pool::{ExecConfig, Pool};
 use super::ticket::Ticket;
 use super::writable::{Writable, Writables};
@@ -54,6 +54,7 @@ pub(super) struct TestCode {
     page: NonNull<libc::c_void>,
     bytes: usize,
     writable: Option<Writable>,
+    thread: Option<Thread>,
     pub(super) restores: AtomicUsize,
 }
 
@@ -64,6 +65,17 @@ unsafe impl Sync for TestCode {}
 
 impl TestCode {
     pub(super) fn new(code: &[u8], writable: Option<Writable>) -> Arc<TestCode> {
+        Arc::new(Self::map(code, writable))
+    }
+
+    /// Code with a thread pointer of its own.
+    pub(super) fn with_thread(code: &[u8], thread: Thread) -> Arc<TestCode> {
+        let mut code = Self::map(code, None);
+        code.thread = Some(thread);
+        Arc::new(code)
+    }
+
+    fn map(code: &[u8], writable: Option<Writable>) -> TestCode {
         let bytes = code.len().next_multiple_of(PAGE_BYTES);
         let length = NonZeroUsize::new(bytes).expect("code is not empty");
         let rw = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
@@ -73,7 +85,7 @@ impl TestCode {
         unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), page.as_ptr().cast::<u8>(), code.len()) };
         // SAFETY: the mapping made above.
         unsafe { mprotect(page, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_EXEC) }.unwrap();
-        Arc::new(TestCode { page, bytes, writable, restores: AtomicUsize::new(0) })
+        TestCode { page, bytes, writable, thread: None, restores: AtomicUsize::new(0) }
     }
 
     pub(super) fn entry(&self) -> u64 {
@@ -95,6 +107,10 @@ impl Callee for Arc<TestCode> {
 
     fn writable(&self) -> Writables {
         self.writable.into()
+    }
+
+    fn thread(&self) -> Option<Thread> {
+        self.thread
     }
 
     fn restore(&self, _: u64) {
@@ -125,7 +141,7 @@ pub(super) fn call(code: &Arc<TestCode>, args: Vec<Arg>, result: ResultType) -> 
     Call { callee, entry: code.entry(), args, result, cpu_limit: limit, wall_cap: limit, deadline: None }
 }
 
-struct Unpark(Thread);
+struct Unpark(thread::Thread);
 
 impl Wake for Unpark {
     fn wake(self: Arc<Self>) {

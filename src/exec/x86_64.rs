@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::call::{FLOAT_ARGS_MAX, INT_ARGS_MAX};
 use super::stack::{FRAME_BYTES, SLOT_BYTES};
+use super::thread_switch::LentThread;
 
 /// Interrupts on, and the bit that is always one: what a C function may expect.
 const RFLAGS_CLEAN: u64 = 0x202;
@@ -41,6 +42,7 @@ static X87_CONTROL_CLEAN: u16 = 0x37f;
 /// return address. As unwinders are told, too.
 const SAVED_BYTES: u64 = 7 * 8;
 const ARCH_SET_FS: u64 = 0x1002;
+const ARCH_GET_FS: u64 = 0x1003;
 const SYS_ARCH_PRCTL: u64 = libc::SYS_arch_prctl as u64;
 
 /// What the assembly reads and writes. Must stand at the start of the last [`FRAME_BYTES`] of a slot.
@@ -48,17 +50,17 @@ const SYS_ARCH_PRCTL: u64 = libc::SYS_arch_prctl as u64;
 #[derive(Debug)]
 pub(super) struct Context {
     /// Its own address, which tells whether a context found by a stack pointer is one.
-    this: AtomicU64,
+    pub(super) this: AtomicU64,
     /// Odd while code runs; two more with each call.
     pub(super) seq: AtomicU64,
     host_sp: AtomicU64,
     code_sp: AtomicU64,
-    entry: AtomicU64,
+    pub(super) entry: AtomicU64,
     ints: [AtomicU64; INT_ARGS_MAX],
     vectors: [AtomicU64; FLOAT_ARGS_MAX],
-    int_result: AtomicU64,
-    vector_result: AtomicU64,
-    fs_base: AtomicU64,
+    pub(super) int_result: AtomicU64,
+    pub(super) vector_result: AtomicU64,
+    pub(super) fs_base: AtomicU64,
     /// Code and stack segment selectors of this process.
     cs: AtomicU64,
     ss: AtomicU64,
@@ -67,6 +69,8 @@ pub(super) struct Context {
     /// Not zero: the processor has protection keys and the system uses them.
     has_pkeys: AtomicU64,
     pkru: AtomicU64,
+    /// What calls with a thread pointer of their own need; see `thread_switch`.
+    pub(super) lent: LentThread,
 }
 
 /// Register contents for a call.
@@ -84,6 +88,7 @@ impl Context {
         self.this.store(self as *const Context as u64, Ordering::Relaxed);
         self.code_sp.store(stack_end as u64 - 16, Ordering::Relaxed);
         self.fs_base.store(fs_base(), Ordering::Relaxed);
+        self.lent.init();
         let (cs, ss) = selectors();
         self.cs.store(cs, Ordering::Relaxed);
         self.ss.store(ss, Ordering::Relaxed);
@@ -211,10 +216,25 @@ impl SignalContext {
 /// Gives the thread back its FS base, which code may have changed. For the signal handler: nothing that touches
 /// thread-local storage may run before, not even the C library's `syscall`, which writes errno.
 pub(super) fn restore_thread_pointer(context: &Context) {
-    let base = context.fs_base.load(Ordering::Relaxed);
-    // SAFETY: ARCH_SET_FS with the base that this thread had when it called `init`; the call touches no memory.
+    set_thread_pointer(context.fs_base.load(Ordering::Relaxed));
+}
+
+/// For the signal handler too.
+pub(super) fn set_thread_pointer(base: u64) {
+    arch_prctl(ARCH_SET_FS, base);
+}
+
+/// The FS base, whatever it is. For the signal handler too.
+pub(super) fn thread_pointer() -> u64 {
+    let base = AtomicU64::new(0);
+    arch_prctl(ARCH_GET_FS, base.as_ptr() as u64);
+    base.load(Ordering::Relaxed)
+}
+
+fn arch_prctl(code: u64, value: u64) {
+    // SAFETY: the callers pass a base that this thread had, or the address of a word of their own to write.
     unsafe {
-        asm!("syscall", inlateout("rax") SYS_ARCH_PRCTL => _, in("rdi") ARCH_SET_FS, in("rsi") base,
+        asm!("syscall", inlateout("rax") SYS_ARCH_PRCTL => _, in("rdi") code, in("rsi") value,
              lateout("rcx") _, lateout("r11") _, options(nostack))
     }
 }
@@ -288,7 +308,7 @@ unsafe extern "C" fn enter(context: *const Context) {
 
 /// The way back of [`enter`]; rcx = context, everything else unknown. Each step can be done twice.
 #[unsafe(naked)]
-unsafe extern "C" fn resume() {
+pub(super) unsafe extern "C" fn resume() {
     naked_asm!(
         ".cfi_startproc; .cfi_signal_frame",
         // DW_CFA_def_cfa_expression of 5 bytes: breg2 host_sp; deref; plus_uconst saved. rcx has the number 2.

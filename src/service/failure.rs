@@ -203,6 +203,7 @@ impl From<CodeError> for Failure {
             code::Reason::MalformedObject => Reason::MalformedObject,
             code::Reason::UnsupportedRelocation => Reason::UnsupportedRelocation,
             code::Reason::UnresolvedSymbol => Reason::UnresolvedSymbol,
+            code::Reason::ForbiddenInstruction => Reason::ForbiddenInstruction,
             code::Reason::TargetMismatch => Reason::TargetMismatch,
             code::Reason::BlobTooLarge => Reason::BlobTooLarge,
             code::Reason::InvalidField => return Self::field("flat_entries", error.to_string()),

@@ -9,6 +9,16 @@
     .size \name, . - \name
     .endm
 
+/* In a constant, into which is jumped: where it can be seen this instruction refuses the install. */
+    .macro hidden_wrfsbase register
+    jmp 77f + 2
+77: .byte 0x48, 0xba                    /* movabs of the eight bytes after it */
+    wrfsbase \register
+    nop
+    nop
+    nop
+    .endm
+
 /* --- never return --- */
 function infinite_recursion
     sub $264, %rsp
@@ -151,7 +161,7 @@ done to_32_bit
 
 function wrong_fs_then_fault
     xor %eax, %eax
-    wrfsbase %rax
+    hidden_wrfsbase %rax
     ud2
 done wrong_fs_then_fault
 
@@ -167,7 +177,7 @@ done spin_backwards
 
 function spin_wrong_fs
     xor %eax, %eax
-    wrfsbase %rax
+    hidden_wrfsbase %rax
 1:  jmp 1b
 done spin_wrong_fs
 
@@ -232,14 +242,14 @@ function leave_stack_popped             /* ret 64 */
 done leave_stack_popped
 
 function leave_other_fs                 /* thread-local storage where there is none */
-    wrfsbase %rsp
+    hidden_wrfsbase %rsp
     mov $42, %eax
     ret
 done leave_other_fs
 
 function leave_unmapped_fs              /* found out on return: a trap outside of the entry */
     xor %eax, %eax
-    wrfsbase %rax
+    hidden_wrfsbase %rax
     mov $42, %eax
     ret
 done leave_unmapped_fs

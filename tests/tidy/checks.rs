@@ -53,10 +53,13 @@ pub(crate) const UNSAFE_FILES: &[&str] = &[
     "src/exec/host/jumps.rs",
     "src/exec/host/mod.rs",
     "src/exec/host/runtime.rs",
+    "src/exec/host/search.rs",
     "src/exec/host/startup.rs",
     "src/exec/memory.rs",
     "src/exec/signals.rs",
     "src/exec/stack.rs",
+    "src/exec/thread.rs",
+    "src/exec/thread_switch.rs",
     "src/exec/watchdog.rs",
     "src/exec/x86_64.rs",
     "src/tools/gdb.rs",
@@ -73,6 +76,7 @@ pub(crate) const UNSAFE_FILES: &[&str] = &[
     "src/exec/host_tests/mod.rs",
     "src/exec/hostile_tests.rs",
     "src/exec/test_code.rs",
+    "src/exec/thread_tests.rs",
 ];
 
 pub(crate) const FILE_LINES_MAX: usize = 500;

@@ -85,7 +85,9 @@ fn hint(reason: &str) -> Option<&'static str> {
         "UNRESOLVED_SYMBOL" => {
             "install what defines them along with it (`install KEY a.o b.o`, or an archive); `capabilities` shows what is offered"
         }
-        "FORBIDDEN_INSTRUCTION" => "code.screen of the daemon refuses such code; `objdump -d` shows what is around it",
+        "FORBIDDEN_INSTRUCTION" => {
+            "code by %gs or beyond its thread's block is never taken, other such code not where code.screen refuses it; `objdump -d` shows what is around it"
+        }
         "BUDGET_EXHAUSTED" => "the entry alone is larger than the budget: cache.budget_bytes of the daemon",
         "ALL_ENTRIES_PINNED" => "everything in the cache is running now: try again, or give the daemon more budget",
         "SERVER_BUSY" => {

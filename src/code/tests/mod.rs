@@ -20,9 +20,10 @@ mod several;
 mod signatures;
 mod startup;
 mod symbols;
+mod thread;
 mod unwind;
 
-use super::{Addresses, CodeError, Image, ImportTable, Limits, MoveError, PartKind, Selection};
+use super::{Addresses, CodeError, Image, ImportTable, Limits, MoveError, PartKind, Selection, ThreadSwitch};
 
 /// An object of real compiler output; the command is in its source.
 const SAMPLE: &[u8] = include_bytes!("sample.o");
@@ -36,6 +37,14 @@ const HOST: u64 = 0x5555_0000_1230;
 /// Offers `host`, and what `sample.c` needs.
 fn imports() -> ImportTable {
     ImportTable::new([("host", HOST), ("memcpy", HOST + 0x1000), ("strlen", HOST + 0x2000)])
+}
+
+/// Where calls of host functions go from code with a thread pointer of its own, in these tests.
+const SWITCH: u64 = 0x5555_0001_0000;
+
+/// The same for a host where code can have a thread pointer of its own; `strlen` does not depend on it.
+fn switched() -> ImportTable {
+    imports().with_thread_switch(Some(ThreadSwitch { address: SWITCH, direct: [HOST + 0x2000].into() }))
 }
 
 /// Also those that no symbol needs, so that a test need not name each.

@@ -40,7 +40,7 @@ fn object(kind: RelocationType, name: &str, addend: i64) -> Vec<u8> {
 
 fn parse_against(blob: &[u8], at: &[Addresses]) -> Result<Image, CodeError> {
     let symbols = exports();
-    let providers: Vec<_> = at.iter().map(|&at| Provider { symbols: &symbols, at }).collect();
+    let providers: Vec<_> = at.iter().map(|&at| Provider { symbols: &symbols, at, has_thread: false }).collect();
     Image::parse_elf_against(blob, &all_sections(), &providers, &imports(), &Limits::default())
 }
 
@@ -166,4 +166,24 @@ fn what_no_provider_has_is_unresolved_and_local_symbols_are_not_looked_for() {
 fn a_variable_of_the_thread_is_not_one_of_another_entry() {
     let error = linked(&object(R_X86_64_TPOFF32, "variable", 0), NEAR).unwrap_err();
     assert_eq!(error.reason(), Reason::MalformedObject);
+}
+
+#[test]
+fn code_with_a_thread_pointer_of_its_own_is_not_linked_against_others_nor_they_against_it() {
+    let symbols = exports();
+    let parse = |blob: &[u8], has_thread: bool| {
+        let provider = Provider { symbols: &symbols, at: NEAR, has_thread };
+        Image::parse_elf_against(blob, &all_sections(), &[provider], &switched(), &Limits::default())
+    };
+    // mov %fs:0x34, %eax
+    let touching = Builder::with_text(&[0x64, 0x8b, 0x04, 0x25, 0x34, 0, 0, 0, 0xc3]).build();
+    let plain = object(R_X86_64_PLT32, "square", -4);
+    assert!(parse(&plain, false).is_ok());
+    let alone = Image::parse_elf(&touching, &all_sections(), &switched(), &Limits::default()).unwrap();
+    assert!(alone.thread().is_some());
+    for (blob, has_thread) in [(&touching, false), (&touching, true), (&plain, true)] {
+        let error = parse(blob, has_thread).unwrap_err();
+        assert_eq!(error.reason(), Reason::MalformedObject, "{error}");
+        assert!(error.to_string().contains("entr"), "{error}");
+    }
 }

@@ -40,8 +40,6 @@ fn each_instruction_that_must_not_be_is_found_with_its_rule_and_its_text() {
         (&[0x0f, 0xae, 0x2f], Rule::ExtendedState, "xrstor [rdi]"),
         (&[0x48, 0x0f, 0xae, 0x2f], Rule::ExtendedState, "xrstor64 [rdi]"),
         (&[0x0f, 0xc7, 0x1f], Rule::ExtendedState, "xrstors [rdi]"),
-        (&[0xf3, 0x48, 0x0f, 0xae, 0xd7], Rule::Segment, "wrfsbase rdi"),
-        (&[0xf3, 0x48, 0x0f, 0xae, 0xdf], Rule::Segment, "wrgsbase rdi"),
         (&[0x8e, 0xd8], Rule::Segment, "mov ds, ax"),
         (&[0x8e, 0x27], Rule::Segment, "mov fs, word ptr [rdi]"),
         (&[0x0f, 0xa1], Rule::Segment, "pop fs"),
@@ -218,6 +216,8 @@ proptest! {
 
     #[test]
     fn any_bytes_are_read_to_their_end(code in vec(any::<u8>(), 1..600), places in vec(any::<u16>(), 1..8)) {
+        // What is refused before it is screened.
+        let code: Vec<u8> = code.into_iter().map(|it| if matches!(it, 0x64 | 0x65 | 0xae) { RET } else { it }).collect();
         let entry = |(index, place): (usize, &u16)| {
             FlatEntry { name: index.to_string(), offset_bytes: u64::from(*place) % code.len() as u64 }
         };

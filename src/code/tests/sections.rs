@@ -52,8 +52,7 @@ fn what_starts_as_zero_lies_behind_all_data_wherever_it_stands_in_the_file() {
 #[test]
 fn sections_that_need_what_is_not_done_here_are_refused_by_name() {
     let cases = [
-        (".tdata", SHT_PROGBITS, DATA | SHF_TLS.0, "thread-local"),
-        (".tbss", SHT_PROGBITS, DATA | SHF_TLS.0, "thread-local"),
+        (".text.tls", SHT_PROGBITS, TEXT | SHF_TLS.0, "code cannot be thread-local"),
         (".zdata", SHT_PROGBITS, DATA | SHF_COMPRESSED.0, "compressed"),
         (".init", SHT_PROGBITS, TEXT, "use a constructor"),
         (".init_array", SHT_INIT_ARRAY, DATA | SHF_COMPRESSED.0, "compressed"),

@@ -14,6 +14,7 @@ use crate::exec::arch::Registers;
 use crate::exec::call::{Call, Callee, Outcome, Step};
 use crate::exec::frame::Limits;
 use crate::exec::signals::STOP_SIGNAL;
+use crate::exec::thread::Block;
 use crate::exec::trap::{Trap, TrapKind, TrapStage};
 use crate::exec::watchdog::nanos;
 use crate::exec::writable::Writables;
@@ -60,13 +61,14 @@ impl<C: Callee> Executor<'_, C> {
         }
         frame.context.prepare(step.entry, &Registers::default());
         frame.set_limits(limits);
-        frame.context.run();
+        let block = self.enter(callee);
         if let Some(raw) = frame.take_trap() {
             return Err(match self.ended(limits.job, &raw) {
                 Outcome::Trap(trap) => Outcome::Trap(Trap { stage: TrapStage::Initialiser, ..trap }),
                 other => other,
             });
         }
+        block.iter().for_each(Block::scrub);
         if frame.heap.live() > 0 {
             self.region.scrub(frame.heap.used_end());
             return Err(Outcome::Trap(stopped(TrapKind::Abort, libc::SIGILL, TrapStage::KeptMemory)));

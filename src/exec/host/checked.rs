@@ -10,11 +10,11 @@ use libc::{c_char, c_void, memcpy, memmove, mempcpy, memset, stpncpy, strncpy};
 
 use super::{Entry, abort, abort_from};
 
+/// Those that only end the call.
+pub(super) const ENDS: &[(&str, Entry)] =
+    &[("abort", abort), ("__assert_fail", abort), ("__chk_fail", abort), ("__stack_chk_fail", abort)];
+
 pub(super) const OWN: &[(&str, Entry)] = &[
-    ("abort", abort),
-    ("__assert_fail", abort),
-    ("__chk_fail", abort),
-    ("__stack_chk_fail", abort),
     ("__memcpy_chk", memcpy_chk),
     ("__memmove_chk", memmove_chk),
     ("__mempcpy_chk", mempcpy_chk),

@@ -7,7 +7,7 @@
 //!
 //! Not offered, however often objects ask for it: what uses the process's allocator (`qsort`, `snprintf`), locks
 //! (`stdio`), statics (`strtok`, `rand`, `lgamma` with its `signgam`), the environment, or the address of anything of
-//! the executor's thread (`__errno_location`).
+//! the executor's thread (`__errno_location`; code with a thread pointer of its own gets its own).
 //!
 //! The C library is bound when the process starts (Rust links so), hence no call enters the dynamic linker.
 #![allow(unsafe_code)] // Functions with the C ABI, in part assembly.
@@ -49,6 +49,7 @@ mod checked;
 mod jumps;
 mod math;
 mod runtime;
+mod search;
 mod startup;
 mod strings;
 
@@ -61,15 +62,17 @@ pub const IMPORTS_VERSION: u32 = 2;
 /// How a function is entered; its true signature is C's.
 type Entry = unsafe extern "C" fn();
 
-const FAMILIES: [&[(&str, Entry)]; 10] = [
+const FAMILIES: [&[(&str, Entry)]; 12] = [
     allocate::OWN,
     characters::PASSED,
     characters::OWN,
+    checked::ENDS,
     checked::OWN,
     jumps::OWN,
     math::PASSED,
     runtime::PASSED,
     runtime::OWN,
+    search::OWN,
     startup::OWN,
     strings::PASSED,
 ];
@@ -77,6 +80,13 @@ const FAMILIES: [&[(&str, Entry)]; 10] = [
 /// Names and addresses of what is offered.
 pub fn imports() -> Vec<(&'static str, u64)> {
     FAMILIES.iter().copied().flatten().map(|&(name, function)| (name, function as *const () as u64)).collect()
+}
+
+/// Addresses of the functions that code with a thread pointer of its own calls without exchanging it: they do not
+/// depend on it, and either come back in unusual ways, or look at who called, or call code.
+pub(super) fn direct() -> Vec<u64> {
+    let families = [characters::OWN, checked::ENDS, jumps::OWN, search::OWN];
+    families.into_iter().flatten().map(|&(_, function)| function as *const () as u64).collect()
 }
 
 /// Traps with the caller's return address where the handler looks for it.

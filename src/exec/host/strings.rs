@@ -3,8 +3,7 @@
 //! All work on the memory they are given, and where one needs to go on, on a pointer that the caller keeps
 //! (`strtok_r`, `strsep`, `rand_r`). Those that fold case or read numbers look at the thread's locale, which is read
 //! and never written: the daemon does not call `setlocale`, so it is "C", in which `strcoll` is `strcmp`. Those that
-//! read numbers set the executor's `errno`, which nobody looks at across a call. `bsearch` calls back into code from a
-//! frame that owns nothing, so a fault in the callback is like one in the code itself.
+//! read numbers set the executor's `errno`, which nobody looks at across a call.
 
 pass_on! {
     // Memory.
@@ -15,7 +14,7 @@ pass_on! {
     strncat, strncmp, strncpy, strnlen, strpbrk, strrchr, strsep, strspn, strstr, strtok_r, strverscmp, wcslen,
     wcsnlen,
     // Numbers.
-    abs, atof, atoi, atol, atoll, bsearch, div, ffs, ffsl, ffsll, labs, ldiv, llabs, lldiv, rand_r, strtod, strtof,
+    abs, atof, atoi, atol, atoll, div, ffs, ffsl, ffsll, labs, ldiv, llabs, lldiv, rand_r, strtod, strtof,
     strtol, strtold, strtoll, strtoul, strtoull;
     __mempcpy => mempcpy, __rawmemchr => rawmemchr, __stpcpy => stpcpy, __stpncpy => stpncpy, __strtok_r => strtok_r,
     bcmp => memcmp, index => strchr, rindex => strrchr, strcoll => strcmp, imaxabs => labs, strtoimax => strtol,

@@ -4,7 +4,7 @@
 
 use codecached::{
     client::archive,
-    code::{Addresses, Image, ImportTable, Limits, Selection},
+    code::{Addresses, Image, ImportTable, Limits, Selection, ThreadSwitch},
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -29,7 +29,8 @@ fn link(blob: &[u8], selection: &Selection) {
     let limits = Limits { image_max_bytes: 1 << 20, ..Limits::default() };
     let imports =
         ["memcpy", "malloc", "strlen", "memset", "free", "__udivti3"].into_iter().zip((0x5555_0000_1000..).step_by(16));
-    let imports = ImportTable::new(imports).with_thread_locals([("errno", -64)]);
+    let switch = ThreadSwitch { address: 0x5555_0000_3000, direct: Box::default() };
+    let imports = ImportTable::new(imports).with_thread_switch(Some(switch));
     let Ok(image) = Image::parse_elf(blob, selection, &imports, &limits) else { return };
     let sizes = image.sizes();
     let [mut code, mut rodata, mut data] =
