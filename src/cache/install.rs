@@ -249,7 +249,17 @@ impl Cache {
 
     /// Charges `amount`, evicting the least recently used entries until it fits. If it cannot, nothing is evicted.
     fn charge(&self, install: &Install, amount: Amount, victims: &mut Vec<Victim>) -> Result<Room, InstallError> {
-        self.free_kept_for(amount.total_bytes());
+        loop {
+            self.free_kept_for(amount.total_bytes());
+            match self.charge_once(install, amount, victims) {
+                // Another install may have taken what was freed for this one.
+                Err(InstallError::AllPinned { .. }) if self.free_oldest_kept() => {}
+                charged => return charged,
+            }
+        }
+    }
+
+    fn charge_once(&self, install: &Install, amount: Amount, victims: &mut Vec<Victim>) -> Result<Room, InstallError> {
         let now = (self.clock)();
         let mut evicted: Vec<Resident> = Vec::new();
         let replaces;

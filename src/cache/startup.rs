@@ -52,43 +52,39 @@ impl Pinned {
         self.touched().any(|entry| entry.meta.startup.is_pending())
     }
 
-    /// The function `index` that must run: its address, and that of the slot for what it returns. What the entry is linked
-    /// against comes before it. `None` behind the last.
-    pub fn step(&self, mut index: usize) -> Option<(u64, Option<u64>)> {
-        for entry in self.pending().rev() {
-            let (startup, at) = (&entry.meta.startup, entry.addresses());
-            if let Some((function_bytes, slot_bytes)) = startup.step(index) {
-                return Some((at.code + function_bytes, slot_bytes.map(|bytes| at.rodata + bytes)));
-            }
-            index -= startup.list.len();
-        }
-        None
+    /// The function `index` that must run now: its address, and that of the slot for what it returns. `None` behind the last
+    /// of one entry, which is to be kept then ([`Pinned::keep_data`]); others may follow.
+    pub fn step(&self, index: usize) -> Option<(u64, Option<u64>)> {
+        let entry = self.first_pending()?;
+        let (function_bytes, slot_bytes) = entry.meta.startup.step(index)?;
+        let at = entry.addresses();
+        Some((at.code + function_bytes, slot_bytes.map(|bytes| at.rodata + bytes)))
     }
 
     /// Stores what the resolver of a slot has returned. No call of the entry may be running. False if the system does
     /// not let it be written.
     pub fn write_slot(&self, slot: u64, address: u64) -> bool {
-        let offset_bytes = |entry: &Entry| slot.checked_sub(entry.addresses().rodata);
-        let of = |entry: &&Entry| offset_bytes(entry).is_some_and(|bytes| bytes < entry.meta.sizes.rodata.size_bytes);
-        let entry = self.pending().find(of);
-        let write = |entry: &Entry| Some(entry.published.write_rodata_word(offset_bytes(entry)?, address).is_ok());
-        entry.and_then(write).unwrap_or(false)
+        let write = |entry: &Entry| {
+            let offset_bytes = slot.checked_sub(entry.addresses().rodata)?;
+            Some(entry.published.write_rodata_word(offset_bytes, address).is_ok())
+        };
+        self.first_pending().and_then(write).unwrap_or(false)
     }
 
-    /// All that must run before the first call has run: from now on the data is restored to what it is now. No call may
-    /// be running that touches it.
+    /// All that must run now has run: from now on the entry's data is restored to what it is now. No call may be running
+    /// that touches it.
     pub fn keep_data(&self) {
-        for entry in self.pending() {
-            let mut initial = entry.data_initial.lock().unwrap_or_else(PoisonError::into_inner);
-            entry.published.read_data(&mut initial);
-            drop(initial);
-            entry.meta.startup.finish();
-        }
+        let Some(entry) = self.first_pending() else { return };
+        let mut initial = entry.data_initial.lock().unwrap_or_else(PoisonError::into_inner);
+        entry.published.read_data(&mut initial);
+        drop(initial);
+        entry.meta.startup.finish();
     }
 
-    /// Those of the entry and of what it is linked against that wait. Each has a lane of its own as long as it waits, which
-    /// calls take one by one: so it is the same ones as long as a call runs.
-    fn pending(&self) -> impl DoubleEndedIterator<Item = &Entry> {
-        self.touched().filter(|entry| entry.meta.startup.is_pending())
+    /// What the entry is linked against comes before it, and is done with before it begins: so what its initialisers do to
+    /// the data of others is not part of what those are restored to, whoever calls first. Each that waits has a lane, which
+    /// calls take one by one.
+    fn first_pending(&self) -> Option<&Entry> {
+        self.touched().rev().find(|entry| entry.meta.startup.is_pending())
     }
 }

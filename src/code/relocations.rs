@@ -3,7 +3,7 @@ use object::read::elf::SectionHeader as _;
 use super::chosen::Chosen;
 use super::diagnosis::Problems;
 use super::elf::{LE, Object, Rela};
-use super::entities::{Entities, SymbolId};
+use super::entities::{Definition, Entities, SymbolId};
 use super::error::shown;
 use super::image::PartKind;
 use super::layout::Layout;
@@ -237,8 +237,8 @@ impl Collector<'_, '_> {
         };
         match self.places[entity as usize] {
             Place::OfThread(_) => {}
-            // It has none where only the module is asked for.
-            _ if access == Access::Local => {}
+            // Any variable stands for the module where only that is asked for.
+            _ if access == Access::Local && self.is_thread_local(entity) => {}
             Place::Unresolved => self.miss(entity, of, offset),
             _ => {
                 let what = "the symbol is no variable of the thread";
@@ -257,6 +257,10 @@ impl Collector<'_, '_> {
             self.push(Relocation::TpOff32, entity, of, field, addend)?;
         }
         Ok(found.has_call)
+    }
+
+    fn is_thread_local(&self, entity: u32) -> bool {
+        matches!(self.entities.all[entity as usize].definition, Definition::ThreadLocal { .. })
     }
 
     fn is_of_address_getter(&self, entry: &Rela, object: usize) -> bool {

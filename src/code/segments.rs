@@ -4,7 +4,7 @@
 //! prefixes, and the opcode of `wrfsbase`. What cannot be told from the bytes around is decoded, from the start of its
 //! function, as text of instructions can only be read from there. What stands between functions may be a table.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use super::disasm::{Writer, decode, function_at};
 use super::elf::Object;
@@ -98,7 +98,8 @@ pub(super) struct Code<'a> {
 
 /// Whether code touches more at its thread pointer than the stack canary.
 pub(super) fn uses_thread(code: &Code<'_>) -> Result<bool, Forbidden> {
-    let mut reader = Reader { code, sections: None, decoded_end: 0, uses_thread: false, forbidden: None };
+    let flow = Flow::default();
+    let mut reader = Reader { code, sections: None, decoded_end: 0, flow, uses_thread: false, forbidden: None };
     let mut skip_end = 0;
     for at in memchr::memchr3_iter(FS, GS, CHANGE, code.bytes) {
         if at < skip_end || at < reader.decoded_end {
@@ -145,8 +146,30 @@ struct Reader<'a> {
     sections: Option<Vec<u64>>,
     /// Everything that starts before this was decoded, or is in a function that nobody suspects.
     decoded_end: usize,
+    /// Of the function that was decoded last.
+    flow: Flow,
     uses_thread: bool,
     forbidden: Option<Forbidden>,
+}
+
+/// Where a function without a size may end, which may have constants behind it.
+#[derive(Default)]
+struct Flow {
+    /// The last place that a direct branch or call led to.
+    furthest: u64,
+    has_ended: bool,
+}
+
+impl Flow {
+    fn pass(&mut self, instruction: &Instruction) {
+        use FlowControl as F;
+        let kind = instruction.flow_control();
+        if matches!(kind, F::ConditionalBranch | F::UnconditionalBranch | F::Call) {
+            self.furthest = self.furthest.max(instruction.near_branch_target());
+        }
+        let is_end = matches!(kind, F::Return | F::UnconditionalBranch | F::Exception);
+        self.has_ended |= is_end && self.furthest < instruction.next_ip();
+    }
 }
 
 impl Reader<'_> {
@@ -161,11 +184,16 @@ impl Reader<'_> {
         let section_start = section_after.checked_sub(1).map_or(0, |it| sections[it]);
         let ends = [functions.get(after).map(|it| it.offset_bytes), sections.get(section_after).copied()];
         let end = ends.into_iter().flatten().min().map_or(code.bytes.len(), |it| it as usize);
-        let start = self.decoded_end.max(function_start.max(section_start) as usize);
+        let (own_start, decoded_end) = (function_start.max(section_start) as usize, self.decoded_end);
+        let start = decoded_end.max(own_start);
+        if own_start >= decoded_end {
+            self.flow = Flow::default();
+        }
         self.decoded_end = end;
         decode(&code.bytes[start..end], start as u64, |_, instruction, size_bytes| {
             if !instruction.is_invalid() {
                 self.judge(instruction);
+                self.flow.pass(instruction);
             }
             let next = instruction.ip() + size_bytes;
             if next > at as u64 {
@@ -190,8 +218,9 @@ impl Reader<'_> {
                 Access::Beyond => SegmentUse::Beyond,
             },
         };
-        // What stands between functions may be a table; it is not run.
-        if function_at(self.code.functions, instruction.ip()).is_some() {
+        // What stands between functions, or behind one without a size, may be a table; it is not run.
+        let function = function_at(self.code.functions, instruction.ip());
+        if function.is_some_and(|it| it.size_bytes > 0 || !self.flow.has_ended) {
             let text = Writer::new().text(instruction).into();
             self.forbidden = Some(Forbidden { offset_bytes: instruction.ip(), instruction: text, by });
         }

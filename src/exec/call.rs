@@ -39,7 +39,8 @@ pub trait Callee: Send + Sync + 'static {
         false
     }
 
-    /// What must run before the first call: the step `index`; `None` behind the last.
+    /// What must run before the first call: the step `index`; `None` behind the last, though after
+    /// [`Callee::initialised`] something else may be pending.
     fn step(&self, _index: usize) -> Option<Step> {
         None
     }
@@ -49,7 +50,7 @@ pub trait Callee: Send + Sync + 'static {
         true
     }
 
-    /// All steps have returned, and nothing of the callee runs: nothing is pending from now on, and what the data is
+    /// All steps have returned, and nothing of the callee runs: they are not pending from now on, and what the data is
     /// now is its initial image. Must not panic.
     fn initialised(&self) {}
 }

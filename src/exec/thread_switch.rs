@@ -3,7 +3,7 @@
 //! Only for calls that have one of their own; others never come here. By the FSGSBASE instructions alone: a system
 //! call would cost far more than most host functions.
 //!
-//! Contract of [`switch`]: code comes here with a host function in r11, its arguments in registers and on the stack as
+//! Contract of `switch`: code comes here with a host function in r11, its arguments in registers and on the stack as
 //! for that, and r10 as another register that a call may lose. The return address is taken off the stack and kept, so
 //! that the function finds its arguments where they are. Nothing here is entered twice: functions that call code back
 //! do not come this way.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
+use prost::Message as _;
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -21,8 +21,10 @@ use crate::{
 
 /// Entries of a page that does not say how many.
 const PAGE_DEFAULT: usize = 100;
-/// Entries of a page at most: an answer of about 200 KiB.
+/// Entries of a page at most.
 pub(super) const PAGE_MAX: usize = 1000;
+/// Bytes of a page, if it has more than one entry: keys and dependencies may be long, and clients usually take 4 MiB.
+const PAGE_BYTES_MAX: usize = 1 << 20;
 
 #[tonic::async_trait]
 impl CodeCacheService for Service {
@@ -107,12 +109,9 @@ impl CodeCacheService for Service {
                 self.cache.page(namespace, &request.key_prefix, after(namespace, &request.page_token)?.as_ref(), limit)
             }
         };
-        let next_page_token = match views.last() {
-            Some(last) if rank.is_none() && views.len() == limit => Bytes::copy_from_slice(last.meta.name.key()),
-            _ => Bytes::new(),
-        };
-        let now = Instant::now();
-        let entries = views.iter().map(|view| convert::listed_entry(view, now)).collect();
+        let entries = page(&views);
+        let goes_on = rank.is_none() && (views.len() == limit || entries.len() < views.len());
+        let next_page_token = entries.last().filter(|_| goes_on).map(|last| last.key.clone()).unwrap_or_default();
         Ok(Response::new(proto::ListResponse { entries, next_page_token }))
     }
 
@@ -126,6 +125,17 @@ impl CodeCacheService for Service {
         let answer = answer.map_err(|error| Failure::new(Reason::Internal, format!("listing broke off: {error}")))?;
         Ok(Response::new(answer?))
     }
+}
+
+/// As many as fit into a page.
+fn page(views: &[View]) -> Vec<proto::Entry> {
+    let (now, mut bytes) = (Instant::now(), 0);
+    let fits = |entry: &proto::Entry| {
+        let is_first = bytes == 0;
+        bytes += entry.encoded_len();
+        is_first || bytes <= PAGE_BYTES_MAX
+    };
+    views.iter().map(|view| convert::listed_entry(view, now)).take_while(fits).collect()
 }
 
 /// A token is the last key of the page before: pages stay right when entries come and go between them.

@@ -61,24 +61,28 @@ fn from_parts(wire: &proto::Signature) -> Result<Signature, String> {
 /// Attaches declarations to the symbols of an image; tells each that cannot be.
 pub(super) fn declare(image: &mut Image, declarations: &[Declaration]) -> Vec<(String, Failure)> {
     let mut failures = Vec::new();
+    // Gone through once: an image may have very many symbols.
+    let mut exported = None;
     for Declaration { symbol, signature } in declarations {
         if let Err(why) = image.declare(symbol, *signature) {
-            failures.push((symbol.clone(), undeclarable(image, symbol, why)));
+            let exported: &String = exported.get_or_insert_with(|| exported_functions(image));
+            failures.push((symbol.clone(), undeclarable(exported, symbol, why)));
         }
     }
     failures
 }
 
-fn undeclarable(image: &Image, symbol: &str, why: Undeclarable) -> Failure {
+fn exported_functions(image: &Image) -> String {
     /// Functions that are named: enough to see a slip, few enough for a line.
     const OFFERED_MAX: usize = 8;
+    let functions = image.symbols().iter().filter(|it| it.is_function).take(OFFERED_MAX);
+    functions.map(|it| shown(&it.name)).collect::<Vec<_>>().join(", ")
+}
+
+fn undeclarable(exported: &str, symbol: &str, why: Undeclarable) -> Failure {
     let shown = shown(symbol);
     let what = match why {
-        Undeclarable::Absent => {
-            let functions = image.symbols().iter().filter(|it| it.is_function).take(OFFERED_MAX);
-            let functions: Vec<_> = functions.map(|it| self::shown(&it.name)).collect();
-            format!("{shown} is not exported; exported are {}", functions.join(", "))
-        }
+        Undeclarable::Absent => format!("{shown} is not exported; exported are {exported}"),
         Undeclarable::NoFunction => format!("{shown} is no function"),
         Undeclarable::Twice => format!("{shown} is declared twice"),
     };

@@ -1,9 +1,10 @@
 //! Unwind tables told to the C compiler's runtime library, whose unwinder Rust's backtraces use.
 //!
-//! Before GCC 13 that library keeps what it is told in a list, which is searched to take something out, and from then on
-//! in a tree of address ranges that must not overlap. So entries are told in batches: all that start in one window of
-//! addresses. There are as many batches as windows in use, however many entries, and as entries do not overlap, neither
-//! do batches. While a batch changes, for some microseconds, backtraces end at its code.
+//! Before GCC 13 that library keeps what it is told in a list, which is searched to take something out. So entries are told
+//! in batches there: all that start in one window of addresses. There are as many batches as windows in use, however
+//! many entries. While a batch changes, for some microseconds, backtraces end at its code. From GCC 13 on the library has a
+//! tree of address ranges, and reads it without a lock: there each entry is told by itself, as it stays while anybody runs
+//! it, and batches, which it would take for a single table when they are taken back, are not used.
 #![allow(unsafe_code)] // Functions of the runtime library.
 
 use std::{
@@ -25,11 +26,16 @@ static BATCHES: OnceLock<Mutex<HashMap<u64, Batch>>> = OnceLock::new();
 type Register = unsafe extern "C" fn(*const *const u8, *mut c_void);
 type Deregister = unsafe extern "C" fn(*const c_void) -> *mut c_void;
 
+type RegisterOne = unsafe extern "C" fn(*const c_void, *mut c_void);
+
 /// The functions of the library.
 #[derive(Clone, Copy)]
 struct Library {
     register: Register,
+    register_one: RegisterOne,
     deregister: Deregister,
+    /// It keeps a tree.
+    has_tree: bool,
 }
 
 /// Whether there is a library that can be told.
@@ -49,30 +55,36 @@ pub(super) fn heap_bytes(image: &Image) -> u64 {
 }
 
 /// A table that the library knows of for as long as this lives.
-pub(super) struct Registered {
-    window: u64,
-    table: u64,
+pub(super) enum Registered {
+    /// With others of its window.
+    InBatch { window: u64, table: u64 },
+    /// By itself.
+    #[expect(dead_code, reason = "held for its drop")]
+    Alone(Alone),
 }
 
 impl Registered {
     /// Tells of the table at `table`, of code at `code`. The caller keeps both where they are, and as they are.
     pub(super) fn new(code: u64, table: u64) -> Option<Self> {
         let library = library()?;
+        if library.has_tree {
+            return Some(Self::Alone(Alone::new(library, table)));
+        }
         let window = code >> WINDOW_LOG2;
         let mut batches = batches();
         batches.entry(window).or_default().change(library, |tables| tables.push(table));
-        Some(Self { window, table })
+        Some(Self::InBatch { window, table })
     }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        let Some(library) = library() else { return };
+        let (Some(library), &mut Self::InBatch { window, table: own }) = (library(), self) else { return };
         let mut batches = batches();
-        let Some(batch) = batches.get_mut(&self.window) else { return };
-        batch.change(library, |tables| tables.retain(|&table| table != self.table));
+        let Some(batch) = batches.get_mut(&window) else { return };
+        batch.change(library, |tables| tables.retain(|&table| table != own));
         if batch.tables.is_empty() {
-            batches.remove(&self.window);
+            batches.remove(&window);
         }
         let windows = batches.len();
         if batches.capacity() > 4 * windows {
@@ -83,6 +95,35 @@ impl Drop for Registered {
 
 /// What the library writes.
 type Record = [usize; RECORD_WORDS];
+
+/// A table that the library is told of by itself.
+pub(super) struct Alone {
+    library: Library,
+    table: u64,
+    /// The library's, until it is told otherwise.
+    _record: Box<Record>,
+}
+
+impl Alone {
+    fn new(library: Library, table: u64) -> Self {
+        let mut record = Box::new([0; RECORD_WORDS]);
+        // SAFETY: a table with a zero at its end, which lies in an entry that lives until it is taken back in `drop`; the
+        // record stays as long.
+        unsafe { (library.register_one)(begin(table), record.as_mut_ptr().cast()) };
+        Self { library, table, _record: record }
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        // SAFETY: the library was told of this table in `new`, and not otherwise since.
+        unsafe { (self.library.deregister)(begin(self.table)) };
+    }
+}
+
+fn begin(table: u64) -> *const c_void {
+    std::ptr::with_exposed_provenance(table as usize)
+}
 
 /// Tables that the library is told of together.
 #[derive(Default)]
@@ -123,12 +164,17 @@ fn library() -> Option<Library> {
     static LIBRARY: OnceLock<Option<Library>> = OnceLock::new();
     *LIBRARY.get_or_init(|| {
         let register = find(c"__register_frame_info_table")?;
+        let register_one = find(c"__register_frame_info")?;
         let deregister = find(c"__deregister_frame_info")?;
+        // Came with the tree, in version 13 of the library.
+        let has_tree = find(c"__truncsfbf2").is_some();
         // SAFETY: the function of this name has this signature, in all versions (gcc/unwind-dw2-fde.h).
         let register = unsafe { std::mem::transmute::<*mut c_void, Register>(register) };
         // SAFETY: as above.
+        let register_one = unsafe { std::mem::transmute::<*mut c_void, RegisterOne>(register_one) };
+        // SAFETY: as above.
         let deregister = unsafe { std::mem::transmute::<*mut c_void, Deregister>(deregister) };
-        Some(Library { register, deregister })
+        Some(Library { register, register_one, deregister, has_tree })
     })
 }
 
@@ -137,4 +183,41 @@ fn find(name: &CStr) -> Option<*mut c_void> {
     // SAFETY: the name ends with a zero.
     let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
     (!found.is_null()).then_some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of a function of 16 bytes at this address: a common record, one of the function, and the end.
+    fn table(code: u64) -> Vec<u64> {
+        let mut bytes =
+            vec![20, 0, 0, 0, 0, 0, 0, 0, 1, b'z', b'R', 0, 1, 0x78, 16, 1, 0x00, 0x0c, 7, 8, 0x90, 1, 0, 0];
+        bytes.extend([28, 0, 0, 0, 28, 0, 0, 0]);
+        bytes.extend(code.to_le_bytes());
+        bytes.extend(16_u64.to_le_bytes());
+        bytes.extend([0; 8]);
+        bytes.extend([0; 8]);
+        bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap())).collect()
+    }
+
+    #[test]
+    fn a_table_is_taken_back_by_itself_and_out_of_a_batch_in_any_order() {
+        let Some(library) = library() else { return };
+        let code = 0x10_0000_0000;
+        let tables: Vec<_> = (0..40).map(|at| table(code + 64 * at)).collect();
+        let address = |table: &[u64]| table.as_ptr().expose_provenance() as u64;
+        let mut alone: Vec<_> = tables.iter().map(|table| Alone::new(library, address(table))).collect();
+        while !alone.is_empty() {
+            alone.swap_remove(alone.len() / 2);
+        }
+        if library.has_tree {
+            return;
+        }
+        let mut told: Vec<_> = tables.iter().map(|table| Registered::new(code, address(table)).unwrap()).collect();
+        while !told.is_empty() {
+            told.swap_remove(told.len() / 2);
+        }
+        assert!(!batches().contains_key(&(code >> WINDOW_LOG2)));
+    }
 }

@@ -185,6 +185,26 @@ fn what_stands_between_functions_is_not_refused_as_it_may_be_a_table() {
 }
 
 #[test]
+fn constants_behind_code_that_has_no_size_are_not_refused_but_what_may_run_is() {
+    let flat = |code: &[u8]| {
+        let entries = vec![FlatEntry { name: "f".to_owned(), offset_bytes: 0 }];
+        Image::parse_flat(code, entries, &Limits::default()).map(|_| ())
+    };
+    // lea msg(%rip), %rax; ret; then text that reads as `outs %gs:(%rsi), (%dx)`.
+    let text = b"\x48\x8d\x05\x01\0\0\0\xc3en of it";
+    assert!(flat(text).is_ok());
+    // mov %gs:(%rax), %rax behind a branch, behind a return that is jumped over, and called.
+    let by_gs = [0x65, 0x48, 0x8b, 0x00, 0xc3];
+    for before in [&[][..], &[0x75, 1, 0xc3], &[0xe8, 1, 0, 0, 0, 0xc3], &[0xeb, 0], &[0xff, 0xe0]] {
+        let error = flat(&[before, &by_gs].concat()).unwrap_err();
+        assert_eq!(error.reason(), Reason::ForbiddenInstruction, "{before:x?}: {error}");
+    }
+    for before in [&[0xc3][..], &[0xeb, 0xfe], &[0x0f, 0x0b]] {
+        assert!(flat(&[before, &by_gs].concat()).is_ok(), "{before:x?}");
+    }
+}
+
+#[test]
 fn flat_code_is_read_too() {
     let flat = |code: &[u8]| {
         let entry = FlatEntry { name: "f".to_owned(), offset_bytes: 0 };

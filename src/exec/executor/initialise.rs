@@ -30,16 +30,16 @@ impl<C: Callee> Executor<'_, C> {
         frame.heap.reset(memory.start, memory.end);
         let began = self.cpu.victim.cpu().unwrap_or_default();
         let whole = self.limits(id, call, taken);
-        let mut index = 0;
-        while let Some(step) = call.callee.step(index) {
-            let used = self.cpu.victim.cpu().unwrap_or(began).saturating_sub(began);
-            if let Err(outcome) = self.step(&call.callee, step, left(whole, used)) {
-                return Some(outcome);
+        while call.callee.is_pending() {
+            for step in (0..).map_while(|index| call.callee.step(index)) {
+                let used = self.cpu.victim.cpu().unwrap_or(began).saturating_sub(began);
+                if let Err(outcome) = self.step(&call.callee, step, left(whole, used)) {
+                    return Some(outcome);
+                }
             }
-            index += 1;
+            call.callee.initialised();
         }
         self.region.scrub(frame.heap.used_end());
-        call.callee.initialised();
         // Calls that came before may now overlap, if they may at all.
         let (shared, held) = (call.callee.writable(), lanes.iter());
         let is_serial = |id: u64| shared.iter().any(|it| it.id == id && !it.reentrant);
