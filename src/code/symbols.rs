@@ -137,7 +137,9 @@ fn constant<'a>(objects: &[Object<'_>], entity: &Entity, imports: Imports<'a>) -
     let SymbolId { object, symbol } = entity.symbol;
     match entity.definition {
         Definition::Undefined { .. } if entity.is_global => {
-            Ok(imports.host.constant(objects[object].symbol_name(&objects[object].symbols[symbol])?))
+            let name = objects[object].symbol_name(&objects[object].symbols[symbol])?;
+            let is_provided = str::from_utf8(name).is_ok_and(|name| imports.provided(name).is_some());
+            Ok(imports.host.constant(name).filter(|_| !is_provided))
         }
         _ => Ok(None),
     }

@@ -2,9 +2,9 @@
 //!
 //! Calls without writable data are ready at once and are taken first in, first out. Each piece of writable data has a
 //! *lane*, and a call goes through the lanes of all data that it may touch at once: it is admitted to all of them in the
-//! same moment, when it is the oldest that waits in each and each admits it. So none waits for a lane while it is in
-//! another, and the oldest call of all never waits for a younger one. A serial lane admits one call at a time; the
-//! others wait in the lane, so they occupy no executor. A reentrant lane admits all. When a call ends badly all its
+//! same moment, when each admits it. So none waits for a lane while it is in another. A serial lane admits one call at a
+//! time, the oldest that waits there, so that no call waits for a younger one; the others wait in the lane, so they occupy
+//! no executor. A reentrant lane admits all, past those that wait for another lane. When a call ends badly all its
 //! lanes are *dirty*: they admit nothing until the calls already running have ended and the data was restored.
 
 use std::collections::{HashMap, VecDeque};
@@ -216,18 +216,19 @@ impl<J> Schedule<J> {
         self.lanes.len()
     }
 
-    /// Whether all lanes admit a call, and none that is older waits in one.
+    /// Whether all lanes admit a call, and none that is older waits in a serial one.
     fn is_admissible(&self, id: u64, lanes: &Writables) -> bool {
-        lanes.iter().all(|writable| {
-            self.lanes.get(&writable.id).is_some_and(|lane| lane.admits() && lane.waiting.front() == Some(&id))
-        })
+        let is_next = |lane: &Lane| lane.reentrant || lane.waiting.front() == Some(&id);
+        lanes.iter().all(|it| self.lanes.get(&it.id).is_some_and(|lane| lane.admits() && is_next(lane)))
     }
 
-    /// Moves a call, which is the first in all its lanes, from there to those that are ready.
+    /// Moves a call from where it waits in its lanes to those that are ready.
     fn admit(&mut self, entry: Entry<J>) {
         for writable in entry.lanes.iter() {
             if let Some(lane) = self.lanes.get_mut(&writable.id) {
-                lane.waiting.pop_front();
+                if let Ok(at) = lane.waiting.binary_search(&entry.id) {
+                    lane.waiting.remove(at);
+                }
                 lane.admitted += 1;
             }
         }
@@ -247,25 +248,34 @@ impl<J> Schedule<J> {
     /// Admits what may be admitted now that these lanes have changed; answers how many.
     fn release(&mut self, changed: impl Iterator<Item = u64>) -> usize {
         let mut released = 0;
-        // Lanes whose first call was admitted by way of another lane: the next one may follow.
+        // Lanes that a call left which was admitted by way of another lane: the next one may follow.
         let mut open = Vec::new();
         for changed in changed {
-            released += self.release_first(changed, &mut open);
+            released += self.release_lane(changed, &mut open);
             while let Some(next) = open.pop() {
-                released += self.release_first(next, &mut open);
+                released += self.release_lane(next, &mut open);
             }
         }
         released
     }
 
-    fn release_first(&mut self, lane_id: u64, open: &mut Vec<u64>) -> usize {
-        let mut released = 0;
-        while let Some(&first) = self.lanes.get(&lane_id).and_then(|lane| lane.waiting.front()) {
-            let is_admissible = self.barred.get(&first).is_some_and(|entry| self.is_admissible(first, &entry.lanes));
-            let Some(entry) = is_admissible.then(|| self.barred.remove(&first)).flatten() else { break };
-            open.extend(entry.lanes.iter().map(|writable| writable.id).filter(|id| *id != lane_id));
-            self.admit(entry);
-            released += 1;
+    /// The first of a serial lane, and all of a reentrant one that no other lane bars.
+    fn release_lane(&mut self, lane_id: u64, open: &mut Vec<u64>) -> usize {
+        let (mut released, mut at) = (0, 0);
+        while let Some(lane) = self.lanes.get(&lane_id).filter(|lane| lane.admits())
+            && let Some(&id) = lane.waiting.get(at)
+        {
+            let goes_on = lane.reentrant;
+            let is_admissible = self.barred.get(&id).is_some_and(|entry| self.is_admissible(id, &entry.lanes));
+            match is_admissible.then(|| self.barred.remove(&id)).flatten() {
+                Some(entry) => {
+                    open.extend(entry.lanes.iter().map(|writable| writable.id).filter(|id| *id != lane_id));
+                    self.admit(entry);
+                    released += 1;
+                }
+                None if goes_on => at += 1,
+                None => break,
+            }
         }
         // A lane with nothing in it is forgotten, so the map is bounded by the calls that there are.
         if self.lanes.get(&lane_id).is_some_and(|it| it.admitted == 0 && it.waiting.is_empty() && !it.dirty) {

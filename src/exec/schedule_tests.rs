@@ -150,11 +150,13 @@ impl Model {
         self.running.insert(executor, self.waiting.remove(at));
     }
 
-    /// Some waiting call could begin: it is the oldest of all its lanes, and nothing is in its way there.
+    /// Some waiting call could begin: it is the oldest of its serial lanes, and nothing is in its way.
     fn could_begin(&self) -> bool {
         let is_free = |at: usize, lane: &Writable| {
             let is_oldest = !self.waiting[..at].iter().any(|(_, lanes)| lanes.contains(lane));
-            is_oldest && !self.dirty.contains(&lane.id) && (lane.reentrant || self.running_of(*lane) == 0)
+            (is_oldest || lane.reentrant)
+                && !self.dirty.contains(&lane.id)
+                && (lane.reentrant || self.running_of(*lane) == 0)
         };
         self.waiting.iter().enumerate().any(|(at, (_, lanes))| lanes.iter().all(|lane| is_free(at, lane)))
     }
@@ -262,6 +264,21 @@ fn a_call_of_several_lanes_waits_for_all_of_them_and_holds_none_meanwhile() {
     assert_eq!(settle(&mut schedule, &[SERIAL, other], true), restore(&[SERIAL, other]), "its data and the other's");
     assert_eq!(schedule.restored(&[SERIAL.id, other.id]), 1);
     assert_eq!(taken(&mut schedule, 2), Some(3));
+}
+
+#[test]
+fn a_call_of_a_reentrant_lane_passes_those_that_wait_there_for_another_one() {
+    let mut schedule = Schedule::new(4, 9);
+    assert_eq!(schedule.submit(wide(1, &[SERIAL, REENTRANT])), Ok(true));
+    assert_eq!(schedule.submit(wide(2, &[SERIAL, REENTRANT])), Ok(false), "of the serial lane one at a time");
+    assert_eq!(schedule.submit(entry(3, Some(REENTRANT))), Ok(true));
+    assert_eq!((taken(&mut schedule, 0), taken(&mut schedule, 1)), (Some(1), Some(3)));
+    assert_eq!(settle(&mut schedule, &[SERIAL, REENTRANT], true), restore(&[SERIAL]), "while the other is in use");
+    assert_eq!(schedule.submit(entry(4, Some(REENTRANT))), Ok(false), "its data is to be restored");
+    assert_eq!(schedule.restored(&[SERIAL.id]), 0);
+    assert_eq!(settle(&mut schedule, &[REENTRANT], false), restore(&[REENTRANT]));
+    assert_eq!(schedule.restored(&[REENTRANT.id]), 2, "all that wait for nothing else");
+    assert_eq!((taken(&mut schedule, 2), taken(&mut schedule, 3)), (Some(2), Some(4)));
 }
 
 #[test]
