@@ -62,7 +62,7 @@ impl Context {
     }
 }
 
-/// How code that has a thread pointer of its own calls host functions: the address of [`switch`], and those of the
+/// How code that has a thread pointer of its own calls host functions: the address of `switch`, and those of the
 /// functions that do not depend on the thread pointer and are called as they are. `None` where code cannot have one.
 pub fn thread_switch() -> Option<(u64, Vec<u64>)> {
     // SAFETY: reads what the kernel told this process at its start.
