@@ -26,11 +26,13 @@ pub enum TrapKind {
     Timeout,
     /// The code called `abort`, a failed check of the C compiler did, or its heap was found corrupt.
     Abort,
+    /// Somebody asked for its end: [`super::Pool::cancel`].
+    Cancelled,
 }
 
 impl TrapKind {
     /// Every kind, in the order of [`super::PoolStats::traps`].
-    pub const ALL: [TrapKind; 8] = [
+    pub const ALL: [TrapKind; 9] = [
         TrapKind::Segv,
         TrapKind::Bus,
         TrapKind::Ill,
@@ -39,6 +41,7 @@ impl TrapKind {
         TrapKind::StackOverflow,
         TrapKind::Timeout,
         TrapKind::Abort,
+        TrapKind::Cancelled,
     ];
 }
 
@@ -51,6 +54,8 @@ pub enum TrapStage {
     Initialiser,
     /// As before; it returned, but kept memory that it had allocated, which is the call's and would be gone.
     KeptMemory,
+    /// Nothing: the call still waited, and has not run.
+    Waiting,
 }
 
 /// Where and by what a call was ended.
@@ -63,10 +68,17 @@ pub struct Trap {
     pub pc: u64,
     /// The address that was accessed, where the processor told.
     pub fault_address: Option<u64>,
-    /// The signal's number.
+    /// The signal's number; 0 if there was none.
     pub signal: i32,
     /// What was running.
     pub stage: TrapStage,
+}
+
+impl Trap {
+    /// The end of a call of `entry` that was cancelled before it began.
+    pub(super) fn before_start(entry: u64) -> Trap {
+        Trap { kind: TrapKind::Cancelled, pc: entry, fault_address: None, signal: 0, stage: TrapStage::Waiting }
+    }
 }
 
 /// What the handler saw, not yet interpreted: interpretation happens after recovery, in ordinary code.

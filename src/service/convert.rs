@@ -147,6 +147,7 @@ pub(super) fn trap(trap: &Trap, meta: &Meta, code: &std::ops::Range<u64>, instru
         TrapKind::StackOverflow => proto::TrapKind::StackOverflow,
         TrapKind::Timeout => proto::TrapKind::Timeout,
         TrapKind::Abort => proto::TrapKind::Abort,
+        TrapKind::Cancelled => proto::TrapKind::Cancelled,
     };
     let dependency = meta.reached.all().iter().find(|it| it.code.contains(&trap.pc));
     let place = match dependency {
@@ -167,6 +168,7 @@ pub(super) fn trap(trap: &Trap, meta: &Meta, code: &std::ops::Range<u64>, instru
             TrapStage::Call => proto::TrapStage::Call,
             TrapStage::Initialiser => proto::TrapStage::Initialiser,
             TrapStage::KeptMemory => proto::TrapStage::InitialiserKeptMemory,
+            TrapStage::Waiting => proto::TrapStage::Waiting,
         }
         .into(),
         dependency_key: dependency.map(|it| it.meta.name.key().to_vec().into()).unwrap_or_default(),
@@ -183,6 +185,7 @@ pub(super) fn trap_label(kind: TrapKind) -> metrics::TrapKind {
         TrapKind::StackOverflow => metrics::TrapKind::StackOverflow,
         TrapKind::Timeout => metrics::TrapKind::Timeout,
         TrapKind::Abort => metrics::TrapKind::Abort,
+        TrapKind::Cancelled => metrics::TrapKind::Cancelled,
     }
 }
 

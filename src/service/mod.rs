@@ -6,7 +6,9 @@
 mod admin_service;
 mod arenas;
 mod asked;
+mod batch;
 mod cache_service;
+mod call_stream;
 mod canary;
 mod capabilities;
 mod convert;
@@ -15,7 +17,9 @@ mod dependencies;
 mod disassemble;
 mod edge;
 mod execution_service;
+mod executions;
 mod failure;
+mod function;
 pub mod http;
 mod idle;
 mod install;
@@ -42,7 +46,8 @@ pub use self::{
     listener::{Endpoint, Listener},
 };
 use canary::Canary;
-use tokio::sync::Semaphore;
+use executions::Executions;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     arena::Arenas,
@@ -66,6 +71,12 @@ pub struct Limits {
     pub stream_idle_timeout: Duration,
     /// Requests of InstallStream that may be under way, all connections together.
     pub streams_max: usize,
+    /// Streams of ExecuteStream that may be open, all connections together.
+    pub call_streams_max: usize,
+    /// Time during which nothing comes or goes, after which such a stream is ended.
+    pub call_stream_idle_timeout: Duration,
+    /// Calls of such a stream under way from which on no more is read, and calls of a message.
+    pub stream_calls_max: usize,
     /// Bounds of an object.
     pub code: code::Limits,
     /// What becomes of installs that hold what they must not.
@@ -95,10 +106,15 @@ pub struct Service {
     metrics: Arc<Metrics>,
     limits: Arc<Limits>,
     draining: Arc<AtomicBool>,
+    /// Told when `draining` turns true.
+    drained: Arc<Notify>,
+    executions: Arc<Executions>,
     /// Requests that may still come under way, but for those of InstallStream.
     in_flight: Arc<Semaphore>,
     /// Requests of InstallStream that may still come under way.
     streams: Arc<Semaphore>,
+    /// Streams of ExecuteStream that may still be opened.
+    call_streams: Arc<Semaphore>,
     /// Installs that may still be taken beside the runtime's threads.
     linking: Arc<Semaphore>,
     /// Maps of the arenas that may be made at once.
@@ -119,12 +135,15 @@ impl Service {
             metrics,
             in_flight: Arc::new(Semaphore::new(limits.in_flight_max)),
             streams: Arc::new(Semaphore::new(limits.streams_max)),
+            call_streams: Arc::new(Semaphore::new(limits.call_streams_max)),
             linking: Arc::new(Semaphore::new(limits.linking_max)),
             mapping: Arc::new(Semaphore::new(1)),
             canary: Arc::default(),
             features: Arc::new(cpu::features()),
             limits: Arc::new(limits),
             draining: Arc::new(AtomicBool::new(false)),
+            drained: Arc::default(),
+            executions: Arc::default(),
             started: Instant::now(),
         }
     }
@@ -145,6 +164,11 @@ impl Service {
     /// Refuses new work from now on.
     pub fn start_draining(&self) {
         self.draining.store(true, Relaxed);
+        self.drained.notify_waiters();
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
     }
 
     /// Waits until no request is under way, up to `until`.
@@ -153,6 +177,7 @@ impl Service {
         let idle = async {
             let _requests = self.in_flight.acquire_many(all(self.limits.in_flight_max)).await;
             let _streams = self.streams.acquire_many(all(self.limits.streams_max)).await;
+            let _calls = self.call_streams.acquire_many(all(self.limits.call_streams_max)).await;
         };
         // Resolves with an error at the end of the time: then there is nothing left to wait for either.
         drop(tokio::time::timeout_at(until.into(), idle).await);
