@@ -138,7 +138,7 @@ async fn limits_hold_for_all_rows_together_and_a_client_that_leaves_stops_them()
     let daemon = Daemon::start_with(&["--set", "exec.executors=1"]);
     let client = daemon.client().await;
     let ending = install(&client, flat("ending", ENDING)).await;
-    let request = |seconds| ExecuteBatchRequest {
+    let request = move |seconds| ExecuteBatchRequest {
         cpu_limit: Some(prost_types::Duration { seconds, nanos: 5_000_000 }),
         ..batch(ending, "f", 10, vec![i64s((0..10).map(|row| row - 6))])
     };

@@ -148,8 +148,21 @@ fn address(step: usize) -> u64 {
     enter_rows as *const () as u64 + (step * STEP_BYTES) as u64
 }
 
-/// Where [`super::arch`]'s trampoline calls code; r11 = context. All of it has the size that its constants say: padding
-/// that would be negative does not assemble.
+/// A step: $code and $end, in so much room. Padding that would be negative does not assemble.
+macro_rules! step {
+    ($room:literal, $code:expr, $end:expr) => {
+        concat!("5: ", $code, "; ", $end, "\n.skip ", $room, " * {step_bytes} - (. - 5b), 0xcc")
+    };
+}
+
+/// A step that loads, for each of the registers, and goes on to the next of the list.
+macro_rules! loads {
+    ($registers:literal, $code:literal) => {
+        concat!(".irp register, ", $registers, "\n", step!("1", $code, "add r12, 16; jmp [r12]"), "\n.endr")
+    };
+}
+
+/// Where [`super::arch`]'s trampoline calls code; r11 = context.
 #[unsafe(naked)]
 unsafe extern "C" fn enter_rows() {
     naked_asm!(
@@ -160,79 +173,36 @@ unsafe extern "C" fn enter_rows() {
         ".cfi_escape 0x0a, {host_sp_back} & 255, {host_sp_back} >> 8, 0x1c, 0x06, 0x23, {saved}",
         ".cfi_offset 6, -16; .cfi_offset 3, -24; .cfi_offset 12, -32; .cfi_offset 13, -40",
         ".cfi_offset 14, -48; .cfi_offset 15, -56",
-        "5:",
-        "xor r10d, r10d",
-        "2:",                       // r10 = row, r11 = context
-        "mov rsp, [r11 + {sp}]",    // also over the return address into `enter`: the way out is `resume`
-        "lea r12, [r11 + {steps}]", // a register that code keeps, though nothing depends on that
-        "jmp [r12]",
-        ".skip {step_bytes} - (. - 5b), 0xcc",
+        // For each row: r10 = its number. The stack pointer is set also over the return address into `enter`: the way
+        // out is `resume`. r12 is a register that code keeps, though nothing depends on that.
+        step!("1", "xor r10d, r10d; 2: mov rsp, [r11 + {sp}]; lea r12, [r11 + {steps}]", "jmp [r12]"),
         // Integers: with their sign, with zeros, all 64 bits, the same for all rows.
-        ".irp register, rdi, rsi, rdx, rcx, r8, r9",
-        "5: mov rax, [r12 + 8]; movsxd \\register, dword ptr [rax + r10*4]; add r12, 16; jmp [r12]",
-        ".skip {step_bytes} - (. - 5b), 0xcc",
-        ".endr",
-        ".irp register, edi, esi, edx, ecx, r8d, r9d",
-        "5: mov rax, [r12 + 8]; mov \\register, [rax + r10*4]; add r12, 16; jmp [r12]",
-        ".skip {step_bytes} - (. - 5b), 0xcc",
-        ".endr",
-        ".irp register, rdi, rsi, rdx, rcx, r8, r9",
-        "5: mov rax, [r12 + 8]; mov \\register, [rax + r10*8]; add r12, 16; jmp [r12]",
-        ".skip {step_bytes} - (. - 5b), 0xcc",
-        ".endr",
-        ".irp register, rdi, rsi, rdx, rcx, r8, r9",
-        "5: mov \\register, [r12 + 8]; add r12, 16; jmp [r12]",
-        ".skip {step_bytes} - (. - 5b), 0xcc",
-        ".endr",
+        loads!("rdi, rsi, rdx, rcx, r8, r9", "mov rax, [r12 + 8]; movsxd \\register, dword ptr [rax + r10*4]"),
+        loads!("edi, esi, edx, ecx, r8d, r9d", "mov rax, [r12 + 8]; mov \\register, [rax + r10*4]"),
+        loads!("rdi, rsi, rdx, rcx, r8, r9", "mov rax, [r12 + 8]; mov \\register, [rax + r10*8]"),
+        loads!("rdi, rsi, rdx, rcx, r8, r9", "mov \\register, [r12 + 8]"),
         // Vectors: 32 bits, 64 bits, the same for all rows.
-        ".irp register, xmm0, xmm1, xmm2, xmm3, xmm4, xmm5, xmm6, xmm7",
-        "5: mov rax, [r12 + 8]; movss \\register, dword ptr [rax + r10*4]; add r12, 16; jmp [r12]",
-        ".skip {step_bytes} - (. - 5b), 0xcc",
-        ".endr",
-        ".irp register, xmm0, xmm1, xmm2, xmm3, xmm4, xmm5, xmm6, xmm7",
-        "5: mov rax, [r12 + 8]; movsd \\register, qword ptr [rax + r10*8]; add r12, 16; jmp [r12]",
-        ".skip {step_bytes} - (. - 5b), 0xcc",
-        ".endr",
-        ".irp register, xmm0, xmm1, xmm2, xmm3, xmm4, xmm5, xmm6, xmm7",
-        "5: movsd \\register, qword ptr [r12 + 8]; add r12, 16; jmp [r12]",
-        ".skip {step_bytes} - (. - 5b), 0xcc",
-        ".endr",
+        loads!("0, 1, 2, 3, 4, 5, 6, 7", "mov rax, [r12 + 8]; movss xmm\\register, dword ptr [rax + r10*4]"),
+        loads!("0, 1, 2, 3, 4, 5, 6, 7", "mov rax, [r12 + 8]; movsd xmm\\register, qword ptr [rax + r10*8]"),
+        loads!("0, 1, 2, 3, 4, 5, 6, 7", "movsd xmm\\register, qword ptr [r12 + 8]"),
         // The stack, as integers.
-        "5: mov rax, [r12 + 8]; movsxd rax, dword ptr [rax + r10*4]; push rax; add r12, 16; jmp [r12]",
-        ".skip {step_bytes} - (. - 5b), 0xcc",
-        "5: mov rax, [r12 + 8]; mov eax, [rax + r10*4]; push rax; add r12, 16; jmp [r12]",
-        ".skip {step_bytes} - (. - 5b), 0xcc",
-        "5: mov rax, [r12 + 8]; push qword ptr [rax + r10*8]; add r12, 16; jmp [r12]",
-        ".skip {step_bytes} - (. - 5b), 0xcc",
-        "5: push qword ptr [r12 + 8]; add r12, 16; jmp [r12]",
-        ".skip {step_bytes} - (. - 5b), 0xcc",
-        // The call.
-        "5:",
-        "xor ebp, ebp", // as in `enter`
-        "mov eax, 8",
-        "call [r11 + {entry}]",
-        "mov r11, rsp", // the context, as in `enter`
-        "or r11, {slot_mask}",
-        "sub r11, {frame_last}",
-        "cmp [r11 + {this}], r11",
-        "jne 4f",
-        "mov r10, [r11 + {row}]",
-        "mov rdx, [r11 + {results}]",
-        "jmp [r11 + {store}]",
-        "4:",
-        "ud2",
-        ".skip 3 * {step_bytes} - (. - 5b), 0xcc",
+        loads!("rax", "mov rax, [r12 + 8]; movsxd rax, dword ptr [rax + r10*4]; push rax"),
+        loads!("rax", "mov rax, [r12 + 8]; mov eax, [rax + r10*4]; push rax"),
+        loads!("rax", "mov rax, [r12 + 8]; push qword ptr [rax + r10*8]"),
+        loads!("rax", "push qword ptr [r12 + 8]"),
+        // The call, and behind it as in `enter`: the context by the stack pointer.
+        step!(
+            "3",
+            "xor ebp, ebp; mov eax, 8; call [r11 + {entry}]; mov r11, rsp; or r11, {slot_mask}; sub r11, {frame_last}; \
+             cmp [r11 + {this}], r11; jne 4f; mov r10, [r11 + {row}]; mov rdx, [r11 + {results}]",
+            "jmp [r11 + {store}]; 4: ud2"
+        ),
         // The result: none, and of each kind and width.
-        "5: jmp 3f",
-        ".skip {step_bytes} - (. - 5b), 0xcc",
-        "5: mov [rdx + r10*4], eax; jmp 3f",
-        ".skip {step_bytes} - (. - 5b), 0xcc",
-        "5: mov [rdx + r10*8], rax; jmp 3f",
-        ".skip {step_bytes} - (. - 5b), 0xcc",
-        "5: movss dword ptr [rdx + r10*4], xmm0; jmp 3f",
-        ".skip {step_bytes} - (. - 5b), 0xcc",
-        "5: movsd qword ptr [rdx + r10*8], xmm0; jmp 3f",
-        ".skip {step_bytes} - (. - 5b), 0xcc",
+        step!("1", "nop", "jmp 3f"),
+        step!("1", "mov [rdx + r10*4], eax", "jmp 3f"),
+        step!("1", "mov [rdx + r10*8], rax", "jmp 3f"),
+        step!("1", "movss dword ptr [rdx + r10*4], xmm0", "jmp 3f"),
+        step!("1", "movsd qword ptr [rdx + r10*8], xmm0", "jmp 3f"),
         "3:",
         "inc r10",
         "mov [r11 + {row}], r10", // this row is done

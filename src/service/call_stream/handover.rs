@@ -1,7 +1,7 @@
 //! Calls to executors, many at a time, and their ends to answers.
 //!
 //! How many go together follows what is seen of them: twice as many each time when they were short, and single ones
-//! when one of them took longer than a tick; then those behind it are taken back, for other executors.
+//! when one of them took longer than some ticks; then those behind it are taken back, for other executors.
 
 use std::{
     collections::VecDeque,
@@ -28,6 +28,8 @@ pub(super) const SERIES_MAX: usize = 256;
 const SERIES_FIRST: usize = 16;
 /// Series for each executor: one to run, and one to follow without a pause.
 const SERIES_PER_EXECUTOR: usize = 2;
+/// A call that runs for so many ticks is long. More than one: its executor may have had to wait for a processor.
+const LONG_TICKS: u32 = 2;
 /// Bytes of a message of answers, about: the rest follows in the next one.
 const MESSAGE_BYTES_MAX: u64 = 1 << 20;
 /// Answers of a message.
@@ -60,8 +62,8 @@ struct UnderWay {
     result: ResultType,
     /// Those without an end, about in the order of their ends.
     calls: VecDeque<Known>,
-    /// The call that ran when it was last looked at.
-    seen: Option<u64>,
+    /// The call that ran when it was last looked at, and how often before.
+    seen: (Option<u64>, u32),
     _shown: Shown,
 }
 
@@ -150,10 +152,11 @@ impl Handover {
         for series in &mut all {
             self.collect(service, series);
             let runs = series.ticket.series().running();
-            if runs.is_some() && runs == series.seen && self.take_back(series, intake) {
+            let times = if runs.is_some() && runs == series.seen.0 { series.seen.1 + 1 } else { 0 };
+            series.seen = (runs, times);
+            if times >= LONG_TICKS && self.take_back(series, intake) {
                 self.together = 1;
             }
-            series.seen = runs;
         }
         self.series = all;
     }
@@ -184,13 +187,12 @@ impl Handover {
         }
         match service.pool.submit_series(target.call(result), numbered) {
             Ok(ticket) => {
-                target.called.meta.count_calls(known.len() as u64);
                 let job = Job::Series { id: ticket.id(), series: Arc::clone(ticket.series()) };
                 let symbol = Arc::clone(&target.symbol);
                 let _shown = service.show(&target.called, symbol, target.times.cpu_limit, job);
                 self.running += known.len();
                 self.bytes += known.iter().map(|it| it.answer_bytes).sum::<u64>();
-                self.series.push(UnderWay { ticket, target, result, calls: known, seen: None, _shown });
+                self.series.push(UnderWay { ticket, target, result, calls: known, seen: (None, 0), _shown });
             }
             Err(rejected) if matches!(rejected.refusal, Refusal::Saturated { .. }) => {
                 self.is_refused = true;
@@ -206,7 +208,7 @@ impl Handover {
 
     /// Makes answers of the ends that have come.
     fn collect(&mut self, service: &Service, series: &mut UnderWay) {
-        let (mut returned, mut is_first) = (0, true);
+        let (mut returned, mut is_first, before) = (0, true, self.running as u64);
         for (number, done) in series.ticket.take_done() {
             let Some(Known { call_id, answer_bytes, .. }) = series.remove(number) else { continue };
             self.running -= 1;
@@ -224,6 +226,7 @@ impl Handover {
             self.answers.push_back((answer(service, &series.target, call_id, done), answer_bytes));
         }
         service.metrics.executions(crate::metrics::ExecutionOutcome::Returned, returned);
+        series.target.called.meta.count_calls(before - self.running as u64);
     }
 
     /// Takes the calls of a series back that have not begun; whether there were any.
