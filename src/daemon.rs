@@ -23,8 +23,8 @@ use crate::{
     arena::{self, ArenaConfig, Arenas, MapError},
     cache::{Cache, CacheConfig},
     code::{self, ImportTable, ThreadSwitch},
-    config::{Config, HugePages, Listen, Perf, WriteWindow},
-    exec::{self, ExecConfig, Pool},
+    config::{Config, HugePages, Listen, Perf, SystemCallFilter, WriteWindow},
+    exec::{self, ExecConfig, FilterPolicy, FilterState, Pool},
     metrics::{BuildInfo, Metrics},
     service::{
         Endpoint, Limits, Listener, Service, http,
@@ -76,6 +76,7 @@ pub enum DaemonError {
 /// [`DaemonError`]; nothing was served if it comes from the start.
 pub fn serve(config: Config) -> Result<(), DaemonError> {
     let Parts { service, metrics, tools } = build(&config)?;
+    told_of_filter(service.filter_state());
     let runtime = runtime(&config).map_err(DaemonError::Runtime)?;
     // Code that cannot be stopped would be waited for without end by the drop of what it runs in: that is left alone.
     std::mem::forget(service.clone());
@@ -86,6 +87,16 @@ pub fn serve(config: Config) -> Result<(), DaemonError> {
         told_to_tools(&tools.finish());
     }
     result
+}
+
+fn told_of_filter(state: FilterState) {
+    match state {
+        FilterState::InForce => {}
+        FilterState::Unavailable(error) => {
+            tracing::warn!(%error, remedy = error.remedy(), "system calls of code are not contained");
+        }
+        FilterState::Off => tracing::warn!("system calls of code are not contained: exec.system_call_filter is off"),
+    }
 }
 
 fn told_to_tools(written: &Written) {
@@ -138,6 +149,8 @@ fn build(config: &Config) -> Result<Parts, DaemonError> {
         stack_guard_bytes: config.exec.stack_guard_bytes,
         call_memory_max_bytes: config.exec.call_memory_max_bytes,
         tick: Duration::from_micros(config.exec.watchdog_tick_us),
+        code: vec![arenas.executable_range()],
+        filter: filter_policy(config),
     })?;
     let metrics = Arc::new(Metrics::new(&BuildInfo {
         version: env!("CARGO_PKG_VERSION"),
@@ -246,6 +259,14 @@ fn arena_config(config: &Config) -> ArenaConfig {
             HugePages::Hugetlb => arena::HugePages::Hugetlb,
         },
         ..ArenaConfig::new(config.arena.reserve_max_bytes, commit_limit_bytes)
+    }
+}
+
+fn filter_policy(config: &Config) -> FilterPolicy {
+    match config.exec.system_call_filter {
+        SystemCallFilter::Require => FilterPolicy::Require,
+        SystemCallFilter::Try => FilterPolicy::Try,
+        SystemCallFilter::Off => FilterPolicy::Off,
     }
 }
 
