@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::thread;
 
-use libc::{c_int, sock_filter, sock_fprog};
+use libc::{c_int, c_ulong, sock_filter, sock_fprog};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 
@@ -80,8 +80,9 @@ pub fn try_filter() -> Result<(), FilterError> {
 
 /// Puts the calling thread under `program`, for good.
 pub(super) fn confine(program: &[sock_filter]) -> Result<(), FilterError> {
+    let (on, unused): (c_ulong, c_ulong) = (1, 0);
     // SAFETY: only ever takes something away from the calling thread.
-    let unprivileged = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    let unprivileged = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, on, unused, unused, unused) };
     Errno::result(unprivileged).map_err(FilterError::NoNewPrivileges)?;
     // The kernel only reads it.
     let pointer = program.as_ptr().cast_mut();
@@ -96,9 +97,9 @@ pub(super) fn confine(program: &[sock_filter]) -> Result<(), FilterError> {
         return Ok(());
     }
     // The older way, for older kernels, and for profiles that know no other.
-    let mode = libc::SECCOMP_MODE_FILTER;
+    let mode = c_ulong::from(libc::SECCOMP_MODE_FILTER);
     // SAFETY: as above.
-    let installed = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program, 0, 0) };
+    let installed = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program, unused, unused) };
     Errno::result(installed).map(drop).map_err(FilterError::Install)
 }
 

@@ -246,7 +246,7 @@ impl Callee for InArena {
     }
 
     fn writable(&self) -> Writables {
-        None.into()
+        None::<Writable>.into()
     }
 
     fn restore(&self, _: u64) {}
