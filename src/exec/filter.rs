@@ -36,8 +36,10 @@ const POINTER: u32 = 8;
 const ARGUMENTS: u32 = 16;
 const HALF_BYTES: u32 = 4;
 
-/// Advice from here on is for the system administrator: it takes pages out of service (linux/mman.h).
-const MADV_PRIVILEGED: u32 = 100;
+/// This advice and the next are for the system administrator: they take pages out of service (linux/mman.h).
+const MADV_HWPOISON: u32 = 100;
+/// This and the next make guard pages, of stacks for example. Linux 6.13.
+const MADV_GUARD_INSTALL: u32 = 102;
 /// What wakes the runtime: a write of one 64-bit number to an event descriptor.
 const EVENT_BYTES: u64 = 8;
 const ARCH_SET_FS: u32 = 0x1002;
@@ -93,7 +95,7 @@ fn conditional(code: &[Range<u64>], process: u32) -> Vec<(libc::c_long, Vec<Test
     let private_memory = bits(3, libc::MAP_ANONYMOUS, libc::MAP_ANONYMOUS);
     let mut rules = vec![
         // Memory of calls and of freed code is given back.
-        (libc::SYS_madvise, vec![Test::Below { argument: 2, bound: MADV_PRIVILEGED }]),
+        (libc::SYS_madvise, vec![Test::Below { argument: 2, bound: MADV_HWPOISON }]),
         // An answer wakes the runtime.
         (
             libc::SYS_write,
@@ -103,6 +105,8 @@ fn conditional(code: &[Range<u64>], process: u32) -> Vec<(libc::c_long, Vec<Test
         (libc::SYS_mmap, vec![not_executable, private_memory]),
         // As above; and the window that freed code is wiped through.
         (libc::SYS_mprotect, vec![not_executable]),
+        // The C library, of stacks of threads that ended.
+        (libc::SYS_madvise, vec![Test::Bits { argument: 2, mask: !1, value: MADV_GUARD_INSTALL }]),
         // The handler, and the way back from code, restore the thread pointer.
         (libc::SYS_arch_prctl, vec![is(0, ARCH_SET_FS)]),
         (libc::SYS_arch_prctl, vec![is(0, ARCH_GET_FS)]),

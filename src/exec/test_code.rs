@@ -236,7 +236,12 @@ pub(super) fn started_again(module: &str, test: &str) -> Output {
     command.args(["--exact", &name, "--nocapture", "--test-threads=1"]).env(AGAIN, "1").output().unwrap()
 }
 
-/// Whether this is such a process.
+/// Whether this is such a process, which then ends after a while whatever happens.
 pub(super) fn is_again() -> bool {
-    std::env::var_os(AGAIN).is_some()
+    let is_again = std::env::var_os(AGAIN).is_some();
+    if is_again {
+        // SAFETY: has no preconditions.
+        unsafe { libc::alarm(120) };
+    }
+    is_again
 }
