@@ -35,13 +35,19 @@ fn filter(policy: FilterPolicy, tried: Result<(), FilterError>) -> Finding {
         (FilterPolicy::Off, _) => (
             FindingLevel::Degraded,
             "system calls of code are not contained: exec.system_call_filter is off".to_owned(),
-            Some("set exec.system_call_filter to require, or let only those install whom you would give this user"),
+            Some(
+                "set exec.system_call_filter to require, or let only those install who may act as this user".to_owned(),
+            ),
         ),
         (_, Ok(())) => (FindingLevel::Ok, "a filter keeps code from system calls (seccomp)".to_owned(), None),
-        (FilterPolicy::Require, Err(error)) => (FindingLevel::Failed, error.to_string(), Some(error.remedy())),
-        (FilterPolicy::Try, Err(error)) => (FindingLevel::Degraded, error.to_string(), Some(error.remedy())),
+        (FilterPolicy::Require, Err(error)) => (
+            FindingLevel::Failed,
+            error.to_string(),
+            Some(format!("{}, or set exec.system_call_filter to try", error.remedy())),
+        ),
+        (FilterPolicy::Try, Err(error)) => (FindingLevel::Degraded, error.to_string(), Some(error.remedy().to_owned())),
     };
-    Finding { level, what, errno: None, remedy: remedy.map(str::to_owned) }
+    Finding { level, what, errno: None, remedy }
 }
 
 /// Tries what [`serve`](super::serve) needs of the platform, and says what it found: name and finding.

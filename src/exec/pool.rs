@@ -71,7 +71,10 @@ pub enum StartError {
         given: usize,
     },
     /// System calls of code cannot be contained, which the configuration requires.
-    #[error("system calls of code cannot be contained: {error}; {}", .error.remedy())]
+    #[error(
+        "system calls of code cannot be contained: {error}; {}, or set exec.system_call_filter to try",
+        .error.remedy()
+    )]
     Filter {
         /// Why.
         error: FilterError,
