@@ -27,7 +27,7 @@ use crate::{
     exec::{self, ExecConfig, FilterPolicy, FilterState, Pool},
     metrics::{BuildInfo, Metrics},
     service::{
-        Endpoint, Limits, Listener, Service, http,
+        Endpoint, Limits, Listener, SAMPLE_INTERVAL, Service, http,
         server::{self, Transport},
     },
     tools::{self, FileError, Tools, ToolsConfig, Written},
@@ -37,8 +37,6 @@ pub use check::{Explained, check, explain};
 
 /// Committed memory stays within this share of the budget.
 const COMMIT_PER_BUDGET: f64 = 1.05;
-/// How often recorded times are folded into histograms.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(2);
 /// Time for the last answers to reach their clients.
 const ANSWER_GRACE: Duration = Duration::from_millis(500);
 
@@ -174,11 +172,13 @@ async fn run(config: &Config, service: Service, metrics: Arc<Metrics>) -> Result
     let targets = targets.map_err(DaemonError::Runtime)?.join(" ");
     let (stop, stopping) = watch::channel(false);
     let metrics_address = serve_metrics(config, &service, stopping.clone()).await?;
+    let sampled = service.clone();
     let upkeep = tokio::spawn(async move {
-        let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
+        let mut interval = tokio::time::interval(SAMPLE_INTERVAL);
         loop {
             interval.tick().await;
             metrics.upkeep();
+            sampled.sample_status();
         }
     });
     let (reporter, health) = server::health().await;
@@ -228,10 +228,14 @@ async fn serve_metrics(
     let error = |error| DaemonError::Listen { address: address.to_string(), error };
     let listener = TcpListener::bind(address).await.map_err(error)?;
     let bound = listener.local_addr().map_err(error)?;
-    let (rendering, asked) = (service.clone(), service.clone());
+    let (rendering, asked, shown) = (service.clone(), service.clone(), service.clone());
+    let pages = http::Pages {
+        scrape: Arc::new(move || rendering.render_metrics()),
+        readiness: Arc::new(move || asked.ready()),
+        status: Arc::new(move || shown.status_json()),
+    };
     let stopped = async move { drop(stopping.wait_for(|stop| *stop).await) };
-    let serving =
-        http::serve(listener, Arc::new(move || rendering.render_metrics()), Arc::new(move || asked.ready()), stopped);
+    let serving = http::serve(listener, pages, stopped);
     tokio::spawn(async move {
         if let Err(error) = serving.await {
             tracing::error!(%error, "the metrics server ended");
