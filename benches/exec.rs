@@ -21,7 +21,10 @@ use codecached::{
     arena::{ArenaConfig, Arenas},
     cache::{Cache, CacheConfig, Install, Name, Namespace, Pinned, Target},
     code::{FlatEntry, Image, ImportTable, Limits},
-    exec::{Arg, Batch, Call, Column, ColumnType, ExecConfig, Guarded, Outcome, Pool, ResultType, Scalar, TrapKind},
+    exec::{
+        Arg, Batch, Call, Column, ColumnType, ExecConfig, FilterPolicy, Guarded, Outcome, Pool, ResultType, Scalar,
+        TrapKind,
+    },
 };
 use tokio::runtime::Runtime;
 
@@ -66,6 +69,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         stack_guard_bytes: 64 << 20,
         call_memory_max_bytes: MEMORY_BYTES,
         tick: Duration::from_millis(1),
+        code: vec![code.arenas.executable_range()],
+        code_flips: code.arenas.flips_protection(),
+        filter: FilterPolicy::Require,
     })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build()?;
     recovery(&code, &pool, &runtime);
@@ -77,6 +83,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Entries to call.
 struct Code {
+    arenas: Arc<Arenas>,
     cache: Cache,
 }
 
@@ -94,7 +101,7 @@ impl Code {
             let install = Install { name: name(key)?, digest: identity, identity, replace: false, reentrant: false };
             cache.install(&install, image)?;
         }
-        Ok(Self { cache })
+        Ok(Self { arenas, cache })
     }
 
     fn pin(&self, key: &str) -> Pinned {
@@ -148,7 +155,8 @@ fn recovery(code: &Code, pool: &Pool<Pinned>, runtime: &Runtime) {
     for (key, kind) in [("invalid", TrapKind::Ill), ("recursion", TrapKind::StackOverflow)] {
         let mut walls: Vec<f64> = (0..TRAPS)
             .map(|_| {
-                let ticket = pool.submit(code.call(key, vec![], ResultType::Void)).expect("room");
+                let ticket =
+                    pool.submit(code.call(key, vec![], ResultType::Void)).map_err(|it| it.refusal).expect("room");
                 let done = runtime.block_on(ticket);
                 assert!(matches!(done.outcome, Outcome::Trap(trap) if trap.kind == kind), "{done:?}");
                 done.wall.as_secs_f64() * 1e6
@@ -167,7 +175,7 @@ fn handover(code: &Code, pool: &Pool<Pinned>, runtime: &Runtime) {
         for at in 0..HANDOVERS + 1000 {
             let call = one();
             let start = Instant::now();
-            let done = pool.submit(call).expect("room").await;
+            let done = pool.submit(call).map_err(|it| it.refusal).expect("room").await;
             let took = start.elapsed().as_secs_f64() * 1e6;
             assert_eq!(done.outcome, Outcome::Returned { value: Some(Scalar::U64(5)), buffers: vec![] });
             if at >= 1000 {
@@ -205,7 +213,10 @@ fn batches(code: &Code, pool: &Pool<Pinned>, runtime: &Runtime) -> Result<(), Bo
     for (shape, key, result, columns) in shapes {
         let batch = Batch::new(ROWS, columns)?;
         let rates = (0..ROUNDS).map(|_| {
-            let ticket = pool.submit_batch(code.call(key, vec![], result), batch.clone()).expect("room");
+            let ticket = pool
+                .submit_batch(code.call(key, vec![], result), batch.clone())
+                .map_err(|it| it.refusal)
+                .expect("room");
             let done = runtime.block_on(ticket);
             assert_eq!(done.rows as u64, ROWS);
             ROWS as f64 / done.done.wall.as_secs_f64()
@@ -228,7 +239,7 @@ fn series(code: &Code, pool: &Pool<Pinned>, runtime: &Runtime) {
         let calls = (1..=SERIES).map(|at| (number + at, vec![Arg::U64(at), Arg::U64(1)])).collect();
         number += SERIES;
         let start = Instant::now();
-        let mut ticket = pool.submit_series(call, calls).expect("room");
+        let mut ticket = pool.submit_series(call, calls).map_err(|it| it.refusal).expect("room");
         runtime.block_on(&mut ticket);
         let done = ticket.take_done();
         let took = start.elapsed().as_secs_f64() * 1e9;

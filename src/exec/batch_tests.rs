@@ -366,8 +366,14 @@ fn calls_are_cancelled_by_their_id_wherever_they_are() {
     let rows = submit(&pool, call(&code, vec![], ResultType::U64), 1, vec![constant(0), constant(0)]);
     let (running_id, waiting_id) = (running.id(), waiting.id());
     assert_eq!([running_id, waiting_id].map(|id| pool.is_waiting(id)), [false, true]);
-    let before_start =
-        Trap { kind: TrapKind::Cancelled, pc: code.entry(), fault_address: None, signal: 0, stage: TrapStage::Waiting };
+    let before_start = Trap {
+        kind: TrapKind::Cancelled,
+        pc: code.entry(),
+        fault_address: None,
+        signal: 0,
+        system_call: None,
+        stage: TrapStage::Waiting,
+    };
     assert!(pool.cancel(waiting_id) && pool.cancel(rows.id()));
     assert_eq!(wait_for(waiting).outcome, Outcome::Trap(before_start));
     assert_eq!(trap(&wait_for(rows)), before_start);

@@ -228,6 +228,8 @@ labels! {
         Timeout = "timeout",
         /// The code gave up.
         Abort = "abort",
+        /// A system call.
+        Syscall = "syscall",
         /// CancelExecution.
         Cancelled = "cancelled",
     }

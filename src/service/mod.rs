@@ -29,6 +29,7 @@ mod occupancy;
 mod screen;
 pub mod server;
 mod signature;
+mod status_page;
 mod target;
 mod upload;
 mod validate;
@@ -44,9 +45,11 @@ use std::{
 pub use self::{
     failure::{DOMAIN, Reason},
     listener::{Endpoint, Listener},
+    status_page::SAMPLE_INTERVAL,
 };
 use canary::Canary;
 use executions::Executions;
+use status_page::StatusPage;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::{
@@ -120,6 +123,7 @@ pub struct Service {
     /// Maps of the arenas that may be made at once.
     mapping: Arc<Semaphore>,
     canary: Arc<Canary>,
+    status_page: Arc<StatusPage>,
     /// What the processor has.
     features: Arc<code::CpuFeatures>,
     started: Instant,
@@ -139,6 +143,7 @@ impl Service {
             linking: Arc::new(Semaphore::new(limits.linking_max)),
             mapping: Arc::new(Semaphore::new(1)),
             canary: Arc::default(),
+            status_page: Arc::default(),
             features: Arc::new(cpu::features()),
             limits: Arc::new(limits),
             draining: Arc::new(AtomicBool::new(false)),

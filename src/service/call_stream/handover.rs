@@ -284,7 +284,9 @@ fn answer(service: &Service, target: &Target, call_id: u64, done: Done) -> Strea
 fn refusal(call_id: u64, failure: &Failure) -> StreamAnswer {
     let (code, reason) = (failure.reason.code() as i32, failure.reason.as_str().to_owned());
     let mut message = failure.message.clone();
-    message.truncate(message.floor_char_boundary(ERROR_MAX_BYTES));
+    while message.len() > ERROR_MAX_BYTES {
+        message.pop();
+    }
     let error = CallError { code, reason, message };
     StreamAnswer { call_id, outcome: Some(stream_answer::Outcome::Error(error)), ..StreamAnswer::default() }
 }
