@@ -23,8 +23,8 @@ use crate::{
     arena::{self, ArenaConfig, Arenas, MapError},
     cache::{Cache, CacheConfig},
     code::{self, ImportTable, ThreadSwitch},
-    config::{Config, HugePages, Listen, Perf, SystemCallFilter, WriteWindow},
-    exec::{self, ExecConfig, FilterPolicy, FilterState, Pool},
+    config::{Config, HugePages, Isolation, Listen, Perf, SystemCallFilter, WriteWindow},
+    exec::{self, ExecConfig, FilterPolicy, FilterState, Pool, Workers},
     metrics::{BuildInfo, Metrics},
     service::{
         Endpoint, Limits, Listener, SAMPLE_INTERVAL, Service, http,
@@ -49,6 +49,11 @@ pub enum DaemonError {
     /// What tools ask for.
     #[error("cannot serve profilers: {0}")]
     Tools(#[from] FileError),
+    /// Memory that is made writable and runnable in turn is one process's.
+    #[error(
+        "exec.isolation = \"process\" needs executable memory that can be mapped twice, which this system does not give"
+    )]
+    NoWorkers,
     /// No executors.
     #[error("cannot start executors: {0}")]
     Exec(#[from] exec::StartError),
@@ -124,6 +129,8 @@ fn imports() -> ImportTable {
 fn build(config: &Config) -> Result<Parts, DaemonError> {
     let tools = Tools::start(&tools_config(config))?;
     let arenas = Arenas::map(&arena_config(config))?;
+    // No thread before this line, if there are to be worker processes.
+    let workers = prepare_workers(config, &arenas)?;
     let cache = Cache::new(
         &CacheConfig {
             budget_bytes: config.cache.budget_bytes,
@@ -140,26 +147,55 @@ fn build(config: &Config) -> Result<Parts, DaemonError> {
         None => cache,
     };
     let cache = if config.tools.keep_addresses { cache.keeping_addresses() } else { cache };
-    let pool = Pool::start(ExecConfig {
+    let pool = match workers {
+        Some(workers) => Pool::start_with_workers(workers)?,
+        None => Pool::start(exec_config(config, Some(&arenas)))?,
+    };
+    let metrics = Arc::new(Metrics::new(&BuildInfo {
+        version: env!("CARGO_PKG_VERSION"),
+        revision: option_env!("CODECACHED_REVISION").unwrap_or("unknown"),
+        arch: std::env::consts::ARCH,
+        strategy: arenas.stats().strategy,
+        isolation: isolation(config),
+    }));
+    let service = Service::new(arenas, cache, pool, Arc::clone(&metrics), limits(config));
+    Ok(Parts { service, metrics, tools })
+}
+
+/// Forks what forks workers, if calls are to run in such.
+fn prepare_workers(config: &Config, arenas: &Arenas) -> Result<Option<Workers>, DaemonError> {
+    if config.exec.isolation == Isolation::Thread {
+        return Ok(None);
+    }
+    if arenas.flips_protection() {
+        return Err(DaemonError::NoWorkers);
+    }
+    let spawns_max_per_s = config.exec.worker_spawns_max_per_s;
+    let workers = Workers::prepare(&exec_config(config, Some(arenas)), &arenas.data_ranges(), spawns_max_per_s)?;
+    arenas.start_threads()?;
+    Ok(Some(workers))
+}
+
+/// Of calls into these arenas, if into any.
+fn exec_config(config: &Config, arenas: Option<&Arenas>) -> ExecConfig {
+    ExecConfig {
         executors: executors(config),
         queue_max: config.exec.queue_max,
         stack_bytes: config.exec.stack_bytes,
         stack_guard_bytes: config.exec.stack_guard_bytes,
         call_memory_max_bytes: config.exec.call_memory_max_bytes,
         tick: Duration::from_micros(config.exec.watchdog_tick_us),
-        code: vec![arenas.executable_range()],
-        code_flips: arenas.flips_protection(),
+        code: arenas.iter().map(|arenas| arenas.executable_range()).collect(),
+        code_flips: arenas.is_some_and(Arenas::flips_protection),
         filter: filter_policy(config),
-    })?;
-    let metrics = Arc::new(Metrics::new(&BuildInfo {
-        version: env!("CARGO_PKG_VERSION"),
-        revision: option_env!("CODECACHED_REVISION").unwrap_or("unknown"),
-        arch: std::env::consts::ARCH,
-        strategy: arenas.stats().strategy,
-        isolation: "thread",
-    }));
-    let service = Service::new(arenas, cache, pool, Arc::clone(&metrics), limits(config));
-    Ok(Parts { service, metrics, tools })
+    }
+}
+
+fn isolation(config: &Config) -> &'static str {
+    match config.exec.isolation {
+        Isolation::Thread => "thread",
+        Isolation::Process => "process",
+    }
 }
 
 async fn run(config: &Config, service: Service, metrics: Arc<Metrics>) -> Result<(), DaemonError> {
@@ -258,6 +294,7 @@ fn arena_config(config: &Config) -> ArenaConfig {
         },
         directory: (!directory.as_os_str().is_empty()).then(|| directory.clone()),
         allow_mprotect: config.arena.allow_mprotect,
+        inherited: config.exec.isolation == Isolation::Process,
         huge_pages: match config.arena.huge_pages {
             HugePages::Never => arena::HugePages::Never,
             HugePages::Collapse => arena::HugePages::Collapse,

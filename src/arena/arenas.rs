@@ -74,10 +74,22 @@ impl Arenas {
         canary::run(&views, &barrier)?;
         views.seal();
         let arenas = Self::over(views, barrier, config);
-        if config.huge_pages == HugePages::Collapse {
-            collapse::start(&arenas.memory).map_err(|error| MapError::Thread { error })?;
+        if !config.inherited {
+            arenas.start_threads()?;
         }
         Ok(arenas)
+    }
+
+    /// Starts what works in the background, if the configuration has anything of that kind. Called by [`Self::map`], but
+    /// if memory is [inherited](ArenaConfig::inherited): then by the caller, once, when it has forked.
+    ///
+    /// # Errors
+    /// The system gave no thread.
+    pub fn start_threads(&self) -> Result<(), MapError> {
+        match self.memory.huge_pages {
+            HugePages::Collapse => collapse::start(&self.memory).map_err(|error| MapError::Thread { error }),
+            HugePages::Never | HugePages::Hugetlb => Ok(()),
+        }
     }
 
     fn over(views: Views, barrier: Barrier, config: &ArenaConfig) -> Arc<Self> {
@@ -198,6 +210,14 @@ impl Arenas {
     /// The addresses of all arenas, their guards included: published code runs in this range and nowhere else.
     pub fn executable_range(&self) -> Range<u64> {
         self.memory.views.run_range()
+    }
+
+    /// The addresses of all writable data that published code may have.
+    pub fn data_ranges(&self) -> Vec<Range<u64>> {
+        let (geometry, views) = (self.memory.geometry(), &self.memory.views);
+        let data = geometry.areas().filter(|area| area.kind == PartKind::Data);
+        let range = |area| (views.run_address(area) as u64, geometry.area_bytes);
+        data.map(range).map(|(start, bytes)| start..start + bytes).collect()
     }
 
     /// Whether code memory is made writable and executable by turns, for want of a second view.

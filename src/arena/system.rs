@@ -54,6 +54,8 @@ pub(super) enum Call {
 pub(super) enum Advice {
     /// Not in child processes.
     DontFork,
+    /// In child processes, too.
+    DoFork,
     /// Not in core dumps.
     DontDump,
     /// Huge pages may be used, or not.
@@ -74,6 +76,7 @@ impl Advice {
     fn number(self) -> libc::c_int {
         match self {
             Self::DontFork => libc::MADV_DONTFORK,
+            Self::DoFork => libc::MADV_DOFORK,
             Self::DontDump => libc::MADV_DONTDUMP,
             Self::HugePages(true) => libc::MADV_HUGEPAGE,
             Self::HugePages(false) => libc::MADV_NOHUGEPAGE,
@@ -87,7 +90,7 @@ impl Advice {
 
     fn call(self) -> Call {
         match self {
-            Self::DontFork | Self::DontDump | Self::HugePages(_) => Call::Advise,
+            Self::DontFork | Self::DoFork | Self::DontDump | Self::HugePages(_) => Call::Advise,
             Self::PopulateWrite => Call::Commit,
             Self::Remove | Self::DontNeed => Call::GiveBack,
             Self::PopulateRead | Self::Collapse => Call::Collapse,

@@ -182,6 +182,10 @@ pub struct Exec {
     pub watchdog_tick_us: u64,
     /// Whether system calls of code are contained.
     pub system_call_filter: SystemCallFilter,
+    /// Where calls run.
+    pub isolation: Isolation,
+    /// Worker processes that are forked in a second.
+    pub worker_spawns_max_per_s: u32,
 }
 
 /// Whether executors run under a filter that keeps code from system calls.
@@ -195,6 +199,17 @@ pub enum SystemCallFilter {
     Try,
     /// No.
     Off,
+}
+
+/// Where calls run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// In threads of the daemon.
+    #[default]
+    Thread,
+    /// In worker processes.
+    Process,
 }
 
 /// What profilers and debuggers are told of resident code.
@@ -394,6 +409,8 @@ impl Default for Exec {
             cpu_limit_max_ms: 60_000,
             watchdog_tick_us: 1_000,
             system_call_filter: SystemCallFilter::Require,
+            isolation: Isolation::Thread,
+            worker_spawns_max_per_s: 200,
         }
     }
 }

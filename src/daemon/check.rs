@@ -2,10 +2,10 @@
 
 use nix::errno::Errno;
 
-use super::{DaemonError, Parts, arena_config, build, executors, filter_policy};
+use super::{DaemonError, Parts, arena_config, build, exec_config, executors, filter_policy};
 use crate::{
     arena::{self, Finding, FindingLevel},
-    config::Config,
+    config::{Config, Isolation},
     exec::{self, FilterError, FilterPolicy, FilterState},
 };
 
@@ -58,6 +58,7 @@ fn filter(policy: FilterPolicy, tried: Result<(), FilterError>) -> Finding {
 /// # Errors
 /// [`DaemonError`]: what would stop the daemon from starting.
 pub fn check(config: &Config) -> Result<Vec<(String, String)>, DaemonError> {
+    let workers = worker_processes(config);
     let Parts { service, tools, .. } = build(config)?;
     if let Some(tools) = tools {
         tools.finish();
@@ -70,11 +71,33 @@ pub fn check(config: &Config) -> Result<Vec<(String, String)>, DaemonError> {
             "arena reservation",
             format!("{} bytes for each of code, read-only data and data", config.arena.reserve_max_bytes),
         ),
-        ("executors", format!("{} threads, a fault in one was recovered", executors(config))),
+        ("executors", executors_found(config)),
         ("system calls from code", contained(service.filter_state())),
+        ("worker processes", workers),
     ]
     .map(|(name, finding)| (name.to_owned(), finding))
     .into())
+}
+
+fn executors_found(config: &Config) -> String {
+    let executors = executors(config);
+    match config.exec.isolation {
+        Isolation::Thread => format!("{executors} threads, a fault in one was recovered"),
+        Isolation::Process => format!("{executors} threads, a worker process of each ran something"),
+    }
+}
+
+/// Whether they can be had. If they are to be used, a failure is found again, and told as such.
+fn worker_processes(config: &Config) -> String {
+    let exec = exec_config(config, None);
+    let state = match config.exec.isolation {
+        Isolation::Thread => "not used, as exec.isolation is thread",
+        Isolation::Process => "used",
+    };
+    match exec::try_workers(&exec) {
+        Ok(()) => format!("{state}; one ran something"),
+        Err(error) => format!("{state}; cannot be had: {error}"),
+    }
 }
 
 fn contained(state: FilterState) -> String {

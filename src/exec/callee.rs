@@ -26,6 +26,14 @@ impl Callee for Pinned {
         })
     }
 
+    fn data(&self) -> Vec<Range<u64>> {
+        self.data_ranges()
+    }
+
+    fn code_epoch(&self) -> u64 {
+        self.barriers()
+    }
+
     fn restore(&self, id: u64) {
         self.restore_data(id);
     }

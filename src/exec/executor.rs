@@ -2,10 +2,10 @@
 
 mod initialise;
 mod many;
+mod oversee;
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::OnceLock;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
@@ -15,18 +15,18 @@ use tokio::sync::oneshot;
 
 use super::batch::BatchDone;
 use super::call::{Arg, Call, Callee, Done, Outcome, Scalar};
-use super::confine::{FilterError, confine};
+use super::confine::FilterError;
 use super::errno;
 use super::frame::Limits;
 use super::memory::{Placed, Region};
 use super::pool::{Job, Shared, Work};
 use super::schedule::Entry;
-use super::signals::ThreadSignals;
-use super::stack::{Slot, give_back};
+use super::stack::Slot;
 use super::thread::Block;
 use super::ticket::Answer as _;
 use super::trap::{RawTrap, Trap, TrapKind};
-use super::watchdog::{Victim, nanos};
+use super::watchdog::{Victim, VictimCell, nanos};
+use super::worker::{Hand, Lost};
 use super::writable::Writables;
 
 /// Shorter times are not measured by the CPU clock, which costs a system call.
@@ -36,35 +36,24 @@ const CPU_RESOLUTION: Duration = Duration::from_micros(20);
 pub(super) fn run<C: Callee>(shared: &Shared<C>, index: usize, started: &SyncSender<Result<(), Obstacle>>) {
     let _abort = AbortOnPanic;
     let slot = &shared.slots[index];
-    let (_signals, victim) = match set_up(shared, slot) {
-        Ok(set_up) => set_up,
-        Err(obstacle) => return started.send(Err(obstacle)).unwrap_or_default(),
-    };
-    let known = OnceLock::set(&shared.victims[index], victim);
-    debug_assert!(known.is_ok(), "executor {index} starts once");
-    if started.send(Ok(())).is_err() {
-        return;
-    }
     // Ends in a zero, as the C library's own: no string goes over it.
     let canary = RandomState::new().hash_one(index) << 8;
-    let mut executor = Executor { shared, slot, region: Region::of_slot(slot), cpu: CpuMeter::new(victim), canary };
+    let victim = &shared.victims[index];
+    let hand = shared.nursery.as_ref().map(|nursery| Hand::new(Arc::clone(nursery), index));
+    let (region, cpu) = (Region::of_slot(slot), CpuMeter::new(victim));
+    let mut executor = Executor { shared, slot, region, victim, cpu, canary, hand };
+    let set_up = executor.set_up();
+    let (_signals, answer) = match set_up {
+        Ok(signals) => (signals, Ok(())),
+        Err(obstacle) => (None, Err(obstacle)),
+    };
+    let is_set_up = answer.is_ok();
+    if started.send(answer).is_err() || !is_set_up {
+        return;
+    }
     while let Some(entry) = shared.queue.next(index) {
         executor.serve(entry);
     }
-}
-
-/// Makes the calling thread one that code can run on. The filter of system calls comes last: it is there for good, and
-/// what the rest needs is not among what it allows.
-fn set_up<C>(shared: &Shared<C>, slot: &Slot) -> Result<(ThreadSignals, Victim), Obstacle> {
-    let signals = ThreadSignals::enter(slot.alt_stack()).map_err(Obstacle::Signals)?;
-    let victim = Victim::current().map_err(Obstacle::Signals)?;
-    slot.frame().blocked_signals.store(signals.blocked, Ordering::Relaxed);
-    slot.frame().context.init(slot.stack().end);
-    if let Some(program) = &shared.filter {
-        confine(program).map_err(Obstacle::Filter)?;
-        slot.frame().filtered.store(true, Ordering::Relaxed);
-    }
-    Ok((signals, victim))
 }
 
 /// What keeps a thread from being an executor.
@@ -74,6 +63,8 @@ pub(super) enum Obstacle {
     Signals(Errno),
     /// The filter of system calls.
     Filter(FilterError),
+    /// No worker process ran anything.
+    Worker,
 }
 
 /// A panic here would leave a lane locked and a caller waiting for ever, so the process ends.
@@ -91,9 +82,12 @@ struct Executor<'a, C: Callee> {
     shared: &'a Shared<C>,
     slot: &'a Slot,
     region: Region,
-    cpu: CpuMeter,
+    victim: &'a VictimCell,
+    cpu: CpuMeter<'a>,
     /// Of calls that have a thread of their own.
     canary: u64,
+    /// If calls run in a worker process.
+    hand: Option<Hand>,
 }
 
 impl<C: Callee> Executor<'_, C> {
@@ -173,48 +167,60 @@ impl<C: Callee> Executor<'_, C> {
     /// Runs the code. An outcome other than `Returned` means that it began and did not end by itself.
     fn run(&self, task: &Task<'_, C>, args: &[Arg], taken: Instant) -> Outcome {
         let frame = self.slot.frame();
+        self.ready();
         let placed = Placed::new(&self.region, &Region::of_stack(self.slot), args);
         frame.heap.reset(placed.end, self.region.range().end);
         frame.context.prepare(task.call.entry, &placed.registers);
-        frame.set_limits(self.limits(task, taken));
-        let block = self.enter(&task.call.callee);
-        let Some(raw) = frame.take_trap() else {
-            let (int, vector) = frame.context.results();
-            let value = Scalar::from_registers(task.call.result, int, vector);
-            let buffers = placed.collect(&self.region);
-            self.region.scrub(frame.heap.used_end());
-            block.iter().for_each(Block::scrub);
-            return Outcome::Returned { value, buffers };
-        };
-        self.ended(task.whose, &raw)
+        match self.enter(task, self.limits(task, taken)) {
+            Ok(block) => {
+                let (int, vector) = frame.context.results();
+                let value = Scalar::from_registers(task.call.result, int, vector);
+                let buffers = placed.collect(&self.region);
+                self.region.scrub(frame.heap.used_end());
+                block.iter().for_each(Block::scrub);
+                Outcome::Returned { value, buffers }
+            }
+            Err(broken) => self.ended(task, task.call.entry, &broken),
+        }
     }
 
     /// Runs what is prepared, in a thread of its own where the callee needs one, which is to be scrubbed after code that
     /// came back.
-    fn enter(&self, callee: &C) -> Option<Block> {
-        let context = &self.slot.frame().context;
+    fn enter(&self, task: &Task<'_, C>, limits: Limits) -> Result<Option<Block>, Broken> {
+        let (frame, callee) = (self.slot.frame(), &task.call.callee);
+        frame.set_limits(limits);
         let block = callee.thread().map(|thread| Block::make(self.slot, &thread, self.canary));
-        match &block {
-            None => context.run(),
-            Some(block) => {
-                context.lend_thread(block.pointer as u64, block.errno as u64);
+        if let Some(block) = &block {
+            frame.context.lend_thread(block.pointer as u64, block.errno as u64);
+        }
+        match (&self.hand, &block) {
+            (Some(hand), _) => {
+                let overseer = self.overseer(limits);
+                hand.run(frame, &callee.data(), callee.code_epoch(), &overseer).map_err(Broken::Lost)?;
+            }
+            (None, None) => frame.context.run(),
+            (None, Some(_)) => {
                 let errno = errno::get();
-                context.run();
+                frame.context.run();
                 errno::set(errno);
             }
         }
-        block
+        frame.take_trap().map_or(Ok(block), |raw| Err(Broken::Trapped(raw)))
     }
 
-    /// The outcome of code that did not come back.
-    fn ended(&self, whose: Whose, raw: &RawTrap) -> Outcome {
-        let frame = self.slot.frame();
+    /// The outcome of code at `entry` that did not come back.
+    fn ended(&self, task: &Task<'_, C>, entry: u64, broken: &Broken) -> Outcome {
+        let (frame, whose) = (self.slot.frame(), task.whose);
         // What such code touched is not known.
-        give_back(self.region.range());
-        give_back(self.slot.stack());
-        give_back(self.slot.thread());
+        for part in [&self.region, &Region::of_stack(self.slot), &Region::of_thread(self.slot)] {
+            part.give_back();
+        }
+        self.hand.iter().for_each(Hand::forget);
         let guard = self.slot.guard();
-        let trap = raw.interpret(&(guard.start as u64..guard.end as u64));
+        let trap = match broken {
+            Broken::Trapped(raw) => raw.interpret(&(guard.start as u64..guard.end as u64)),
+            Broken::Lost(lost) => Trap::of_lost(entry, *lost),
+        };
         if trap.kind != TrapKind::Timeout {
             return Outcome::Trap(trap);
         }
@@ -231,6 +237,14 @@ impl<C: Callee> Executor<'_, C> {
         let deadline_ns = task.call.deadline.map_or(u64::MAX, since_start);
         Limits { job, call, cpu_limit_ns: nanos(task.call.cpu_limit), wall_end_ns: cap_ns.min(deadline_ns) }
     }
+}
+
+/// Why code did not come back.
+#[derive(Clone, Copy, Debug)]
+enum Broken {
+    Trapped(RawTrap),
+    /// With its worker process.
+    Lost(Lost),
 }
 
 /// What a cancel names: the job, and its call if it is one of a series, else 0.
@@ -250,16 +264,23 @@ struct Task<'a, C> {
 }
 
 /// CPU time of calls, with few questions to the clock.
-struct CpuMeter {
-    victim: Victim,
-    /// The thread's CPU time at `marked`.
+struct CpuMeter<'a> {
+    victim: &'a VictimCell,
+    /// The CPU time at `marked` of who runs calls.
     mark: Duration,
     marked: Instant,
 }
 
-impl CpuMeter {
-    fn new(victim: Victim) -> CpuMeter {
-        CpuMeter { victim, mark: victim.cpu().unwrap_or_default(), marked: Instant::now() }
+impl<'a> CpuMeter<'a> {
+    fn new(victim: &'a VictimCell) -> CpuMeter<'a> {
+        let mut meter = CpuMeter { victim, mark: Duration::ZERO, marked: Instant::now() };
+        meter.set_mark(meter.marked);
+        meter
+    }
+
+    /// CPU time that who runs calls has used.
+    fn cpu(&self) -> Option<Duration> {
+        self.victim.lock().as_ref().and_then(Victim::cpu)
     }
 
     /// A call begins: asks the clock only if the last answer is too old to tell the call from what was before.
@@ -282,7 +303,7 @@ impl CpuMeter {
     }
 
     fn set_mark(&mut self, now: Instant) {
-        self.mark = self.victim.cpu().unwrap_or(self.mark);
+        self.mark = self.cpu().unwrap_or(self.mark);
         self.marked = now;
     }
 }

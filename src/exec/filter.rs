@@ -68,6 +68,18 @@ const ALWAYS: &[libc::c_long] = &[
     SYS_UPROBE,                  // as above
 ];
 
+/// What worker processes may call whatever the arguments. They have no descriptor, allocate nothing while they run code,
+/// and share with others but the memory in which they and their executor wait for each other.
+const WORKER_ALWAYS: &[libc::c_long] = &[
+    libc::SYS_futex,           // waiting for a call, and waking who waits for its end
+    libc::SYS_clock_gettime,   // how long to look before waiting, where the vDSO has no clock
+    libc::SYS_rt_sigreturn,    // the end of each signal handler
+    libc::SYS_exit_group,      // the end of the process
+    libc::SYS_restart_syscall, // a wait that goes on after a debugger stopped it
+    SYS_URETPROBE,             // made by the kernel's own page for probes, elsewhere a SIGILL
+    SYS_UPROBE,                // as above
+];
+
 /// By which a process ends itself: aborting, and faults whose default action is asked for.
 const LAST_SIGNALS: [libc::c_int; 7] =
     [libc::SIGABRT, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
@@ -147,9 +159,36 @@ fn conditional(code: &[Range<u64>], daemon: Daemon) -> Vec<(libc::c_long, Vec<Te
     rules
 }
 
+/// What worker processes may call only with such arguments, as [`conditional`] says of executors.
+fn worker_conditional(worker: Daemon) -> Vec<(libc::c_long, Vec<Test>)> {
+    let is = |argument, value| Test::Bits { argument, mask: u32::MAX, value };
+    let exactly = |argument, value| vec![Test::AtLeast { argument, value }, Test::AtMost { argument, value }];
+    let mut rules = vec![
+        (libc::SYS_arch_prctl, vec![is(0, ARCH_SET_FS)]),
+        (libc::SYS_arch_prctl, vec![is(0, ARCH_GET_FS)]),
+        (libc::SYS_rt_sigaction, exactly(1, worker.default_action)),
+    ];
+    let last = |signal: libc::c_int| (libc::SYS_tgkill, vec![is(0, worker.process), is(2, signal as u32)]);
+    rules.extend(LAST_SIGNALS.map(last));
+    rules
+}
+
+/// The program for a worker process, which `worker` names. As [`program`], but far less is allowed.
+pub(super) fn worker_program(code: &[Range<u64>], worker: Daemon) -> Vec<sock_filter> {
+    compose(code, WORKER_ALWAYS, worker_conditional(worker))
+}
+
 /// The program for a daemon's executors. System calls made by instructions in `code` are refused:
 /// at most [`RANGES_MAX`] ranges, empty ones have no effect.
 pub(super) fn program(code: &[Range<u64>], daemon: Daemon) -> Vec<sock_filter> {
+    compose(code, ALWAYS, conditional(code, daemon))
+}
+
+fn compose(
+    code: &[Range<u64>],
+    always: &[libc::c_long],
+    conditional: Vec<(libc::c_long, Vec<Test>)>,
+) -> Vec<sock_filter> {
     assert!(code.len() <= RANGES_MAX, "the caller holds the number of ranges to its bound");
     let mut blocks = vec![
         vec![load(ARCH), Op::If(Compare::Equal, AUDIT_ARCH_X86_64, To::Miss, To::Next), Op::Verdict(REFUSED)],
@@ -161,8 +200,8 @@ pub(super) fn program(code: &[Range<u64>], daemon: Daemon) -> Vec<sock_filter> {
         blocks.push(after.concat());
     }
     blocks.push(vec![load(NUMBER)]);
-    blocks.extend(ALWAYS.iter().map(|number| vec![is_number(*number), Op::Verdict(ALLOWED)]));
-    for (number, tests) in conditional(code, daemon) {
+    blocks.extend(always.iter().map(|number| vec![is_number(*number), Op::Verdict(ALLOWED)]));
+    for (number, tests) in conditional {
         let mut block = vec![load(NUMBER), is_number(number)];
         block.extend(tests.into_iter().flat_map(Test::ops));
         block.push(Op::Verdict(ALLOWED));

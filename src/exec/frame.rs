@@ -6,9 +6,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 
-use super::arch::Context;
+use super::arch::{Constants, Context};
 use super::heap::HeapState;
 use super::trap::RawTrap;
+use super::worker::Desk;
 
 /// The limits of the call that runs, as the watchdog needs them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub(super) struct Frame {
     refused: AtomicU64,
     /// The heap of the call.
     pub(super) heap: HeapState,
+    /// Where the executor and its worker process meet, if it has one.
+    pub(super) desk: Desk,
 }
 
 #[repr(C)]
@@ -64,6 +67,26 @@ struct TrapRecord {
 }
 
 impl Frame {
+    /// For an executor whose calls run in a worker process: makes the frame what the next call needs, whatever code has
+    /// left in it. The next call's `seq` is one more than the even `seq`.
+    pub(super) fn clean(&self, seq: u64, stack_end: usize) {
+        self.context.clean(seq, stack_end);
+        self.kill.store(0, Ordering::Relaxed);
+        self.trap.count.store(0, Ordering::Relaxed);
+    }
+
+    /// In the process that runs the prepared call: what its thread has of its own.
+    pub(super) fn restore(&self, constants: &Constants, blocked_signals: u64, filtered: bool) {
+        self.context.restore(constants);
+        self.blocked_signals.store(blocked_signals, Ordering::Relaxed);
+        self.filtered.store(filtered, Ordering::Relaxed);
+    }
+
+    /// Whether something ended the last call that nobody has taken.
+    pub(super) fn has_trap(&self) -> bool {
+        self.trap.count.load(Ordering::Relaxed) != 0
+    }
+
     /// Stores the limits of the call that runs next. Before `seq` turns odd.
     pub(super) fn set_limits(&self, limits: Limits) {
         // Release: who reads one of these also sees that `seq` had become even, and finds it changed.

@@ -47,6 +47,7 @@ mod thread_switch;
 mod ticket;
 mod trap;
 mod watchdog;
+mod worker;
 mod writable;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
@@ -92,6 +93,7 @@ pub use thread::{CONTROL_BYTES, THREAD_MAX_BYTES};
 pub use thread_switch::thread_switch;
 pub use ticket::{Answer, Ticket};
 pub use trap::{Trap, TrapKind, TrapStage};
+pub use worker::{Death, WorkerStats, Workers, try_workers};
 pub use writable::{Writable, Writables};
 
 #[cfg(target_arch = "x86_64")]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use libc::sock_filter;
 use nix::errno::Errno;
 use tokio::sync::oneshot;
 
-use super::batch::{Batch, BatchDone};
+use super::batch::{Batch, BatchDone, ColumnType};
 use super::call::{ArgError, Call, Callee, Done, Outcome, check_args};
 use super::confine::{FilterError, FilterPolicy, FilterState, this_daemon, try_filter};
 use super::executor::Obstacle;
@@ -22,8 +22,10 @@ use super::series::{Place, Series, SeriesCall, SeriesTicket};
 use super::stack::{Slot, SlotError, SlotSizes};
 use super::ticket::{Answer, Desk, Ticket};
 use super::trap::{Trap, TrapKind};
-use super::watchdog::{Victim, Watchdog};
-use super::{executor, signals};
+use super::watchdog::{VictimCell, Watchdog};
+use super::worker::{Keeper, Nursery, WorkerStats, Workers};
+use super::writable::{Writable, Writables};
+use super::{executor, signals, worker};
 
 /// Ticks without a running call after which the watchdog sleeps until there is one: waking it costs more than a tick.
 const IDLE_TICKS: u32 = 16;
@@ -51,6 +53,19 @@ pub struct ExecConfig {
     pub code_flips: bool,
     /// Whether executors run under a filter of system calls.
     pub filter: FilterPolicy,
+}
+
+impl ExecConfig {
+    pub(super) fn check(&self) -> Result<(), StartError> {
+        let ExecConfig { executors, queue_max, tick, .. } = *self;
+        if executors == 0 || queue_max == 0 || tick < TICK_MIN {
+            return Err(StartError::Config { executors, queue_max, tick });
+        }
+        if self.code.len() > RANGES_MAX {
+            return Err(StartError::Ranges { given: self.code.len() });
+        }
+        Ok(())
+    }
 }
 
 /// Why a pool cannot start.
@@ -101,6 +116,20 @@ pub enum StartError {
         name: String,
         /// Why.
         error: std::io::Error,
+    },
+    /// No worker process could be had, or it did not run what does nothing.
+    #[error("executor {executor}: no worker process runs anything: see the log")]
+    NoWorker {
+        /// Which one.
+        executor: usize,
+    },
+    /// A step towards worker processes.
+    #[error("worker processes: {step}: {errno}")]
+    Worker {
+        /// Which one.
+        step: &'static str,
+        /// Why.
+        errno: Errno,
     },
     /// Alternate stack, signal mask or CPU clock of an executor.
     #[error("setting up the signals of executor {executor}: {errno}")]
@@ -153,6 +182,15 @@ pub struct RejectedSeries<C> {
     pub call: Box<Call<C>>,
     /// The calls.
     pub calls: Vec<SeriesCall>,
+}
+
+/// The sizes of an executor's memory.
+pub(super) fn slot_sizes(config: &ExecConfig) -> SlotSizes {
+    SlotSizes {
+        guard_bytes: config.stack_guard_bytes,
+        stack_bytes: config.stack_bytes,
+        memory_bytes: config.call_memory_max_bytes,
+    }
 }
 
 /// Counts of a pool: of this moment, and since its start.
@@ -271,13 +309,27 @@ pub(super) struct Shared<C> {
     /// What limits count from.
     pub(super) epoch: Instant,
     pub(super) queue: Queue<Job<C>>,
-    pub(super) slots: Vec<Slot>,
+    pub(super) slots: Arc<Vec<Slot>>,
     /// Each set by its executor, before its first call.
-    pub(super) victims: Vec<OnceLock<Victim>>,
+    pub(super) victims: Vec<VictimCell>,
     pub(super) counters: Counters,
     pub(super) filter_state: FilterState,
     /// What executors run under.
     pub(super) filter: Option<Vec<sock_filter>>,
+    /// If calls run in worker processes.
+    pub(super) nursery: Option<Arc<Nursery>>,
+}
+
+impl<C: Callee> Shared<C> {
+    /// The lanes of a call.
+    pub(super) fn lanes(&self, callee: &C) -> Writables {
+        let lanes = callee.writable();
+        if self.nursery.is_none() || lanes.iter().all(|lane| !lane.reentrant) {
+            return lanes;
+        }
+        // Each worker has a copy of the data while it runs a call.
+        Writables::new(lanes.iter().map(|lane| Writable { reentrant: false, ..*lane }))
+    }
 }
 
 /// Executor threads that run code. Dropping it stops what runs, cancels what waits and joins the threads.
@@ -285,33 +337,52 @@ pub struct Pool<C: Callee> {
     shared: Arc<Shared<C>>,
     executors: Vec<JoinHandle<()>>,
     watchdog: Option<JoinHandle<()>>,
+    /// Ends when no executor needs a worker any more.
+    keeper: Option<Keeper>,
 }
 
 impl<C: Callee> Pool<C> {
     /// Maps the executors' memory and starts their threads, `exec-0` and so on.
     pub fn start(config: ExecConfig) -> Result<Pool<C>, StartError> {
-        let ExecConfig { executors, queue_max, tick, .. } = config;
-        if executors == 0 || queue_max == 0 || tick < TICK_MIN {
-            return Err(StartError::Config { executors, queue_max, tick });
-        }
-        if config.code.len() > RANGES_MAX {
-            return Err(StartError::Ranges { given: config.code.len() });
-        }
+        config.check()?;
         signals::install().map_err(StartError::Signals)?;
+        let slots = Arc::new(claim_slots(&config)?);
+        Self::start_over(config, slots, None)
+    }
+
+    /// The same, but calls run in worker processes.
+    pub fn start_with_workers(workers: Workers) -> Result<Pool<C>, StartError> {
+        let Workers { nursery, config } = workers;
+        let slots = Arc::clone(&nursery.site.slots);
+        Self::start_over(config, slots, Some(nursery))
+    }
+
+    fn start_over(
+        config: ExecConfig,
+        slots: Arc<Vec<Slot>>,
+        nursery: Option<Arc<Nursery>>,
+    ) -> Result<Pool<C>, StartError> {
+        let executors = config.executors;
         let filter_state = filter_state(config.filter)?;
         let is_filtered = filter_state == FilterState::InForce;
         let shared = Arc::new(Shared {
             epoch: Instant::now(),
-            queue: Queue::new(executors, queue_max),
-            slots: claim_slots(&config)?,
-            victims: (0..executors).map(|_| OnceLock::new()).collect(),
+            queue: Queue::new(executors, config.queue_max),
+            slots,
+            victims: (0..executors).map(|_| VictimCell::default()).collect(),
             counters: Counters::default(),
             filter_state,
             filter: is_filtered.then(|| program(&config.code, this_daemon(config.code_flips))),
+            nursery: nursery.clone(),
             config,
         });
         // From here an error drops the pool, which ends the threads that already run.
-        let mut pool = Pool { shared, executors: Vec::with_capacity(executors), watchdog: None };
+        let mut pool = Pool { shared, executors: Vec::with_capacity(executors), watchdog: None, keeper: None };
+        if let Some(nursery) = nursery {
+            let thread = Arc::clone(&nursery);
+            let thread = spawn("exec-workers".into(), move || thread.run())?;
+            pool.keeper = Some(Keeper::new(nursery, thread));
+        }
         pool.start_watchdog()?;
         (0..executors).try_for_each(|index| pool.start_executor(index))?;
         Ok(pool)
@@ -328,7 +399,7 @@ impl<C: Callee> Pool<C> {
 
     /// The same for one call for each row of a batch, whose columns are its arguments; `call` has none itself.
     pub fn submit_batch(&self, call: Call<C>, batch: Batch) -> Result<Ticket<BatchDone>, Rejected<C>> {
-        if let Err(refusal) = self.check(&call) {
+        if let Err(refusal) = self.check(&call).and_then(|()| self.check_batch(&call, &batch)) {
             return Err(Rejected { refusal, call: Box::new(call) });
         }
         let (sender, receiver) = oneshot::channel();
@@ -406,8 +477,17 @@ impl<C: Callee> Pool<C> {
             cancelled,
             late,
             filter: self.shared.filter_state,
-            refused_system_calls: self.shared.slots.iter().map(|slot| slot.frame().refused()).sum(),
+            // What workers say is not for adding up: code can write it.
+            refused_system_calls: match self.shared.nursery {
+                Some(_) => 0,
+                None => self.shared.slots.iter().map(|slot| slot.frame().refused()).sum(),
+            },
         }
+    }
+
+    /// Counts of worker processes; `None` if calls run in threads.
+    pub fn workers(&self) -> Option<WorkerStats> {
+        self.shared.nursery.as_ref().map(|nursery| nursery.stats())
     }
 
     /// Refuses new calls from now on and waits until all have ended and were answered, or `until`. Blocks. Answers
@@ -421,13 +501,21 @@ impl<C: Callee> Pool<C> {
         if call.callee.code_range().contains(&call.entry) { Ok(()) } else { Err(Refusal::Entry { entry: call.entry }) }
     }
 
+    fn check_batch(&self, call: &Call<C>, batch: &Batch) -> Result<(), Refusal> {
+        let width_bytes = ColumnType::of_result(call.result).map_or(0, ColumnType::width_bytes);
+        if self.shared.nursery.is_none() || worker::fits(batch, batch.rows() * width_bytes) {
+            return Ok(());
+        }
+        Err(ArgError::TooMuchMemory { max_bytes: worker::COLUMNS_BYTES }.into())
+    }
+
     fn enqueue<T: Answer>(
         &self,
         work: Work<C>,
         receiver: oneshot::Receiver<T>,
     ) -> Result<Ticket<T>, Box<(Refusal, Work<C>)>> {
         let (Work::Call(call, _) | Work::Batch(call, ..) | Work::Series(call, ..)) = &work;
-        let lanes = call.callee.writable();
+        let lanes = self.shared.lanes(&call.callee);
         match self.shared.queue.submit(lanes, Job { work, submitted: Instant::now() }) {
             Ok(id) => {
                 let desk: Weak<Shared<C>> = Arc::downgrade(&self.shared);
@@ -454,6 +542,7 @@ impl<C: Callee> Pool<C> {
         set_up.map_err(|obstacle| match obstacle {
             Obstacle::Signals(errno) => StartError::SetUp { executor: index, errno },
             Obstacle::Filter(error) => StartError::Filter { error },
+            Obstacle::Worker => StartError::NoWorker { executor: index },
         })
     }
 
@@ -475,6 +564,9 @@ impl<C: Callee> Drop for Pool<C> {
         for entry in self.shared.queue.stop() {
             self.shared.counters.count(&Outcome::Cancelled);
             drop(entry);
+        }
+        if let Some(keeper) = &self.keeper {
+            keeper.nursery.close();
         }
         // The watchdog ends what runs, so it must be the last.
         self.shared.queue.watchdog_wake();
@@ -519,11 +611,7 @@ fn filter_state(policy: FilterPolicy) -> Result<FilterState, StartError> {
 }
 
 fn claim_slots(config: &ExecConfig) -> Result<Vec<Slot>, StartError> {
-    let sizes = SlotSizes {
-        guard_bytes: config.stack_guard_bytes,
-        stack_bytes: config.stack_bytes,
-        memory_bytes: config.call_memory_max_bytes,
-    };
+    let sizes = slot_sizes(config);
     let claim = |executor| Slot::claim(sizes).map_err(|error| StartError::Slot { executor, error });
     (0..config.executors).map(claim).collect()
 }

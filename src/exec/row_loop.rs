@@ -62,11 +62,11 @@ struct Step {
 
 impl Context {
     /// Makes the prepared call, which has no arguments, run once for each row of `batch`, of which there must be one, and
-    /// store results of type `result` from the address `results` on.
-    pub(super) fn prepare_rows(&self, batch: &Batch, result: Option<ColumnType>, results: u64) {
+    /// store results of type `result` from the address `results` on. `columns` are the addresses of the batch's columns.
+    pub(super) fn prepare_rows(&self, batch: &Batch, columns: &[u64], result: Option<ColumnType>, results: u64) {
         debug_assert!(batch.rows() > 0, "the loop looks for its end after a row");
         let rows = &self.rows;
-        let mut plan = Plan::new(batch.columns());
+        let mut plan = Plan::new(batch.columns(), columns);
         rows.row.store(0, Ordering::Relaxed);
         rows.rows.store(batch.rows() as u64, Ordering::Relaxed);
         rows.results.store(results, Ordering::Relaxed);
@@ -99,11 +99,11 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(columns: &[Column]) -> Plan {
+    fn new(columns: &[Column], places: &[u64]) -> Plan {
         let (mut registers, mut stack) = (Vec::with_capacity(ARGS_MAX + 1), Vec::new());
         let (mut ints, mut vectors) = (0, 0);
-        for column in columns {
-            let (form, operand) = form(column);
+        for (column, place) in columns.iter().zip(places) {
+            let (form, operand) = form(column, *place);
             if column.kind.is_float() && vectors < VECTOR_REGISTERS {
                 // A vector register has no sign to extend.
                 registers.push((VECTOR_STEPS[form - 1] + vectors, operand));
@@ -122,7 +122,7 @@ impl Plan {
 }
 
 /// How a value is had: 0 with its sign extended, 1 with zeros, 2 as it is, 3 from the step itself.
-fn form(column: &Column) -> (usize, u64) {
+fn form(column: &Column, place: u64) -> (usize, u64) {
     if let Some(value) = column.constant() {
         return (3, value);
     }
@@ -131,7 +131,7 @@ fn form(column: &Column) -> (usize, u64) {
         ColumnType::U32 | ColumnType::F32 => 1,
         ColumnType::I64 | ColumnType::U64 | ColumnType::F64 => 2,
     };
-    (form, column.values.as_ptr() as u64)
+    (form, place)
 }
 
 fn store_form(result: Option<ColumnType>) -> usize {

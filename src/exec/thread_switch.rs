@@ -45,6 +45,17 @@ impl LentThread {
         self.host_errno.store(errno::location(), Ordering::Relaxed);
     }
 
+    /// The error number's address of the thread that runs calls.
+    pub(super) fn host_errno(&self) -> u64 {
+        self.host_errno.load(Ordering::Relaxed)
+    }
+
+    /// Stores it again, and forgets what an earlier call left.
+    pub(super) fn restore(&self, host_errno: u64) {
+        self.host_errno.store(host_errno, Ordering::Relaxed);
+        self.function_return.store(0, Ordering::Relaxed);
+    }
+
     /// Where the code goes on, if `address` is where a host function returns to; else `address`.
     pub(super) fn code_address(&self, address: u64) -> u64 {
         let is_switch = self.function_return.load(Ordering::Relaxed) == address;

@@ -6,8 +6,8 @@
 //! nothing. CPU limits go by the executor's CPU clock, so a thread that was preempted is not blamed.
 #![allow(unsafe_code)] // Clocks of other threads, and signals to one thread.
 
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -15,16 +15,18 @@ use nix::errno::Errno;
 use super::frame::{Frame, Limits};
 use super::signals::STOP_SIGNAL;
 use super::stack::Slot;
+use super::worker::{Worker, cpu_clock};
 
 /// Between the first and the second signal for one call; then twice that, and so on.
 const RESEND_FIRST: Duration = Duration::from_millis(10);
 const RESEND_MAX: Duration = Duration::from_secs(1);
 
-/// How an executor's thread is reached.
-#[derive(Clone, Copy, Debug)]
+/// How who runs an executor's calls is reached: its thread, or its worker process.
+#[derive(Clone, Debug)]
 pub(super) struct Victim {
     thread_id: libc::pid_t,
     cpu_clock: libc::clockid_t,
+    worker: Option<Arc<Worker>>,
 }
 
 impl Victim {
@@ -40,10 +42,16 @@ impl Victim {
         }
         // SAFETY: has no preconditions.
         let thread_id = unsafe { libc::gettid() };
-        Ok(Victim { thread_id, cpu_clock })
+        Ok(Victim { thread_id, cpu_clock, worker: None })
     }
 
-    /// CPU time that the thread has used; `None` when it has ended.
+    /// A worker process.
+    pub(super) fn worker(worker: &Arc<Worker>) -> Result<Victim, Errno> {
+        let cpu_clock = cpu_clock(worker.pid())?;
+        Ok(Victim { thread_id: worker.pid(), cpu_clock, worker: Some(Arc::clone(worker)) })
+    }
+
+    /// CPU time that it has used; `None` when it has ended.
     pub(super) fn cpu(&self) -> Option<Duration> {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: writes to a local; an id of a thread that ended is an error.
@@ -52,10 +60,28 @@ impl Victim {
     }
 
     fn stop(&self) {
+        if let Some(worker) = &self.worker {
+            return worker.signal(STOP_SIGNAL);
+        }
         let process = std::process::id();
         // SAFETY: a signal whose default is to be ignored, to a thread of this process. A thread that ended is an error,
         // which is as good.
         unsafe { libc::syscall(libc::SYS_tgkill, process, self.thread_id, STOP_SIGNAL) };
+    }
+}
+
+/// Who runs an executor's calls now, if anybody.
+#[derive(Debug, Default)]
+pub(super) struct VictimCell(Mutex<Option<Victim>>);
+
+impl VictimCell {
+    pub(super) fn set(&self, victim: Option<Victim>) {
+        *self.lock() = victim;
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Option<Victim>> {
+        // A value is moved under it, or a signal sent.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -82,9 +108,10 @@ impl Watchdog {
     }
 
     /// Looks at all executors once; `stop_all` ends whatever runs.
-    pub(super) fn scan(&mut self, slots: &[Slot], victims: &[OnceLock<Victim>], stop_all: bool) {
+    pub(super) fn scan(&mut self, slots: &[Slot], victims: &[VictimCell], stop_all: bool) {
         for ((slot, victim), watched) in slots.iter().zip(victims).zip(&mut self.watched) {
-            if let (Some(victim), Some((seq, limits))) = (victim.get(), slot.frame().running()) {
+            let Some((seq, limits)) = slot.frame().running() else { continue };
+            if let Some(victim) = &*victim.lock() {
                 watched.look(self.epoch, slot.frame(), victim, seq, limits, stop_all);
             }
         }
@@ -94,7 +121,12 @@ impl Watchdog {
 impl Watched {
     fn look(&mut self, epoch: Instant, frame: &Frame, victim: &Victim, seq: u64, limits: Limits, stop: bool) {
         let now = Instant::now();
-        let Some(cpu) = victim.cpu() else { vanished() };
+        let cpu = match (victim.cpu(), &victim.worker) {
+            (Some(cpu), _) => cpu,
+            // Its executor is told.
+            (None, Some(_)) => return,
+            (None, None) => vanished(),
+        };
         if self.seq != seq {
             *self = Watched { seq, cpu_at_first_sight: cpu, resend: RESEND_FIRST, next_signal: None };
         }

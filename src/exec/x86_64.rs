@@ -22,6 +22,8 @@
 //! Debuggers and backtraces pass from the call stack to the host's by the directives among the instructions.
 #![allow(unsafe_code)] // The trampoline and single instructions that Rust has no function for.
 
+mod away;
+
 use std::arch::{asm, naked_asm};
 use std::mem::offset_of;
 use std::ops::Range;
@@ -32,6 +34,8 @@ use libc::c_int;
 use super::row_loop::RowState;
 use super::stack::{FRAME_BYTES, SLOT_BYTES};
 use super::thread_switch::LentThread;
+
+pub(super) use away::{Constants, nothing_address, refetch};
 
 /// Integer and pointer arguments that go in registers.
 pub(super) const INT_REGISTERS: usize = 6;

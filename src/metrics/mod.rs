@@ -22,7 +22,7 @@ pub use labels::{
     InstallStage, Label, LookupResult, MemoryKind, MemoryState, Rejection, Rpc, TrapKind,
 };
 pub use latency::LatencyCounts;
-pub use snapshot::{ArenaBytes, Evicted, Snapshot};
+pub use snapshot::{ArenaBytes, Evicted, Snapshot, Workers};
 
 use latency::Latencies;
 use registry::{By, Registry};

@@ -6,7 +6,7 @@ use metrics::{Counter, Gauge};
 
 use super::{
     catalog,
-    labels::{BudgetComponent, EntryState, EvictionReason, ExecutorState, MemoryKind, MemoryState},
+    labels::{BudgetComponent, EntryState, EvictionReason, ExecutorState, MemoryKind, MemoryState, WorkerDeath},
     registry::{By, Registry},
 };
 
@@ -65,6 +65,25 @@ pub struct Snapshot {
     pub evicted_replaced: Evicted,
     /// Entries that went without a use, since the start.
     pub evicted_never_used: u64,
+    /// Worker processes.
+    pub workers: Workers,
+}
+
+/// Worker processes: of this moment, and since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Workers {
+    /// That are alive now.
+    pub alive: u64,
+    /// Forked.
+    pub spawned: u64,
+    /// That could not be forked.
+    pub failed_spawns: u64,
+    /// Ended by themselves.
+    pub exited: u64,
+    /// Ended by a signal that was not the daemon's.
+    pub killed: u64,
+    /// Ended by the daemon.
+    pub stopped: u64,
 }
 
 /// Memory of one kind, in bytes.
@@ -109,6 +128,10 @@ pub(super) struct SnapshotHandles {
     evictions: By<EvictionReason, Counter>,
     evicted_bytes: By<EvictionReason, Counter>,
     evicted_never_used: Counter,
+    workers: Gauge,
+    worker_spawns: Counter,
+    worker_spawn_failures: Counter,
+    worker_deaths: By<WorkerDeath, Counter>,
 }
 
 impl SnapshotHandles {
@@ -137,6 +160,10 @@ impl SnapshotHandles {
             evictions: registry.counters(catalog::EVICTIONS, "reason"),
             evicted_bytes: registry.counters(catalog::EVICTED_BYTES, "reason"),
             evicted_never_used: registry.counter(catalog::EVICTED_NEVER_USED, &[]),
+            workers: registry.gauge(catalog::WORKERS, &[]),
+            worker_spawns: registry.counter(catalog::WORKER_SPAWNS, &[]),
+            worker_spawn_failures: registry.counter(catalog::WORKER_SPAWN_FAILURES, &[]),
+            worker_deaths: registry.counters(catalog::WORKER_DEATHS, "cause"),
         }
     }
 
@@ -144,6 +171,18 @@ impl SnapshotHandles {
         self.set_state(now);
         self.set_memory(now);
         self.set_evictions(now);
+        self.set_workers(&now.workers);
+    }
+
+    fn set_workers(&self, now: &Workers) {
+        set(&self.workers, now.alive);
+        self.worker_spawns.absolute(now.spawned);
+        self.worker_spawn_failures.absolute(now.failed_spawns);
+        for (cause, count) in
+            [(WorkerDeath::Exited, now.exited), (WorkerDeath::Killed, now.killed), (WorkerDeath::Stopped, now.stopped)]
+        {
+            self.worker_deaths.get(cause).absolute(count);
+        }
     }
 
     fn set_state(&self, now: &Snapshot) {

@@ -149,6 +149,7 @@ pub(super) fn trap(trap: &Trap, meta: &Meta, code: &std::ops::Range<u64>, instru
         TrapKind::Abort => proto::TrapKind::Abort,
         TrapKind::Syscall => proto::TrapKind::Syscall,
         TrapKind::Cancelled => proto::TrapKind::Cancelled,
+        TrapKind::Worker => proto::TrapKind::Worker,
     };
     let dependency = meta.reached.all().iter().find(|it| it.code.contains(&trap.pc));
     let place = match dependency {
@@ -174,6 +175,7 @@ pub(super) fn trap(trap: &Trap, meta: &Meta, code: &std::ops::Range<u64>, instru
         .into(),
         dependency_key: dependency.map(|it| it.meta.name.key().to_vec().into()).unwrap_or_default(),
         system_call: trap.system_call.map(system_call),
+        exit_status: trap.exit_status,
     }
 }
 
@@ -208,6 +210,7 @@ pub(super) fn trap_label(kind: TrapKind) -> metrics::TrapKind {
         TrapKind::Abort => metrics::TrapKind::Abort,
         TrapKind::Syscall => metrics::TrapKind::Syscall,
         TrapKind::Cancelled => metrics::TrapKind::Cancelled,
+        TrapKind::Worker => metrics::TrapKind::Worker,
     }
 }
 

@@ -6,8 +6,8 @@ use super::{Service, convert};
 use crate::{
     arena::{ArenaStats, KindStats},
     cache::EvictionCount,
-    exec::FilterState,
-    metrics::{ArenaBytes, Evicted, Snapshot},
+    exec::{FilterState, WorkerStats},
+    metrics::{ArenaBytes, Evicted, Snapshot, Workers},
     proto::{ArenaStatus, BudgetStatus, CounterStatus, EntryStatus, ExecutorStatus, GetStatusResponse},
 };
 
@@ -109,6 +109,7 @@ impl Service {
             evicted_requested: evicted(cache.evictions.requested),
             evicted_replaced: evicted(cache.evictions.replaced),
             evicted_never_used: cache.evictions.never_used,
+            workers: self.pool.workers().map(workers).unwrap_or_default(),
         }
     }
 }
@@ -120,6 +121,11 @@ fn arena_bytes(kind: &KindStats) -> ArenaBytes {
         free_bytes: kind.free_bytes,
         reserved_bytes: kind.reserved_bytes,
     }
+}
+
+fn workers(stats: WorkerStats) -> Workers {
+    let WorkerStats { alive, ready: _, spawned, failed_spawns, exited, killed, stopped } = stats;
+    Workers { alive: alive as u64, spawned, failed_spawns, exited, killed, stopped }
 }
 
 fn evicted(count: EvictionCount) -> Evicted {

@@ -26,13 +26,14 @@ impl<C: Callee> Executor<'_, C> {
             return None;
         }
         let frame = self.slot.frame();
+        self.ready();
         let memory = self.region.range();
         frame.heap.reset(memory.start, memory.end);
-        let began = self.cpu.victim.cpu().unwrap_or_default();
+        let began = self.cpu.cpu().unwrap_or_default();
         let whole = self.limits(task, taken);
         while call.callee.is_pending() {
             for step in (0..).map_while(|index| call.callee.step(index)) {
-                let used = self.cpu.victim.cpu().unwrap_or(began).saturating_sub(began);
+                let used = self.cpu.cpu().unwrap_or(began).saturating_sub(began);
                 if let Err(outcome) = self.step(task, step, left(whole, used)) {
                     return Some(outcome);
                 }
@@ -41,7 +42,7 @@ impl<C: Callee> Executor<'_, C> {
         }
         self.region.scrub(frame.heap.used_end());
         // Calls that came before may now overlap, if they may at all.
-        let (shared, held) = (call.callee.writable(), lanes.iter());
+        let (shared, held) = (self.shared.lanes(&call.callee), lanes.iter());
         let is_serial = |id: u64| shared.iter().any(|it| it.id == id && !it.reentrant);
         let open: Vec<u64> = held.filter(|it| !it.reentrant && !is_serial(it.id)).map(|it| it.id).collect();
         self.shared.queue.open(&open);
@@ -52,7 +53,7 @@ impl<C: Callee> Executor<'_, C> {
         let callee = &task.call.callee;
         let frame = self.slot.frame();
         let stopped =
-            |kind, signal, stage| Trap { kind, pc: step.entry, fault_address: None, signal, system_call: None, stage };
+            |kind, signal, stage| Trap { kind, pc: step.entry, signal, stage, ..Trap::before_start(step.entry) };
         // Steps that are shorter than a tick each could else go on for ever.
         let wall_ended = nanos(self.shared.epoch.elapsed()) >= limits.wall_end_ns;
         if frame.is_cancelled(limits.job, limits.call) {
@@ -64,15 +65,17 @@ impl<C: Callee> Executor<'_, C> {
         if wall_ended || limits.cpu_limit_ns == 0 {
             return Err(Outcome::Trap(stopped(TrapKind::Timeout, STOP_SIGNAL, TrapStage::Initialiser)));
         }
+        self.ready_again();
         frame.context.prepare(step.entry, &Registers::default());
-        frame.set_limits(limits);
-        let block = self.enter(callee);
-        if let Some(raw) = frame.take_trap() {
-            return Err(match self.ended(task.whose, &raw) {
-                Outcome::Trap(trap) => Outcome::Trap(Trap { stage: TrapStage::Initialiser, ..trap }),
-                other => other,
-            });
-        }
+        let block = match self.enter(task, limits) {
+            Ok(block) => block,
+            Err(broken) => {
+                return Err(match self.ended(task, step.entry, &broken) {
+                    Outcome::Trap(trap) => Outcome::Trap(Trap { stage: TrapStage::Initialiser, ..trap }),
+                    other => other,
+                });
+            }
+        };
         block.iter().for_each(Block::scrub);
         if frame.heap.live() > 0 {
             self.region.scrub(frame.heap.used_end());

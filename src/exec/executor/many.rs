@@ -28,20 +28,31 @@ impl<C: Callee> Executor<'_, C> {
         let width_bytes = kind.map_or(0, ColumnType::width_bytes);
         // Zeros: however many rows the code claims to have done, there is no byte that nobody wrote.
         let mut results = vec![0_u8; batch.rows() * width_bytes];
+        self.ready();
+        let away = self.hand.as_ref().map(|hand| hand.window().place(batch, results.len()));
+        let (columns, to) = match &away {
+            Some(away) => (away.columns.clone(), away.results as u64),
+            None => {
+                let columns = batch.columns().iter().map(|column| column.values.as_ptr() as u64);
+                (columns.collect(), results.as_mut_ptr() as u64)
+            }
+        };
         let memory = self.region.range();
         frame.heap.reset(memory.start, memory.end);
         frame.context.prepare(task.call.entry, &Registers::default());
-        frame.context.prepare_rows(batch, kind, results.as_mut_ptr() as u64);
-        frame.set_limits(self.limits(task, taken));
-        let block = self.enter(&task.call.callee);
+        frame.context.prepare_rows(batch, &columns, kind, to);
+        let ended = self.enter(task, self.limits(task, taken));
         let rows = frame.context.rows_done().min(batch.rows() as u64) as usize;
-        let outcome = match frame.take_trap() {
-            None => {
+        if let (Some(hand), Some(away)) = (&self.hand, &away) {
+            hand.window().fetch(away, &mut results[..rows * width_bytes]);
+        }
+        let outcome = match ended {
+            Ok(block) => {
                 self.region.scrub(frame.heap.used_end());
                 block.iter().for_each(Block::scrub);
                 returned
             }
-            Some(raw) => self.ended(task.whose, &raw),
+            Err(broken) => self.ended(task, task.call.entry, &broken),
         };
         results.truncate(rows * width_bytes);
         (outcome, (rows, results.into()))

@@ -1,0 +1,110 @@
+//! Where an executor's calls run: on its own thread, or in its worker process.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::{Executor, Obstacle};
+use crate::exec::arch::{self, Registers};
+use crate::exec::call::Callee;
+use crate::exec::confine::confine;
+use crate::exec::frame::Limits;
+use crate::exec::pool::Shared;
+use crate::exec::signals::ThreadSignals;
+use crate::exec::watchdog::{Victim, nanos};
+use crate::exec::worker::{Hand, Watch, Worker};
+
+/// Until when a wait lasts that has no limit.
+const LONG: Duration = Duration::from_secs(3600);
+/// For the first worker to run its first call.
+const FIRST: Duration = Duration::from_secs(10);
+
+impl<'a, C: Callee> Executor<'a, C> {
+    /// Makes the calling thread able to have calls run. What it answers is undone when dropped, on the same thread.
+    pub(super) fn set_up(&self) -> Result<Option<ThreadSignals>, Obstacle> {
+        match &self.hand {
+            None => self.become_one().map(Some),
+            Some(hand) => self.prove(hand).map(|()| None),
+        }
+    }
+
+    /// Makes the calling thread one that code can run on. The filter of system calls comes last: it is there for good, and
+    /// what the rest needs is not among what it allows.
+    fn become_one(&self) -> Result<ThreadSignals, Obstacle> {
+        let slot = self.slot;
+        let signals = ThreadSignals::enter(slot.alt_stack()).map_err(Obstacle::Signals)?;
+        self.victim.set(Some(Victim::current().map_err(Obstacle::Signals)?));
+        slot.frame().blocked_signals.store(signals.blocked, Ordering::Relaxed);
+        slot.frame().context.init(slot.stack().end);
+        if let Some(program) = &self.shared.filter {
+            confine(program).map_err(Obstacle::Filter)?;
+            slot.frame().filtered.store(true, Ordering::Relaxed);
+        }
+        Ok(signals)
+    }
+
+    /// Has a worker run what does nothing.
+    fn prove(&self, hand: &Hand) -> Result<(), Obstacle> {
+        self.ready();
+        let frame = self.slot.frame();
+        frame.context.prepare(arch::nothing_address(), &Registers::default());
+        let wall_end_ns = nanos(self.shared.epoch.elapsed() + FIRST);
+        let limits = Limits { job: 0, call: 0, cpu_limit_ns: u64::MAX, wall_end_ns };
+        frame.set_limits(limits);
+        hand.run(frame, &[], 0, &self.overseer(limits)).map_err(|lost| {
+            tracing::error!(?lost, "a worker process ran nothing");
+            Obstacle::Worker
+        })?;
+        frame.take_trap().map_or(Ok(()), |_| Err(Obstacle::Worker))
+    }
+
+    /// Before a call is prepared: whatever the one before left in shared memory does no harm.
+    pub(super) fn ready(&self) {
+        if let Some(hand) = &self.hand {
+            hand.ready(self.slot.frame(), self.slot.stack().end);
+        }
+    }
+
+    /// The same, but what is allocated stays so.
+    pub(super) fn ready_again(&self) {
+        if let Some(hand) = &self.hand {
+            hand.ready_again(self.slot.frame(), self.slot.stack().end);
+        }
+    }
+
+    pub(super) fn overseer(&self, limits: Limits) -> Overseer<'_, 'a, C> {
+        Overseer { executor: self, limits, shared: self.shared }
+    }
+}
+
+/// Knows when a call in a worker should have ended. It looks at nothing that code can write but to its own harm.
+pub(super) struct Overseer<'e, 'a, C: Callee> {
+    executor: &'e Executor<'a, C>,
+    limits: Limits,
+    shared: &'a Shared<C>,
+}
+
+impl<C: Callee> Watch for Overseer<'_, '_, C> {
+    fn is_over(&self, began: Duration) -> bool {
+        let Limits { job, call, cpu_limit_ns, wall_end_ns } = self.limits;
+        let cpu = self.cpu();
+        nanos(self.shared.epoch.elapsed()) >= wall_end_ns
+            || nanos(cpu.saturating_sub(began)) >= cpu_limit_ns
+            || self.shared.queue.is_stopping()
+            || self.executor.slot.frame().is_cancelled(job, call)
+    }
+
+    fn cpu(&self) -> Duration {
+        self.executor.cpu.cpu().unwrap_or_default()
+    }
+
+    fn give_up(&self) -> Instant {
+        let latest = Instant::now() + LONG;
+        let end = self.shared.epoch.checked_add(Duration::from_nanos(self.limits.wall_end_ns));
+        end.map_or(latest, |end| end.min(latest))
+    }
+
+    fn changed(&self, worker: Option<&Arc<Worker>>) {
+        self.executor.victim.set(worker.and_then(|worker| Victim::worker(worker).ok()));
+    }
+}

@@ -1,0 +1,137 @@
+//! The desk: where an executor and its worker hand a call to each other.
+//!
+//! It lies in the frame, so in memory that both have, and that code can write. A turn is one call. The executor puts
+//! everything in place, then stores the turn's number; the worker runs the call and stores the same number as done. Each
+//! spins for a moment before it sleeps, as a call is short more often than not.
+//!
+//! What the worker or its code stores here can make the executor wait until a limit ends the worker, or take garbage for
+//! the result of that call; nothing else. All the executor decides by is its own.
+
+use std::hint::spin_loop;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::system;
+
+/// Time that either side spins: longer than it takes to wake a thread, so that sleeping would not have been faster.
+const SPIN: Duration = Duration::from_micros(15);
+/// Looks between two looks at the clock.
+const SPINS: u32 = 64;
+
+/// One executor's desk. Zeroed memory is one at which no turn has been taken.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub(in crate::exec) struct Desk {
+    /// The turn that the worker is to take; it sleeps on this.
+    turn: AtomicU32,
+    worker_sleeps: AtomicU32,
+    /// Not zero: the worker drops what it has fetched; see [`super::life`].
+    refetch: AtomicU32,
+    apart: [AtomicU32; 13],
+    /// The turn that the worker has finished; the executor sleeps on this.
+    done: AtomicU32,
+    executor_sleeps: AtomicU32,
+    /// The turn whose code has begun.
+    begun: AtomicU32,
+}
+
+impl Desk {
+    /// For a new worker: no turn has been taken. The one before it is dead.
+    pub(super) fn clear(&self) {
+        for word in [&self.turn, &self.worker_sleeps, &self.done, &self.executor_sleeps, &self.begun] {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The executor: everything is in place for `turn`.
+    pub(super) fn post(&self, turn: u32, refetch: bool) {
+        self.refetch.store(refetch.into(), Ordering::Relaxed);
+        self.executor_sleeps.store(0, Ordering::Relaxed);
+        // SeqCst, as is the worker's announcement that it sleeps: one of the two sees the other's store.
+        self.turn.store(turn, Ordering::SeqCst);
+        if self.worker_sleeps.load(Ordering::SeqCst) != 0 {
+            system::futex_wake(&self.turn);
+        }
+    }
+
+    /// The executor: waits up to `slice` for the end of `turn`, or to be rung for. True: it has ended.
+    pub(super) fn wait(&self, turn: u32, slice: Duration) -> bool {
+        if spin(|| self.done.load(Ordering::Acquire) == turn) {
+            return true;
+        }
+        let before = self.done.load(Ordering::SeqCst);
+        self.executor_sleeps.store(1, Ordering::SeqCst);
+        let done = self.done.load(Ordering::SeqCst);
+        if done != turn && done == before {
+            system::futex_wait(&self.done, done, Some(slice));
+        }
+        self.executor_sleeps.store(0, Ordering::Relaxed);
+        self.done.load(Ordering::Acquire) == turn
+    }
+
+    /// The executor: whether the code of `turn` has begun. False for certain only of a worker that is dead.
+    pub(super) fn has_begun(&self, turn: u32) -> bool {
+        self.begun.load(Ordering::Acquire) == turn
+    }
+
+    /// Whoever knows that the worker is dead: makes an executor look that sleeps.
+    pub(super) fn ring(&self, turn: u32) {
+        self.done.store(turn, Ordering::SeqCst);
+        system::futex_wake(&self.done);
+    }
+
+    /// The worker: waits for a turn that is not the last one.
+    pub(super) fn next(&self) -> u32 {
+        loop {
+            let done = self.done.load(Ordering::Relaxed);
+            let is_posted = || self.turn.load(Ordering::Acquire) != done;
+            if spin(is_posted) {
+                break;
+            }
+            self.worker_sleeps.store(1, Ordering::SeqCst);
+            if self.turn.load(Ordering::SeqCst) == done {
+                system::futex_wait(&self.turn, done, None);
+            }
+            self.worker_sleeps.store(0, Ordering::Relaxed);
+        }
+        self.turn.load(Ordering::Acquire)
+    }
+
+    /// The worker: whether it may have fetched what is no more.
+    pub(super) fn must_refetch(&self) -> bool {
+        self.refetch.load(Ordering::Relaxed) != 0
+    }
+
+    /// The worker: the code of the turn begins.
+    pub(super) fn begin(&self, turn: u32) {
+        self.begun.store(turn, Ordering::Release);
+    }
+
+    /// The worker: the turn is over, whichever it was.
+    pub(super) fn finish(&self) {
+        self.done.store(self.turn.load(Ordering::Relaxed), Ordering::SeqCst);
+        if self.executor_sleeps.load(Ordering::SeqCst) != 0 {
+            system::futex_wake(&self.done);
+        }
+    }
+}
+
+/// Looks until `is_so`, for a moment. False: it was not.
+fn spin(is_so: impl Fn() -> bool) -> bool {
+    let looks = || {
+        (0..SPINS).any(|_| {
+            spin_loop();
+            is_so()
+        })
+    };
+    if is_so() || looks() {
+        return true;
+    }
+    let end = Instant::now() + SPIN;
+    while Instant::now() < end {
+        if looks() {
+            return true;
+        }
+    }
+    false
+}

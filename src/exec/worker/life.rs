@@ -1,0 +1,143 @@
+//! A worker's life: it waits to be an executor's, gives everything else up, and then runs one call after the other.
+//!
+//! It runs them by the same trampoline as a thread of the daemon would, under the same handler. What it has of writable
+//! memory while code runs is its slot, its window, and the stack and variables of its own thread; it has no descriptor.
+//! After each call it finds what it needs anew, from memory that code cannot write, so a call that wrote over all that it
+//! could reach breaks itself at most, or ends the process before the call counts as done.
+//!
+//! **Fetched instructions.** A barrier of the daemon reaches the daemon's threads alone. But memory is published again only
+//! after a barrier later than its last call. So an executor keeps the number of the latest barrier before each call; if it
+//! is that of the worker's last call, then nothing that the worker has run was written over since, and if not, the worker
+//! first drops what its processor has fetched.
+#![allow(unsafe_code)] // References that outlive every function of the process.
+
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+use libc::pid_t;
+use nix::errno::Errno;
+
+use super::seclude::{self, Block};
+use super::site::Site;
+use super::system;
+use super::zygote::ExitOnPanic;
+use crate::exec::arch::{self, Constants};
+use crate::exec::confine::{FilterPolicy, confine, this_daemon};
+use crate::exec::filter::worker_program;
+use crate::exec::signals::ThreadSignals;
+use crate::exec::stack::{Slot, all_slots};
+
+/// With which a worker ends itself.
+pub(super) mod status {
+    /// It could not be set up.
+    pub(crate) const SET_UP: i32 = 81;
+    /// A panic.
+    pub(crate) const PANIC: i32 = 82;
+}
+
+/// Bytes that may be mapped beyond what is.
+const SPARE_BYTES: u64 = 1 << 20;
+
+/// What the worker needs for each call. Not written after the first.
+struct Own {
+    slot: *const Slot,
+    constants: Constants,
+    blocked_signals: u64,
+    filtered: bool,
+    block: Block,
+}
+
+static OWN: AtomicPtr<Own> = AtomicPtr::new(ptr::null_mut());
+
+/// All of it, in a process that was forked for it.
+pub(super) fn live(site: &Site, cell: usize, daemon: pid_t) -> ! {
+    let _end = ExitOnPanic;
+    if prepare(daemon).is_err() {
+        system::exit(status::SET_UP);
+    }
+    let executor = wait_for_executor(site.cell(cell));
+    if join(site, executor).is_err() {
+        system::exit(status::SET_UP);
+    }
+    loop {
+        turn();
+    }
+}
+
+/// What can be done before it is known whose it will be.
+fn prepare(daemon: pid_t) -> Result<(), Errno> {
+    system::close_all(0, u32::MAX)?;
+    system::set_name(c"codecached-work");
+    // Not inherited.
+    system::bind_to(daemon)?;
+    system::limit(libc::RLIMIT_NPROC, 0)
+}
+
+/// The executor's number.
+fn wait_for_executor(cell: &AtomicU32) -> usize {
+    loop {
+        match cell.load(Ordering::Acquire) {
+            0 => system::futex_wait(cell, 0, None),
+            number => return number as usize - 1,
+        }
+    }
+}
+
+/// Becomes an executor's worker: gives up what is not that one's, and can gain nothing afterwards.
+fn join(site: &Site, executor: usize) -> Result<(), Errno> {
+    let slot = site.slots.get(executor).ok_or(Errno::EINVAL)?;
+    let (all, own) = (all_slots(), slot.whole());
+    system::unmap(all.start..own.start)?;
+    system::unmap(own.end..all.end)?;
+    for (number, window) in site.windows().iter().enumerate() {
+        if number == executor { window.take()? } else { window.leave()? }
+    }
+    system::unmap(site.cradle())?;
+    system::leave_rseq();
+    let signals = ThreadSignals::enter(slot.alt_stack())?;
+    let context = &slot.frame().context;
+    context.init(slot.stack().end);
+    let filtered = site.filter != FilterPolicy::Off;
+    let own =
+        Own { slot, constants: context.constants(), blocked_signals: signals.blocked, filtered, block: Block::copy() };
+    std::mem::forget(signals);
+    OWN.store(Box::into_raw(Box::new(own)), Ordering::Release);
+    system::limit(libc::RLIMIT_AS, system::mapped_bytes()? + SPARE_BYTES)?;
+    let program = worker_program(&site.code, this_daemon(false));
+    seclude::keep_little()?;
+    system::limit(libc::RLIMIT_NOFILE, 0)?;
+    // From here on nothing is allocated or freed, and only this last step is not what each call takes.
+    let confined = if filtered { confine(&program) } else { Ok(()) };
+    std::mem::forget(program);
+    match confined {
+        Err(_) if site.filter == FilterPolicy::Require => Err(Errno::EPERM),
+        _ => Ok(()),
+    }
+}
+
+/// One call. Comes back, if at all, with nothing on the stack that is needed.
+#[inline(never)]
+fn turn() {
+    // SAFETY: stored by `join`, never freed, and not written since.
+    let Own { slot, constants, blocked_signals, filtered, .. } = unsafe { &*OWN.load(Ordering::Relaxed) };
+    // SAFETY: the site is the daemon's at the fork, which this process never comes back to drop.
+    let frame = unsafe { &**slot }.frame();
+    let turn = frame.desk.next();
+    if frame.desk.must_refetch() {
+        arch::refetch();
+    }
+    frame.restore(constants, *blocked_signals, *filtered);
+    frame.desk.begin(turn);
+    frame.context.run();
+    done();
+}
+
+/// The call is over. By now the stack has brought it here.
+#[inline(never)]
+fn done() {
+    // SAFETY: as above.
+    let Own { slot, block, .. } = unsafe { &*OWN.load(Ordering::Relaxed) };
+    block.restore();
+    // SAFETY: as above.
+    unsafe { &**slot }.frame().desk.finish();
+}

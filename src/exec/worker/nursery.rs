@@ -1,0 +1,351 @@
+//! The nursery: workers that are ready to be an executor's, and what became of those that were.
+//!
+//! A thread keeps a few workers ready, and hears of each that dies, so that an executor that waits for one is woken at
+//! once. How many are forked in a time is bounded: code that kills its worker with every call costs other calls no more
+//! than that.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use libc::{c_int, pid_t};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::site::{CELLS, Site};
+use super::system::{self, Death};
+use super::zygote::Zygote;
+use crate::exec::pool::StartError;
+
+/// Workers that stand ready beside those that executors have.
+const READY: usize = 2;
+/// After a fork that failed.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// One worker process, a child of this one.
+pub(in crate::exec) struct Worker {
+    pid: pid_t,
+    process: OwnedFd,
+    cell: u32,
+    death: OnceLock<Death>,
+    /// The executor that it is of, and one; 0 before.
+    executor: AtomicUsize,
+    /// The turn that the executor waits for.
+    pub(super) awaited: AtomicU32,
+}
+
+impl Worker {
+    /// Its process id, also when it has ended.
+    pub(in crate::exec) fn pid(&self) -> pid_t {
+        self.pid
+    }
+
+    /// How it ended; `None` while it lives, as far as is known.
+    pub(super) fn death(&self) -> Option<Death> {
+        self.death.get().copied()
+    }
+
+    /// Sends it a signal, unless it has ended.
+    pub(in crate::exec) fn signal(&self, signal: c_int) {
+        system::send_signal(self.process.as_fd(), signal);
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Worker").field("pid", &self.pid).field("death", &self.death).finish_non_exhaustive()
+    }
+}
+
+/// Counts of worker processes: of this moment, and since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkerStats {
+    /// That live now, those that stand ready among them.
+    pub alive: usize,
+    /// That stand ready.
+    pub ready: usize,
+    /// Forked.
+    pub spawned: u64,
+    /// That could not be forked.
+    pub failed_spawns: u64,
+    /// Ended by themselves or by their code, with whatever status.
+    pub exited: u64,
+    /// Ended by a signal that was not this process's: a fault, or a kill from outside.
+    pub killed: u64,
+    /// Ended by this process, as their code could not be stopped otherwise.
+    pub stopped: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ready: VecDeque<Arc<Worker>>,
+    /// All that have not ended.
+    living: Vec<Arc<Worker>>,
+    next_cell: u32,
+    /// Forks that are allowed now, and when that was counted.
+    allowed: f64,
+    counted: Option<Instant>,
+    /// No fork before.
+    not_before: Option<Instant>,
+    /// Nobody gets one any more.
+    closed: bool,
+    stopping: bool,
+}
+
+/// Workers of one pool.
+#[derive(Debug)]
+pub(in crate::exec) struct Nursery {
+    pub(in crate::exec) site: Site,
+    zygote: Zygote,
+    spawns_max_per_s: u32,
+    state: Mutex<State>,
+    /// Somebody stands ready, or the end has come.
+    changed: Condvar,
+    /// Wakes the thread.
+    bell: EventFd,
+    spawned: AtomicU64,
+    failed: AtomicU64,
+    exited: AtomicU64,
+    killed: AtomicU64,
+    pub(super) stopped: AtomicU64,
+}
+
+impl Nursery {
+    pub(super) fn new(site: Site, zygote: Zygote, spawns_max_per_s: u32) -> Result<Nursery, StartError> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let bell = EventFd::from_value_and_flags(0, flags);
+        let bell = bell.map_err(|errno| StartError::Worker { step: "making an event descriptor", errno })?;
+        // All executors, and those ready, begin at once.
+        let allowed = Self::burst(&site, spawns_max_per_s);
+        Ok(Nursery {
+            site,
+            zygote,
+            spawns_max_per_s,
+            state: Mutex::new(State { allowed, ..State::default() }),
+            changed: Condvar::new(),
+            bell,
+            spawned: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            exited: AtomicU64::new(0),
+            killed: AtomicU64::new(0),
+            stopped: AtomicU64::new(0),
+        })
+    }
+
+    /// A worker for an executor, as soon as there is one, up to `until`.
+    pub(super) fn take(&self, executor: usize, until: Instant) -> Option<Arc<Worker>> {
+        let mut state = self.lock();
+        let worker = loop {
+            if let Some(worker) = state.ready.pop_front() {
+                if worker.death().is_none() {
+                    break worker;
+                }
+                continue;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || state.closed {
+                return None;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        };
+        drop(state);
+        worker.executor.store(executor + 1, Ordering::Release);
+        let cell = self.site.cell(worker.cell as usize);
+        cell.store(executor as u32 + 1, Ordering::Release);
+        system::futex_wake(cell);
+        self.ring();
+        Some(worker)
+    }
+
+    pub(in crate::exec) fn stats(&self) -> WorkerStats {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let stopped = read(&self.stopped);
+        let state = self.lock();
+        WorkerStats {
+            alive: state.living.len(),
+            ready: state.ready.len(),
+            spawned: read(&self.spawned),
+            failed_spawns: read(&self.failed),
+            exited: read(&self.exited),
+            killed: read(&self.killed).saturating_sub(stopped),
+            stopped,
+        }
+    }
+
+    /// Nobody gets a worker from now on.
+    pub(in crate::exec) fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Makes the thread end, when it has ended all workers.
+    fn stop(&self) {
+        self.lock().stopping = true;
+        self.ring();
+    }
+
+    /// The thread: until it is stopped.
+    pub(super) fn run(&self) {
+        loop {
+            let again = self.refill();
+            let living = {
+                let state = self.lock();
+                if state.stopping {
+                    break;
+                }
+                state.living.clone()
+            };
+            self.wait(&living, again);
+            living.iter().for_each(|worker| self.look(worker, false));
+        }
+        let living = std::mem::take(&mut self.lock().living);
+        living.iter().for_each(|worker| worker.signal(libc::SIGKILL));
+        living.iter().for_each(|worker| self.look(worker, true));
+    }
+
+    /// Sleeps until a worker ends, somebody rings, or `again`.
+    fn wait(&self, living: &[Arc<Worker>], again: Option<Instant>) {
+        let mut descriptors = vec![PollFd::new(self.bell.as_fd(), PollFlags::POLLIN)];
+        descriptors.extend(living.iter().map(|worker| PollFd::new(worker.process.as_fd(), PollFlags::POLLIN)));
+        let timeout = again.map_or(PollTimeout::NONE, |again| {
+            let left = again.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
+        // An error means to look again.
+        let _ = poll(&mut descriptors, timeout);
+        let _ = self.bell.read();
+    }
+
+    /// Whether a worker has ended; then whoever waits for it is told.
+    fn look(&self, worker: &Arc<Worker>, wait: bool) {
+        let Some(death) = system::reap(worker.process.as_fd(), wait) else { return };
+        let counter = match death {
+            Death::Exit(_) => &self.exited,
+            Death::Signal(_) => &self.killed,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        let known = worker.death.set(death);
+        debug_assert!(known.is_ok(), "it is waited for once");
+        {
+            let mut state = self.lock();
+            state.living.retain(|it| !Arc::ptr_eq(it, worker));
+            state.ready.retain(|it| !Arc::ptr_eq(it, worker));
+        }
+        if let Some(executor) = worker.executor.load(Ordering::Acquire).checked_sub(1) {
+            self.site.slots[executor].frame().desk.ring(worker.awaited.load(Ordering::Acquire));
+        }
+    }
+
+    /// Forks workers until enough stand ready. When to come again, if not all could be had.
+    fn refill(&self) -> Option<Instant> {
+        loop {
+            let cell = match self.permit(Instant::now()) {
+                Permit::Enough => return None,
+                Permit::Later(when) => return Some(when),
+                Permit::Now(cell) => cell,
+            };
+            match self.spawn(cell) {
+                Ok(worker) => {
+                    self.spawned.fetch_add(1, Ordering::Relaxed);
+                    let mut state = self.lock();
+                    state.living.push(Arc::clone(&worker));
+                    state.ready.push_back(worker);
+                    drop(state);
+                    self.changed.notify_one();
+                }
+                Err(errno) => {
+                    self.failed.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(%errno, "no worker process could be forked");
+                    self.lock().not_before = Some(Instant::now() + RETRY);
+                }
+            }
+        }
+    }
+
+    fn permit(&self, now: Instant) -> Permit {
+        let mut state = self.lock();
+        if state.ready.len() >= READY || state.stopping {
+            return Permit::Enough;
+        }
+        if let Some(when) = state.not_before.filter(|when| *when > now) {
+            return Permit::Later(when);
+        }
+        let since = state.counted.map_or(Duration::ZERO, |counted| now.saturating_duration_since(counted));
+        state.counted = Some(now);
+        let rate = f64::from(self.spawns_max_per_s);
+        let burst = Self::burst(&self.site, self.spawns_max_per_s);
+        state.allowed = (state.allowed + since.as_secs_f64() * rate).min(burst);
+        if state.allowed < 1.0 {
+            return Permit::Later(now + Duration::from_secs_f64((1.0 - state.allowed) / rate));
+        }
+        state.allowed -= 1.0;
+        // Those that wait are the latest, and few.
+        state.next_cell = (state.next_cell + 1) % CELLS as u32;
+        Permit::Now(state.next_cell)
+    }
+
+    fn burst(site: &Site, spawns_max_per_s: u32) -> f64 {
+        (site.slots.len() + READY) as f64 + f64::from(spawns_max_per_s) / 10.0
+    }
+
+    fn spawn(&self, cell: u32) -> Result<Arc<Worker>, Errno> {
+        self.site.cell(cell as usize).store(0, Ordering::Release);
+        let pid = self.zygote.fork_worker(cell)?;
+        // It is this process's child, and nobody has waited for it: the number is still its own.
+        let process = system::open_process(pid)?;
+        Ok(Arc::new(Worker {
+            pid,
+            process,
+            cell,
+            death: OnceLock::new(),
+            executor: AtomicUsize::new(0),
+            awaited: AtomicU32::new(0),
+        }))
+    }
+
+    fn ring(&self) {
+        // That it is full means that the thread will wake.
+        let _ = self.bell.write(1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Only values are moved under it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+enum Permit {
+    Enough,
+    Later(Instant),
+    /// A worker at this cell.
+    Now(u32),
+}
+
+/// The nursery and its thread, which ends with this.
+#[derive(Debug)]
+pub(in crate::exec) struct Keeper {
+    pub(in crate::exec) nursery: Arc<Nursery>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// Of a thread that runs [`Nursery::run`].
+    pub(in crate::exec) fn new(nursery: Arc<Nursery>, thread: JoinHandle<()>) -> Keeper {
+        Keeper { nursery, thread: Some(thread) }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.nursery.close();
+        self.nursery.stop();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What a worker keeps that it can write, when it begins to run code.
+//!
+//! The program's variables, the C library's and all that was allocated before are only read from then on: a call that
+//! writes over them faults, instead of leaving to a later call of the same worker what that one would trip over. What stays
+//! is the stack, the thread's own block, and what is shared with the daemon. Of the block, what functions of the C library
+//! look at is put back after each call.
+#![allow(unsafe_code)] // Copies of the thread's own block.
+
+use std::fs;
+use std::ops::Range;
+use std::ptr;
+
+use nix::errno::Errno;
+
+use super::system;
+use crate::exec::{arch, errno};
+
+const PAGE_BYTES: usize = 4096;
+/// Above the thread pointer is what the C library has of a thread.
+const THREAD_BYTES: usize = PAGE_BYTES;
+/// Mappings of a process at most that are looked at.
+const MAPPINGS_MAX: usize = 4096;
+
+/// Around the error number: the C library's own thread-local variables, such as its locale.
+const AROUND_BYTES: usize = 256;
+/// At the thread pointer: its own address, the canary, the pointer guard.
+const HEAD_BYTES: usize = 64;
+
+/// Copies of what functions of the C library look at in the thread's own block.
+#[derive(Debug)]
+pub(super) struct Block {
+    around: [u8; 2 * AROUND_BYTES],
+    head: [u8; HEAD_BYTES],
+    around_at: usize,
+    head_at: usize,
+}
+
+impl Block {
+    /// Of the calling thread.
+    pub(super) fn copy() -> Block {
+        let head_at = arch::thread_pointer() as usize;
+        let around_at = (errno::location() as usize - AROUND_BYTES).min(head_at - 2 * AROUND_BYTES);
+        let mut block = Block { around: [0; 2 * AROUND_BYTES], head: [0; HEAD_BYTES], around_at, head_at };
+        // SAFETY: the block lies on both sides of the thread pointer, and reaches from the error number, which is among its
+        // variables, to there. The page of either is there as a whole.
+        unsafe { ptr::copy_nonoverlapping(around_at as *const u8, block.around.as_mut_ptr(), block.around.len()) };
+        // SAFETY: as above.
+        unsafe { ptr::copy_nonoverlapping(head_at as *const u8, block.head.as_mut_ptr(), block.head.len()) };
+        block
+    }
+
+    /// Puts it back, on the same thread.
+    pub(super) fn restore(&self) {
+        // SAFETY: as in `copy`; of these variables nothing has changed since that is still needed.
+        unsafe { ptr::copy_nonoverlapping(self.around.as_ptr(), self.around_at as *mut u8, self.around.len()) };
+        // SAFETY: as above.
+        unsafe { ptr::copy_nonoverlapping(self.head.as_ptr(), self.head_at as *mut u8, self.head.len()) };
+    }
+}
+
+/// Makes everything else read-only. Nothing may be allocated or freed afterwards.
+pub(super) fn keep_little() -> Result<(), Errno> {
+    let marker = 0_u8;
+    let stack = &raw const marker as usize;
+    // Thread-local variables lie below the thread pointer, and of them all that is written is the error number.
+    let page = |address: u64| address as usize & !(PAGE_BYTES - 1);
+    let pointer = page(arch::thread_pointer());
+    let thread = page(errno::location()).min(pointer)..pointer + PAGE_BYTES + THREAD_BYTES;
+    let maps = fs::read_to_string("/proc/self/maps").map_err(|_| Errno::EIO)?;
+    let mut parts = Vec::new();
+    for range in maps.lines().take(MAPPINGS_MAX).filter_map(private_writable).filter(|range| !range.contains(&stack)) {
+        parts.push(range.start..range.end.min(thread.start.max(range.start)));
+        parts.push(range.start.max(thread.end.min(range.end))..range.end);
+    }
+    let result = parts.iter().filter(|part| !part.is_empty()).try_for_each(|part| system::make_read_only(part.clone()));
+    // To free them would be to write.
+    std::mem::forget((maps, parts));
+    result
+}
+
+/// The addresses of a line of `/proc/self/maps`, if they are written by this process alone.
+fn private_writable(line: &str) -> Option<Range<usize>> {
+    let (range, rest) = line.split_once(' ')?;
+    let (start, end) = range.split_once('-')?;
+    let address = |text| usize::from_str_radix(text, 16).ok();
+    rest.starts_with("rw-p").then_some(address(start)?..address(end)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_memory_that_is_private_and_writable_are_told_from_others() {
+        let of = private_writable;
+        assert_eq!(of("7f00-8000 rw-p 00000000 00:00 0   [heap]"), Some(0x7f00..0x8000));
+        for line in ["7f00-8000 rw-s 0 0:0 0", "7f00-8000 r--p 0 0:0 0", "7f00-8000 rwxp 0 0:0 0", "", "x-y rw-p"] {
+            assert_eq!(of(line), None, "{line}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The memory that is shared with worker processes, all of it laid out before the first one is forked.
+//!
+//! Workers find everything at the addresses at which this process has it, and no descriptor is needed for it. What a
+//! worker is not to have it unmaps before it runs any code.
+//!
+//! ```text
+//! slots     slot 0 | slot 1 | ...                       of executors; see `stack`
+//! windows   data 0, columns 0 | data 1, columns 1 | ... of executors; see `window`
+//! cradle    a word for each worker that is not yet an executor's
+//! ```
+#![allow(unsafe_code)] // References to words at mapped addresses.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use nix::errno::Errno;
+
+use crate::exec::confine::FilterPolicy;
+use crate::exec::pool::{ExecConfig, StartError, slot_sizes};
+use crate::exec::stack::{Slot, map_shared, reserve_addresses, shared_file};
+
+use super::window::{Window, WindowLayout};
+
+const PAGE_BYTES: usize = 4096;
+/// Words of the cradle, which are used in turn. Far more than there are workers that wait.
+pub(super) const CELLS: usize = PAGE_BYTES / size_of::<AtomicU32>();
+
+/// Where everything is.
+#[derive(Debug)]
+pub(in crate::exec) struct Site {
+    pub(in crate::exec) slots: Arc<Vec<Slot>>,
+    windows: Vec<Window>,
+    cradle: usize,
+    layout: WindowLayout,
+    /// Where code may lie.
+    pub(super) code: Vec<Range<u64>>,
+    pub(super) filter: FilterPolicy,
+}
+
+impl Site {
+    /// For calls that may touch the addresses `data`, in which nothing is executable.
+    pub(super) fn lay_out(config: &ExecConfig, data: &[Range<u64>]) -> Result<Site, StartError> {
+        let sizes = slot_sizes(config);
+        let claim = |executor| Slot::claim_shared(sizes).map_err(|error| StartError::Slot { executor, error });
+        let slots = (0..config.executors).map(claim).collect::<Result<Vec<_>, _>>()?;
+        let layout = WindowLayout::new(data);
+        let windows = (0..config.executors).map(|_| Window::map(&layout)).collect::<Result<Vec<_>, _>>();
+        let shared = |errno| StartError::Worker { step: "mapping shared memory", errno };
+        let windows = windows.map_err(shared)?;
+        let cradle = Self::map_cradle().map_err(shared)?;
+        let (slots, code) = (Arc::new(slots), config.code.clone());
+        Ok(Site { slots, windows, cradle, layout, code, filter: config.filter })
+    }
+
+    fn map_cradle() -> Result<usize, Errno> {
+        let file = shared_file(PAGE_BYTES)?;
+        let start = reserve_addresses(PAGE_BYTES)?;
+        map_shared(&file, start..start + PAGE_BYTES, 0)?;
+        Ok(start)
+    }
+
+    /// The word by which a worker that waits is told whose it is: the executor's number and one.
+    pub(super) fn cell(&self, cell: usize) -> &AtomicU32 {
+        let address = (self.cradle + cell % CELLS * size_of::<AtomicU32>()) as *const AtomicU32;
+        // SAFETY: within the page that was mapped with this value and stays as long as it.
+        unsafe { &*address }
+    }
+
+    pub(super) fn cradle(&self) -> Range<usize> {
+        self.cradle..self.cradle + PAGE_BYTES
+    }
+
+    pub(super) fn windows(&self) -> &[Window] {
+        &self.windows
+    }
+
+    pub(super) fn layout(&self) -> &WindowLayout {
+        &self.layout
+    }
+}

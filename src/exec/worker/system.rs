@@ -1,0 +1,224 @@
+//! The system calls of worker processes and of those who start them.
+#![allow(unsafe_code)] // Asks the kernel.
+
+use std::ffi::CStr;
+use std::fs;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use libc::{c_int, c_long, c_ulong, pid_t};
+use nix::errno::Errno;
+
+/// How often a process with several threads is looked at again before it is not forked.
+const THREAD_LOOKS: u32 = 50;
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// By itself, with this status.
+    Exit(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+/// Sleeps while the word is `value`, up to `limit`; may come back for no reason. The word may be shared between processes.
+pub(super) fn futex_wait(word: &AtomicU32, value: u32, limit: Option<Duration>) {
+    let time = limit.map(|limit| libc::timespec {
+        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: limit.subsec_nanos().into(),
+    });
+    let time = time.as_ref().map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: the word is a reference, the time a local or null. Every error means to look again.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value, time) };
+}
+
+/// Wakes one that sleeps on the word.
+pub(super) fn futex_wake(word: &AtomicU32) {
+    // SAFETY: the word is a reference.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) };
+}
+
+/// The process that forks is the caller's child.
+///
+/// # Errors
+/// Of the system; `EBUSY` if this process has more than one thread: a child would have locks that nobody unlocks.
+pub(super) fn fork() -> Result<Option<pid_t>, Errno> {
+    // One that was joined a moment ago may still be listed.
+    let mut looks = 0..THREAD_LOOKS;
+    while threads()? != 1 {
+        looks.next().ok_or(Errno::EBUSY)?;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // SAFETY: there is one thread, so the child finds everything as it is here.
+    let pid = Errno::result(unsafe { libc::fork() })?;
+    Ok((pid != 0).then_some(pid))
+}
+
+/// The process that is forked is a child of the caller's parent, which waits for it. `None` in the child. For processes
+/// without other threads.
+pub(super) fn fork_sibling() -> Result<Option<pid_t>, Errno> {
+    let flags = c_ulong::from(libc::CLONE_PARENT as u32);
+    let nothing: c_ulong = 0;
+    // SAFETY: like fork, without what the C library does before and after, which concerns other threads.
+    let pid = Errno::result(unsafe { libc::syscall(libc::SYS_clone, flags, nothing, nothing, nothing, nothing) })?;
+    Ok((pid != 0).then_some(pid as pid_t))
+}
+
+/// Threads of this process.
+pub(super) fn threads() -> Result<usize, Errno> {
+    let tasks = fs::read_dir("/proc/self/task").map_err(|error| errno_of(&error))?;
+    Ok(tasks.count())
+}
+
+/// Ends the calling process and nothing else.
+pub(super) fn exit(status: c_int) -> ! {
+    // SAFETY: does not come back.
+    unsafe { libc::_exit(status) }
+}
+
+pub(super) fn parent() -> pid_t {
+    // SAFETY: has no preconditions.
+    unsafe { libc::getppid() }
+}
+
+/// The calling process ends when `parent` does, leaves no core, and others of its user cannot look into it.
+pub(super) fn bind_to(parent_pid: pid_t) -> Result<(), Errno> {
+    prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as c_ulong)?;
+    prctl(libc::PR_SET_DUMPABLE, 0)?;
+    // It may have ended before the first line.
+    if parent() == parent_pid { Ok(()) } else { Err(Errno::ESRCH) }
+}
+
+fn prctl(option: c_int, value: c_ulong) -> Result<(), Errno> {
+    let unused: c_ulong = 0;
+    // SAFETY: these options change the calling process, and take numbers.
+    Errno::result(unsafe { libc::prctl(option, value, unused, unused, unused) }).map(drop)
+}
+
+/// Sets a limit of the calling process, soft and hard.
+pub(super) fn limit(resource: libc::__rlimit_resource_t, value: u64) -> Result<(), Errno> {
+    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+    // SAFETY: reads a local.
+    Errno::result(unsafe { libc::setrlimit(resource, &raw const limit) }).map(drop)
+}
+
+/// Bytes of addresses that the calling process has mapped.
+pub(super) fn mapped_bytes() -> Result<u64, Errno> {
+    let text = fs::read_to_string("/proc/self/statm").map_err(|error| errno_of(&error))?;
+    let pages: Option<u64> = text.split(' ').next().and_then(|pages| pages.parse().ok());
+    pages.and_then(|pages| pages.checked_mul(4096)).ok_or(Errno::EIO)
+}
+
+/// Closes all descriptors in a range, both ends included.
+pub(super) fn close_all(first: u32, last: u32) -> Result<(), Errno> {
+    let nothing: c_long = 0;
+    // SAFETY: who calls this uses none of them any more.
+    Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, last, nothing) }).map(drop)
+}
+
+/// Unmaps addresses that the caller owns and nobody uses.
+pub(super) fn unmap(range: Range<usize>) -> Result<(), Errno> {
+    if range.is_empty() {
+        return Ok(());
+    }
+    // SAFETY: the callers pass memory of other workers, which this process has no reference to.
+    Errno::result(unsafe { libc::munmap(range.start as *mut libc::c_void, range.len()) }).map(drop)
+}
+
+/// Makes memory that the caller will not write any more read-only.
+pub(super) fn make_read_only(range: Range<usize>) -> Result<(), Errno> {
+    let start = range.start as *mut libc::c_void;
+    // SAFETY: who calls this writes there no more, and nobody else is in the process.
+    Errno::result(unsafe { libc::mprotect(start, range.len(), libc::PROT_READ) }).map(drop)
+}
+
+/// What the process is called in lists.
+pub(super) fn set_name(name: &CStr) {
+    // SAFETY: reads a string that ends. That it has another name is no harm.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// Tells the kernel to forget the restartable sequences of the calling thread: code could write where the C library has
+/// them, and the process be ended for it much later. Where there are none, or another C library, there is nothing to do.
+pub(super) fn leave_rseq() {
+    /// What the registration is signed with (sys/rseq.h), and its size there.
+    const SIGNATURE: u32 = 0x5305_3053;
+    const AREA_BYTES: u32 = 32;
+    const UNREGISTER: c_int = 1;
+    // SAFETY: looks a name up.
+    let offset = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__rseq_offset".as_ptr()) };
+    if offset.is_null() {
+        return;
+    }
+    // SAFETY: the C library's constant of this name and type.
+    let offset = unsafe { *offset.cast::<isize>() };
+    let area = (crate::exec::arch::thread_pointer() as usize).wrapping_add_signed(offset);
+    // SAFETY: takes what was given away. An error means that it is registered otherwise, or not at all.
+    unsafe { libc::syscall(libc::SYS_rseq, area, AREA_BYTES, UNREGISTER, SIGNATURE) };
+}
+
+/// Moves a mapping to `to`, in the place of what is there: reserved addresses that nobody uses.
+pub(super) fn move_mapping(from: Range<usize>, to: usize) -> Result<(), Errno> {
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    let (from, bytes) = (from.start as *mut libc::c_void, from.len());
+    // SAFETY: the caller owns both ranges, and has no reference into either.
+    let moved = unsafe { libc::mremap(from, bytes, bytes, flags, to as *mut libc::c_void) };
+    if moved == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(()) }
+}
+
+/// Makes addresses at which nothing is mapped inaccessible, and keeps them from being used for anything else.
+pub(super) fn reserve_at(range: Range<usize>) -> Result<(), Errno> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+    let (at, bytes) = (range.start as *mut libc::c_void, range.len());
+    // SAFETY: with this flag the kernel replaces nothing that is there.
+    let mapped = unsafe { libc::mmap(at, bytes, libc::PROT_NONE, flags, -1, 0) };
+    if mapped == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(()) }
+}
+
+/// A descriptor of a child that nobody has waited for yet.
+pub(super) fn open_process(pid: pid_t) -> Result<OwnedFd, Errno> {
+    let nothing: c_long = 0;
+    // SAFETY: takes numbers.
+    let descriptor = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, nothing) })?;
+    // SAFETY: the kernel made it a moment ago, for nobody else. It is closed on exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) })
+}
+
+/// Sends a signal to a process; to nobody if it has ended.
+pub(super) fn send_signal(process: BorrowedFd<'_>, signal: c_int) {
+    let nothing: c_long = 0;
+    // SAFETY: takes numbers and no siginfo. That the process has ended is as good.
+    unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, nothing, nothing) };
+}
+
+/// How a child ended, which it then is no more; `None` if it has not, or `wait` was not asked for.
+pub(super) fn reap(process: BorrowedFd<'_>, wait: bool) -> Option<Death> {
+    // SAFETY: a plain C struct that the kernel fills.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | if wait { 0 } else { libc::WNOHANG };
+    // SAFETY: writes to a local.
+    let result = unsafe { libc::waitid(libc::P_PIDFD, process.as_raw_fd() as libc::id_t, &raw mut info, flags) };
+    // SAFETY: the kernel filled it, or it is zero.
+    let pid = unsafe { info.si_pid() };
+    // SAFETY: as above.
+    let status = unsafe { info.si_status() };
+    if result != 0 || pid == 0 {
+        return None;
+    }
+    Some(if info.si_code == libc::CLD_EXITED { Death::Exit(status) } else { Death::Signal(status) })
+}
+
+/// The clock of a process's CPU time.
+pub(in crate::exec) fn cpu_clock(pid: pid_t) -> Result<libc::clockid_t, Errno> {
+    let mut clock = 0;
+    // SAFETY: writes to a local.
+    let error = unsafe { libc::clock_getcpuclockid(pid, &raw mut clock) };
+    if error == 0 { Ok(clock) } else { Err(Errno::from_raw(error)) }
+}
+
+fn errno_of(error: &std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}

@@ -1,0 +1,33 @@
+//! Whether worker processes can be had here.
+
+use std::ops::Range;
+
+use super::Workers;
+use crate::exec::call::Callee;
+use crate::exec::pool::{ExecConfig, Pool, StartError};
+use crate::exec::writable::Writables;
+
+/// What nothing is called of.
+enum Nothing {}
+
+impl Callee for Nothing {
+    fn code_range(&self) -> Range<u64> {
+        0..0
+    }
+
+    fn writable(&self) -> Writables {
+        Writables::default()
+    }
+
+    fn restore(&self, _: u64) {}
+}
+
+/// Forks what forks workers, has a worker of a single executor run what does nothing, and ends all.
+///
+/// # Errors
+/// [`StartError`], as from a pool.
+pub fn try_workers(config: &ExecConfig) -> Result<(), StartError> {
+    let config = ExecConfig { executors: 1, ..config.clone() };
+    let workers = Workers::prepare(&config, &[], 10)?;
+    Pool::<Nothing>::start_with_workers(workers).map(drop)
+}

@@ -1,0 +1,162 @@
+//! What a call sees of the writable data that lives across calls.
+//!
+//! A worker does not have the arenas' data. At the same addresses it has memory of its own, the window, which its executor
+//! has elsewhere: before a call the executor copies the data there that the call may touch, and when the call has returned
+//! it copies it back. So a call that writes elsewhere changes nobody's data, one that traps changes none at all, and calls
+//! of an entry with data pay for its size. That nobody else changes the data meanwhile is what lanes are for: in worker
+//! processes calls of one entry with data never overlap.
+//!
+//! Behind the data a window has room for the columns and results of a batch, at the same addresses on both sides.
+#![allow(unsafe_code)] // Copies between memory that code writes.
+
+use std::ops::Range;
+
+use nix::errno::Errno;
+
+use super::system;
+use crate::exec::batch::{Batch, Column};
+use crate::exec::stack::{Backing, give_back, map_shared, reserve_addresses, shared_file};
+
+/// Room for the columns of a batch, which come in one message, and for its results.
+pub(in crate::exec) const COLUMNS_BYTES: usize = 96 << 20;
+
+/// Where columns and results of a batch lie in a window.
+#[derive(Clone, Debug)]
+pub(in crate::exec) struct Away {
+    /// Address of each column.
+    pub(in crate::exec) columns: Vec<u64>,
+    /// Of the first result.
+    pub(in crate::exec) results: usize,
+}
+
+/// Whether columns and results of a batch fit into a window.
+pub(in crate::exec) fn fits(batch: &Batch, results_bytes: usize) -> bool {
+    let columns: usize = batch.columns().iter().map(|column| padded(column.values.len())).sum();
+    columns + padded(results_bytes) <= COLUMNS_BYTES
+}
+
+/// Columns begin at cache lines.
+fn padded(bytes: usize) -> usize {
+    bytes.next_multiple_of(64)
+}
+
+/// What windows have in common.
+#[derive(Clone, Debug)]
+pub(in crate::exec) struct WindowLayout {
+    /// Addresses of data, and where they lie in a window.
+    data: Vec<(Range<usize>, usize)>,
+    data_bytes: usize,
+}
+
+impl WindowLayout {
+    /// Of whole pages.
+    pub(super) fn new(data: &[Range<u64>]) -> WindowLayout {
+        let mut data_bytes = 0;
+        let place = |range: &Range<u64>| {
+            let range = range.start as usize..range.end as usize;
+            let offset = data_bytes;
+            data_bytes += range.len();
+            (range, offset)
+        };
+        let data = data.iter().map(place).collect();
+        WindowLayout { data, data_bytes }
+    }
+
+    fn bytes(&self) -> usize {
+        self.data_bytes + COLUMNS_BYTES
+    }
+
+    /// All addresses of data.
+    pub(super) fn data(&self) -> impl Iterator<Item = &Range<usize>> {
+        self.data.iter().map(|(range, _)| range)
+    }
+}
+
+/// One executor's.
+#[derive(Debug)]
+pub(in crate::exec) struct Window {
+    base: usize,
+    layout: WindowLayout,
+}
+
+impl Window {
+    pub(super) fn map(layout: &WindowLayout) -> Result<Window, Errno> {
+        let bytes = layout.bytes();
+        let base = reserve_addresses(bytes)?;
+        map_shared(&shared_file(bytes)?, base..base + bytes, 0)?;
+        Ok(Window { base, layout: layout.clone() })
+    }
+
+    /// In the worker whose window it is: puts it where code looks for data.
+    pub(super) fn take(&self) -> Result<(), Errno> {
+        for (range, offset) in &self.layout.data {
+            let from = self.base + offset;
+            system::move_mapping(from..from + range.len(), range.start)?;
+        }
+        Ok(())
+    }
+
+    /// In other workers.
+    pub(super) fn leave(&self) -> Result<(), Errno> {
+        system::unmap(self.base..self.base + self.layout.bytes())
+    }
+
+    /// Copies the columns of a batch to where the worker sees them, if [`fits`] says that they fit, with room for results.
+    pub(in crate::exec) fn place(&self, batch: &Batch, results_bytes: usize) -> Away {
+        let mut next = self.base + self.layout.data_bytes;
+        let end = self.base + self.layout.bytes();
+        let mut take = |bytes: usize| {
+            let start = next;
+            next += padded(bytes);
+            assert!(next <= end, "a batch that was taken fits");
+            start
+        };
+        let results = take(results_bytes);
+        let mut copy = |column: &Column| {
+            let to = take(column.values.len());
+            // SAFETY: within the window, of which Rust has no reference; the source is a reference.
+            unsafe { std::ptr::copy_nonoverlapping(column.values.as_ptr(), to as *mut u8, column.values.len()) };
+            to as u64
+        };
+        let columns = batch.columns().iter().map(&mut copy).collect();
+        Away { columns, results }
+    }
+
+    /// Copies results from there, as many as `into` takes, which is no more than there was room for.
+    pub(in crate::exec) fn fetch(&self, away: &Away, into: &mut [u8]) {
+        // SAFETY: within the window, see above; code wrote what is copied, and it is bytes.
+        unsafe { std::ptr::copy_nonoverlapping(away.results as *const u8, into.as_mut_ptr(), into.len()) };
+    }
+
+    /// Copies data to where the worker sees it. False if it is none that the window has.
+    pub(super) fn copy_in(&self, data: &Range<u64>) -> bool {
+        let Some(here) = self.address(data) else { return false };
+        // SAFETY: the caller holds who owns the data, and no call runs that may touch it; the target is within the
+        // window, of which Rust has no reference.
+        unsafe { std::ptr::copy_nonoverlapping(data.start as *const u8, here as *mut u8, len(data)) };
+        true
+    }
+
+    /// Copies it back.
+    pub(super) fn copy_out(&self, data: &Range<u64>) {
+        let Some(here) = self.address(data) else { return };
+        // SAFETY: as above, the other way round. Code wrote what is copied; it is bytes.
+        unsafe { std::ptr::copy_nonoverlapping(here as *const u8, data.start as *mut u8, len(data)) };
+    }
+
+    /// Leaves zeros, and takes no memory.
+    pub(super) fn clear(&self) {
+        give_back(self.base..self.base + self.layout.bytes(), Backing::Shared);
+    }
+
+    fn address(&self, data: &Range<u64>) -> Option<usize> {
+        let (start, end) = (data.start as usize, data.end as usize);
+        let holds = |(range, _): &&(Range<usize>, usize)| range.start <= start && start <= end && end <= range.end;
+        let (range, offset) = self.layout.data.iter().find(holds)?;
+        Some(self.base + offset + (start - range.start))
+    }
+}
+
+fn len(data: &Range<u64>) -> usize {
+    (data.end - data.start) as usize
+}

@@ -1,0 +1,145 @@
+//! The zygote: a process that does nothing but fork workers.
+//!
+//! It is forked from the daemon while that has one thread, no connection and no key, when executable memory is mapped but
+//! empty; so each worker finds code, host functions and its slot at the daemon's addresses, and a fork copies little.
+//! Of the arenas it has what is run and what is read, through mappings that can never become writable; it holds no
+//! descriptor but one end of a socket pair. It runs no code of clients.
+//!
+//! Its workers are the daemon's children, not its own: the daemon waits for them, and they end when it does.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use libc::pid_t;
+use nix::errno::Errno;
+use nix::sys::signal::SigSet;
+use nix::sys::socket::sockopt::{ReceiveTimeout, SendTimeout};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, setsockopt, socketpair};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+use super::life::{self, status};
+use super::site::Site;
+use super::system;
+
+/// What the zygote says first.
+const READY: i32 = 0;
+/// Longest time for the answer to a request, in seconds: a fork takes a millisecond.
+const ANSWER_MAX_S: i64 = 5;
+
+/// The daemon's side.
+#[derive(Debug)]
+pub(super) struct Zygote {
+    control: OwnedFd,
+    process: OwnedFd,
+}
+
+impl Zygote {
+    /// Forks it.
+    ///
+    /// # Errors
+    /// The step and what the system said; `EBUSY` if this process has more than one thread.
+    pub(super) fn start(site: &Site) -> Result<Zygote, (&'static str, Errno)> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags);
+        let (control, other) = pair.map_err(|errno| ("making a socket pair", errno))?;
+        let limit = TimeVal::seconds(ANSWER_MAX_S);
+        let limited =
+            setsockopt(&control, ReceiveTimeout, &limit).and_then(|()| setsockopt(&control, SendTimeout, &limit));
+        limited.map_err(|errno| ("limiting the time for an answer", errno))?;
+        let daemon = std::process::id() as pid_t;
+        let forked = system::fork().map_err(|errno| ("forking the process that forks workers", errno))?;
+        let Some(pid) = forked else {
+            drop(control);
+            serve(site, &other, daemon)
+        };
+        let process = system::open_process(pid).map_err(|errno| ("opening a descriptor of a process", errno))?;
+        let zygote = Zygote { control, process };
+        match zygote.answer() {
+            Ok(READY) => Ok(zygote),
+            Ok(errno) => Err(("setting up the process that forks workers", Errno::from_raw(errno))),
+            Err(errno) => Err(("hearing of the process that forks workers", errno)),
+        }
+    }
+
+    /// Forks a worker, which waits at this cell. Who asks is the only one to ask.
+    pub(super) fn fork_worker(&self, cell: u32) -> Result<pid_t, Errno> {
+        send(self.control.as_raw_fd(), &cell.to_ne_bytes(), MsgFlags::MSG_NOSIGNAL)?;
+        match self.answer()? {
+            pid if pid > 0 => Ok(pid),
+            errno => Err(Errno::from_raw(-errno)),
+        }
+    }
+
+    fn answer(&self) -> Result<i32, Errno> {
+        let mut bytes = [0; 4];
+        match recv(self.control.as_raw_fd(), &mut bytes, MsgFlags::empty())? {
+            4 => Ok(i32::from_ne_bytes(bytes)),
+            // It has ended.
+            _ => Err(Errno::EPIPE),
+        }
+    }
+}
+
+impl Drop for Zygote {
+    fn drop(&mut self) {
+        system::send_signal(self.process.as_fd(), libc::SIGKILL);
+        system::reap(self.process.as_fd(), true);
+    }
+}
+
+/// The zygote's own life.
+fn serve(site: &Site, control: &OwnedFd, daemon: pid_t) -> ! {
+    let _end = ExitOnPanic;
+    let set_up = set_up(site, control, daemon);
+    let answer = set_up.map_or_else(|errno| errno as i32, |()| READY);
+    tell(control, answer);
+    if set_up.is_err() {
+        system::exit(status::SET_UP);
+    }
+    loop {
+        let mut bytes = [0; 4];
+        match recv(control.as_raw_fd(), &mut bytes, MsgFlags::empty()) {
+            Ok(4) => {}
+            Err(Errno::EINTR) => continue,
+            // The daemon has closed its end.
+            _ => system::exit(0),
+        }
+        match system::fork_sibling() {
+            Ok(None) => life::live(site, u32::from_ne_bytes(bytes) as usize, daemon),
+            Ok(Some(pid)) => tell(control, pid),
+            Err(errno) => tell(control, -(errno as i32)),
+        }
+    }
+}
+
+fn set_up(site: &Site, control: &OwnedFd, daemon: pid_t) -> Result<(), Errno> {
+    // Signals for the daemon's process group are not for this.
+    SigSet::all().thread_set_mask()?;
+    system::set_name(c"codecached-fork");
+    // If memory is short in the machine, workers go first. Where that cannot be said, they go when they go.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    system::bind_to(daemon)?;
+    system::limit(libc::RLIMIT_CORE, 0)?;
+    system::limit(libc::RLIMIT_FSIZE, 0)?;
+    let control = control.as_raw_fd() as u32;
+    if control > 0 {
+        system::close_all(0, control - 1)?;
+    }
+    system::close_all(control + 1, u32::MAX)?;
+    // The arenas' data is not here. Nothing else shall come to lie there.
+    site.layout().data().try_for_each(|range| system::reserve_at(range.clone()))
+}
+
+fn tell(control: &OwnedFd, answer: i32) {
+    if send(control.as_raw_fd(), &answer.to_ne_bytes(), MsgFlags::MSG_NOSIGNAL).is_err() {
+        system::exit(0);
+    }
+}
+
+/// A panic must not unwind into what the daemon does after the fork.
+pub(super) struct ExitOnPanic;
+
+impl Drop for ExitOnPanic {
+    fn drop(&mut self) {
+        system::exit(status::PANIC);
+    }
+}
