@@ -149,7 +149,7 @@ fn build(config: &Config) -> Result<Parts, DaemonError> {
     let cache = if config.tools.keep_addresses { cache.keeping_addresses() } else { cache };
     let pool = match workers {
         Some(workers) => Pool::start_with_workers(workers)?,
-        None => Pool::start(exec_config(config, Some(&arenas)))?,
+        None => Pool::start(exec_config(config, Some(&*arenas)))?,
     };
     let metrics = Arc::new(Metrics::new(&BuildInfo {
         version: env!("CARGO_PKG_VERSION"),

@@ -45,6 +45,7 @@ impl<C: Callee> Executor<'_, C> {
         let rows = frame.context.rows_done().min(batch.rows() as u64) as usize;
         if let (Some(hand), Some(away)) = (&self.hand, &away) {
             hand.window().fetch(away, &mut results[..rows * width_bytes]);
+            hand.window().release_columns();
         }
         let outcome = match ended {
             Ok(block) => {

@@ -27,7 +27,7 @@ pub(in crate::exec) struct Desk {
     worker_sleeps: AtomicU32,
     /// Not zero: the worker drops what it has fetched; see [`super::life`].
     refetch: AtomicU32,
-    apart: [AtomicU32; 13],
+    _apart: [AtomicU32; 13],
     /// The turn that the worker has finished; the executor sleeps on this.
     done: AtomicU32,
     executor_sleeps: AtomicU32,
@@ -74,9 +74,9 @@ impl Desk {
         self.begun.load(Ordering::Acquire) == turn
     }
 
-    /// Whoever knows that the worker is dead: makes an executor look that sleeps.
-    pub(super) fn ring(&self, turn: u32) {
-        self.done.store(turn, Ordering::SeqCst);
+    /// Whoever knows that the worker is dead: makes an executor look that sleeps. Nothing is stored, as the desk may be the
+    /// next worker's by now; an executor that is just about to sleep looks again after its slice.
+    pub(super) fn ring(&self) {
         system::futex_wake(&self.done);
     }
 

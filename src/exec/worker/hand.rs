@@ -152,8 +152,6 @@ impl Hand {
     fn turn(&self, worker: &Arc<Worker>, frame: &Frame, code_epoch: u64, watch: &impl Watch) -> Result<(), Lost> {
         let turn = self.turn.get().wrapping_add(1);
         self.turn.set(turn);
-        // Before it is known whether the worker lives: who finds it dead rings for this turn.
-        worker.awaited.store(turn, Ordering::SeqCst);
         let refetch = self.code_epoch.replace(Some(code_epoch)) != Some(code_epoch);
         frame.desk.post(turn, refetch);
         let (mut began, mut over_since, mut stopped) = (None, None, false);

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -35,8 +35,6 @@ pub(in crate::exec) struct Worker {
     death: OnceLock<Death>,
     /// The executor that it is of, and one; 0 before.
     executor: AtomicUsize,
-    /// The turn that the executor waits for.
-    pub(super) awaited: AtomicU32,
 }
 
 impl Worker {
@@ -92,6 +90,8 @@ struct State {
     counted: Option<Instant>,
     /// No fork before.
     not_before: Option<Instant>,
+    /// Why the last fork failed, if it did.
+    obstacle: Option<Errno>,
     /// Nobody gets one any more.
     closed: bool,
     stopping: bool,
@@ -237,7 +237,7 @@ impl Nursery {
             state.ready.retain(|it| !Arc::ptr_eq(it, worker));
         }
         if let Some(executor) = worker.executor.load(Ordering::Acquire).checked_sub(1) {
-            self.site.slots[executor].frame().desk.ring(worker.awaited.load(Ordering::Acquire));
+            self.site.slots[executor].frame().desk.ring();
         }
     }
 
@@ -253,6 +253,7 @@ impl Nursery {
                 Ok(worker) => {
                     self.spawned.fetch_add(1, Ordering::Relaxed);
                     let mut state = self.lock();
+                    state.obstacle = None;
                     state.living.push(Arc::clone(&worker));
                     state.ready.push_back(worker);
                     drop(state);
@@ -260,8 +261,13 @@ impl Nursery {
                 }
                 Err(errno) => {
                     self.failed.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!(%errno, "no worker process could be forked");
-                    self.lock().not_before = Some(Instant::now() + RETRY);
+                    let mut state = self.lock();
+                    state.not_before = Some(Instant::now() + RETRY);
+                    let before = state.obstacle.replace(errno);
+                    drop(state);
+                    if before != Some(errno) {
+                        tracing::warn!(%errno, "no worker process can be forked");
+                    }
                 }
             }
         }
@@ -304,7 +310,6 @@ impl Nursery {
             cell,
             death: OnceLock::new(),
             executor: AtomicUsize::new(0),
-            awaited: AtomicU32::new(0),
         }))
     }
 

@@ -144,6 +144,11 @@ impl Window {
         unsafe { std::ptr::copy_nonoverlapping(here as *const u8, data.start as *mut u8, len(data)) };
     }
 
+    /// Gives back what [`Self::place`] took.
+    pub(in crate::exec) fn release_columns(&self) {
+        give_back(self.base + self.layout.data_bytes..self.base + self.layout.bytes(), Backing::Shared);
+    }
+
     /// Leaves zeros, and takes no memory.
     pub(super) fn clear(&self) {
         give_back(self.base..self.base + self.layout.bytes(), Backing::Shared);
