@@ -148,6 +148,7 @@ fn build(config: &Config) -> Result<Parts, DaemonError> {
         call_memory_max_bytes: config.exec.call_memory_max_bytes,
         tick: Duration::from_micros(config.exec.watchdog_tick_us),
         code: vec![arenas.executable_range()],
+        code_flips: arenas.flips_protection(),
         filter: filter_policy(config),
     })?;
     let metrics = Arc::new(Metrics::new(&BuildInfo {

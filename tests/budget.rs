@@ -341,6 +341,7 @@ fn executors() -> ExecConfig {
         call_memory_max_bytes: 1 << 20,
         tick: Duration::from_millis(1),
         code: vec![],
+        code_flips: false,
         filter: FilterPolicy::Require,
     }
 }

@@ -51,6 +51,7 @@ fn pool() -> Pool<Pinned> {
         call_memory_max_bytes: 64 << 10,
         tick: Duration::from_millis(1),
         code: vec![],
+        code_flips: false,
         filter: FilterPolicy::Require,
     };
     Pool::start(config).unwrap()

@@ -25,7 +25,10 @@ pub struct Explained {
 /// Never fails: it is for when [`check`] does.
 pub fn explain(config: &Config) -> Explained {
     let mut findings = arena::explain(&arena_config(config));
-    findings.push(filter(filter_policy(config), exec::try_filter()));
+    let policy = filter_policy(config);
+    // Where trying would be death, a configuration can say not to.
+    let tried = if policy == FilterPolicy::Off { Ok(()) } else { exec::try_filter() };
+    findings.push(filter(policy, tried));
     told(&findings)
 }
 

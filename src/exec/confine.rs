@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::arch;
-use super::filter::program;
+use super::filter::{Daemon, program};
 use super::signals;
 
 /// Whether a pool's threads run under the filter.
@@ -75,7 +75,12 @@ impl FilterError {
 pub fn try_filter() -> Result<(), FilterError> {
     // The refusals of the trial are answered by the handler.
     signals::install().map_err(|_| FilterError::Ineffective("SIGSYS cannot be handled"))?;
-    prove(|code| program(code, std::process::id()))
+    prove(|code| program(code, this_daemon(false)))
+}
+
+/// What a program must know of this process.
+pub(super) fn this_daemon(flips_protection: bool) -> Daemon {
+    Daemon { process: std::process::id(), default_action: signals::default_action(), flips_protection }
 }
 
 /// Puts the calling thread under `program`, for good.
@@ -93,8 +98,10 @@ pub(super) fn confine(program: &[sock_filter]) -> Result<(), FilterError> {
     // SAFETY: the program is valid during the call, and the kernel checks what is in it.
     let installed =
         unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
-    if installed == 0 {
-        return Ok(());
+    match Errno::result(installed) {
+        Ok(_) => return Ok(()),
+        Err(Errno::EINVAL | Errno::ENOSYS | Errno::EPERM | Errno::EACCES) => {}
+        Err(errno) => return Err(FilterError::Install(errno)),
     }
     // The older way, for older kernels, and for profiles that know no other.
     let mode = c_ulong::from(libc::SECCOMP_MODE_FILTER);

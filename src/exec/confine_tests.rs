@@ -13,7 +13,7 @@ fn a_filter_that_refuses_nothing_is_found_out() {
 #[test]
 fn a_filter_that_does_not_see_where_calls_are_made_is_found_out() {
     signals::install().unwrap();
-    let found = prove(|_| program(&[], std::process::id()));
+    let found = prove(|_| program(&[], this_daemon(false)));
     assert_eq!(found, Err(FilterError::Ineffective("it does not see where a call is made")));
 }
 

@@ -254,7 +254,12 @@ impl Callee for InArena {
 
 /// Calls of code that is given back by executors, large enough that memory goes with it.
 fn give_back_by_executors(arenas: &Arc<Arenas>) -> PoolStats {
-    let pool = Pool::start(ExecConfig { code: vec![arenas.executable_range()], ..config(2, 64) }).unwrap();
+    let pool = Pool::start(ExecConfig {
+        code: vec![arenas.executable_range()],
+        code_flips: arenas.flips_protection(),
+        ..config(2, 64)
+    })
+    .unwrap();
     for round in 0..50_u64 {
         let mut draft = arenas.reserve(&Layout::code(if round % 2 == 0 { 64 } else { 3 << 20 }, 16)).unwrap();
         draft.code_mut().fill(0xcc);

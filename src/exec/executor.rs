@@ -56,6 +56,7 @@ fn set_up<C>(shared: &Shared<C>, slot: &Slot) -> Result<(ThreadSignals, Victim),
     slot.frame().context.init(slot.stack().end);
     if let Some(program) = &shared.filter {
         confine(program).map_err(Obstacle::Filter)?;
+        slot.frame().filtered.store(true, Ordering::Relaxed);
     }
     Ok((signals, victim))
 }

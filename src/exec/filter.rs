@@ -53,11 +53,9 @@ const ALWAYS: &[libc::c_long] = &[
     libc::SYS_futex,             // locks, the queue, waking who waits for an answer
     libc::SYS_clock_gettime,     // the CPU clock, and all clocks where the vDSO has none
     libc::SYS_munmap,            // the C library's allocator
-    libc::SYS_mremap,            // as above
     libc::SYS_brk,               // as above
     libc::SYS_rt_sigreturn,      // the end of each signal handler
     libc::SYS_rt_sigprocmask,    // the C library, when a thread ends or aborts
-    libc::SYS_rt_sigaction,      // the way of a fault that is ours to its default action
     libc::SYS_sigaltstack,       // the end of a thread
     libc::SYS_exit,              // as above
     libc::SYS_sched_yield,       // contended locks
@@ -69,6 +67,21 @@ const ALWAYS: &[libc::c_long] = &[
     SYS_URETPROBE,               // made by the kernel's own page for probes, elsewhere a SIGILL
     SYS_UPROBE,                  // as above
 ];
+
+/// By which a process ends itself: aborting, and faults whose default action is asked for.
+const LAST_SIGNALS: [libc::c_int; 7] =
+    [libc::SIGABRT, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
+
+/// Whom a program is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Daemon {
+    /// Its process id.
+    pub(super) process: u32,
+    /// Where it has the action that it gives a signal to end by it: no other can be set.
+    pub(super) default_action: u64,
+    /// Code changes protection back and forth, for want of a second view.
+    pub(super) flips_protection: bool,
+}
 
 /// What an argument must be.
 #[derive(Clone, Copy, Debug)]
@@ -83,8 +96,9 @@ enum Test {
     AtMost { argument: u32, value: u64 },
 }
 
-/// What executors may call only with such arguments: number, and what must hold of them.
-fn conditional(code: &[Range<u64>], process: u32) -> Vec<(libc::c_long, Vec<Test>)> {
+/// What executors may call only with such arguments: number, and what must hold of them. One of several lines of a number
+/// is enough.
+fn conditional(code: &[Range<u64>], daemon: Daemon) -> Vec<(libc::c_long, Vec<Test>)> {
     let is = |argument, value| Test::Bits { argument, mask: u32::MAX, value };
     let bits = |argument, mask: libc::c_int, value: libc::c_int| Test::Bits {
         argument,
@@ -92,17 +106,18 @@ fn conditional(code: &[Range<u64>], process: u32) -> Vec<(libc::c_long, Vec<Test
         value: value as u32,
     };
     let not_executable = bits(2, libc::PROT_EXEC, 0);
-    let private_memory = bits(3, libc::MAP_ANONYMOUS, libc::MAP_ANONYMOUS);
+    // At a place of the kernel's choice: what is there is not replaced.
+    let new_memory = bits(3, libc::MAP_ANONYMOUS | libc::MAP_FIXED, libc::MAP_ANONYMOUS);
+    let somewhere = bits(3, libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP, 0);
+    let exactly = |argument, value| [Test::AtLeast { argument, value }, Test::AtMost { argument, value }];
     let mut rules = vec![
         // Memory of calls and of freed code is given back.
         (libc::SYS_madvise, vec![Test::Below { argument: 2, bound: MADV_HWPOISON }]),
         // An answer wakes the runtime.
-        (
-            libc::SYS_write,
-            vec![Test::AtLeast { argument: 2, value: EVENT_BYTES }, Test::AtMost { argument: 2, value: EVENT_BYTES }],
-        ),
+        (libc::SYS_write, exactly(2, EVENT_BYTES).to_vec()),
         // The C library's allocator. Memory that can be run is made by nobody after the start.
-        (libc::SYS_mmap, vec![not_executable, private_memory]),
+        (libc::SYS_mmap, vec![not_executable, new_memory]),
+        (libc::SYS_mremap, vec![somewhere]),
         // As above; and the window that freed code is wiped through.
         (libc::SYS_mprotect, vec![not_executable]),
         // The C library, of stacks of threads that ended.
@@ -113,12 +128,16 @@ fn conditional(code: &[Range<u64>], process: u32) -> Vec<(libc::c_long, Vec<Test
         // The last words of a panic, or of the C library.
         (libc::SYS_write, vec![is(0, libc::STDERR_FILENO as u32)]),
         (libc::SYS_writev, vec![is(0, libc::STDERR_FILENO as u32)]),
-        // A signal to this process alone: aborting.
-        (libc::SYS_tgkill, vec![is(0, process)]),
+        // The way of a fault that is the daemon's to its default action. Any other action would let code run where no
+        // filter is: handlers are the whole process's.
+        (libc::SYS_rt_sigaction, exactly(1, daemon.default_action).to_vec()),
     ];
-    // Where protection changes back and forth, freed code is wiped so.
+    // And to this process alone.
+    let last = |signal: libc::c_int| (libc::SYS_tgkill, vec![is(0, daemon.process), is(2, signal as u32)]);
+    rules.extend(LAST_SIGNALS.map(last));
+    // Freed code is wiped so.
     let executable = is(2, (libc::PROT_READ | libc::PROT_EXEC) as u32);
-    for range in code {
+    for range in code.iter().filter(|_| daemon.flips_protection) {
         let within = [
             Test::AtLeast { argument: 0, value: range.start },
             Test::AtMost { argument: 0, value: range.end.saturating_sub(1) },
@@ -128,9 +147,9 @@ fn conditional(code: &[Range<u64>], process: u32) -> Vec<(libc::c_long, Vec<Test
     rules
 }
 
-/// The program for the threads of the process with this id. System calls made by instructions in `code` are refused:
+/// The program for a daemon's executors. System calls made by instructions in `code` are refused:
 /// at most [`RANGES_MAX`] ranges, empty ones have no effect.
-pub(super) fn program(code: &[Range<u64>], process: u32) -> Vec<sock_filter> {
+pub(super) fn program(code: &[Range<u64>], daemon: Daemon) -> Vec<sock_filter> {
     assert!(code.len() <= RANGES_MAX, "the caller holds the number of ranges to its bound");
     let mut blocks =
         vec![vec![load(ARCH), Op::If(Compare::Equal, AUDIT_ARCH_X86_64, To::Miss, To::Next), Op::Verdict(REFUSED)]];
@@ -141,7 +160,7 @@ pub(super) fn program(code: &[Range<u64>], process: u32) -> Vec<sock_filter> {
     }
     blocks.push(vec![load(NUMBER)]);
     blocks.extend(ALWAYS.iter().map(|number| vec![is_number(*number), Op::Verdict(ALLOWED)]));
-    for (number, tests) in conditional(code, process) {
+    for (number, tests) in conditional(code, daemon) {
         let mut block = vec![load(NUMBER), is_number(number)];
         block.extend(tests.into_iter().flat_map(Test::ops));
         block.push(Op::Verdict(ALLOWED));

@@ -1,11 +1,13 @@
 //! The program against the rule in plain words, for what a kernel would ask it.
 
+use std::slice;
+
 use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
 
-const PROCESS: u32 = 4711;
+const DAEMON: Daemon = Daemon { process: 4711, default_action: 0x55d0_1234_5678, flips_protection: true };
 
 /// What the kernel asks: `struct seccomp_data`.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +50,7 @@ fn run(program: &[sock_filter], data: &Data) -> u32 {
 }
 
 /// The rule, written down a second time and in another way.
-fn rule(code: &[Range<u64>], data: &Data) -> u32 {
+fn rule(code: &[Range<u64>], daemon: Daemon, data: &Data) -> u32 {
     // A call is made by the two bytes before the pointer: the last of them is in the range.
     let from_code = code.iter().any(|range| data.pointer > range.start && data.pointer <= range.end);
     if data.arch != 0xc000_003e || data.number > 0x3fff_ffff || from_code {
@@ -61,10 +63,14 @@ fn rule(code: &[Range<u64>], data: &Data) -> u32 {
         libc::SYS_madvise => c < 100 || c == 102 || c == 103,
         libc::SYS_write => data.arguments[2] == 8 || a == 2,
         libc::SYS_writev => a == 2,
-        libc::SYS_mmap => !executable && d & 0x20 != 0,
-        libc::SYS_mprotect => !executable || (c == 5 && code.iter().any(|it| it.contains(&data.arguments[0]))),
+        libc::SYS_mmap => !executable && d & 0x30 == 0x20,
+        libc::SYS_mremap => d & 6 == 0,
+        libc::SYS_rt_sigaction => data.arguments[1] == DAEMON.default_action,
+        libc::SYS_mprotect => {
+            !executable || (daemon.flips_protection && c == 5 && code.iter().any(|it| it.contains(&data.arguments[0])))
+        }
         libc::SYS_arch_prctl => a == 0x1002 || a == 0x1003,
-        libc::SYS_tgkill => a == PROCESS,
+        libc::SYS_tgkill => a == DAEMON.process && [4, 5, 6, 7, 8, 11, 31].contains(&c),
         number => ALWAYS.contains(&number),
     };
     if listed { 0x7fff_0000 } else { 0x0003_c0de }
@@ -89,7 +95,24 @@ fn ranges() -> impl Strategy<Value = Vec<Range<u64>>> {
 }
 
 fn arguments() -> impl Strategy<Value = [u64; 6]> {
-    let telling = near(vec![0, 2, 4, 5, 7, 8, 0x22, 100, 102, 0x1002, 0x1003, u64::from(PROCESS)]);
+    let telling = near(vec![
+        0,
+        2,
+        4,
+        5,
+        6,
+        7,
+        8,
+        11,
+        0x22,
+        0x32,
+        100,
+        102,
+        0x1002,
+        0x1003,
+        u64::from(DAEMON.process),
+        DAEMON.default_action,
+    ]);
     prop::array::uniform6(prop_oneof![telling, any::<u64>()])
 }
 
@@ -128,6 +151,8 @@ const CONDITIONAL: &[libc::c_long] = &[
     libc::SYS_write,
     libc::SYS_writev,
     libc::SYS_mmap,
+    libc::SYS_mremap,
+    libc::SYS_rt_sigaction,
     libc::SYS_mprotect,
     libc::SYS_arch_prctl,
     libc::SYS_tgkill,
@@ -137,27 +162,28 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 5_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_program_says_what_the_rule_says((code, data) in asked()) {
-        prop_assert_eq!(run(&program(&code, PROCESS), &data), rule(&code, &data), "ranges {:x?}", code);
+    fn the_program_says_what_the_rule_says((code, data) in asked(), flips_protection in any::<bool>()) {
+        let daemon = Daemon { flips_protection, ..DAEMON };
+        prop_assert_eq!(run(&program(&code, daemon), &data), rule(&code, daemon, &data), "ranges {:x?}", code);
     }
 }
 
 #[test]
 fn a_call_is_codes_from_the_first_byte_behind_the_start_to_the_end() {
-    let code = [0x7f12_ffff_f000..0x7f13_0000_1000];
+    let code = 0x7f12_ffff_f000..0x7f13_0000_1000;
     let verdict = |pointer| {
         let data = Data { number: libc::SYS_futex as u32, arch: AUDIT_ARCH_X86_64, pointer, arguments: [0; 6] };
-        run(&program(&code, PROCESS), &data)
+        run(&program(slice::from_ref(&code), DAEMON), &data)
     };
     for (pointer, is_allowed) in [
-        (code[0].start, true),
-        (code[0].start + 1, false),
+        (code.start, true),
+        (code.start + 1, false),
         (0x7f12_ffff_ffff, false),
         (0x7f13_0000_0000, false),
-        (code[0].end, false),
-        (code[0].end + 1, true),
-        (code[0].start - (1 << 32) + 1, true),
-        (code[0].end + (1 << 32), true),
+        (code.end, false),
+        (code.end + 1, true),
+        (code.start - (1 << 32) + 1, true),
+        (code.end + (1 << 32), true),
     ] {
         assert_eq!(verdict(pointer) == ALLOWED, is_allowed, "{pointer:#x}");
     }
@@ -166,7 +192,7 @@ fn a_call_is_codes_from_the_first_byte_behind_the_start_to_the_end() {
 #[test]
 fn the_longest_program_is_one_that_the_kernel_takes() {
     let ranges: Vec<Range<u64>> = (1..=RANGES_MAX as u64).map(|at| at << 40..(at << 40) + (1 << 30)).collect();
-    let longest = program(&ranges, PROCESS);
+    let longest = program(&ranges, DAEMON);
     assert!(longest.len() <= 4096, "{} instructions", longest.len());
     for (at, instruction) in longest.iter().enumerate() {
         let end = at + 1 + usize::from(instruction.jt.max(instruction.jf));

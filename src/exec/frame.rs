@@ -4,7 +4,7 @@
 //! All fields are atomics: the watchdog reads while the executor writes, and code that runs could scribble over it,
 //! so there is never a plain Rust reference to its contents. Zeroed memory is a valid frame.
 
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 
 use super::arch::Context;
 use super::heap::HeapState;
@@ -37,6 +37,8 @@ pub(super) struct Frame {
     trap: TrapRecord,
     /// What the thread blocks while it is an executor's.
     pub(super) blocked_signals: AtomicU64,
+    /// The thread is under the filter of system calls.
+    pub(super) filtered: AtomicBool,
     /// System calls between calls of code that the filter refused.
     refused: AtomicU64,
     /// The heap of the call.

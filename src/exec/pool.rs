@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use tokio::sync::oneshot;
 
 use super::call::{ArgError, Call, Callee, Done, Outcome, check_args};
-use super::confine::{FilterError, FilterPolicy, FilterState, try_filter};
+use super::confine::{FilterError, FilterPolicy, FilterState, this_daemon, try_filter};
 use super::executor::Obstacle;
 use super::filter::{RANGES_MAX, program};
 use super::queue::{Full, Queue};
@@ -45,6 +45,8 @@ pub struct ExecConfig {
     pub tick: Duration,
     /// Where code may lie, at most 16 ranges of addresses: system calls that are made there are traps.
     pub code: Vec<Range<u64>>,
+    /// It is made writable and executable by turns, also by executors, which give code memory back.
+    pub code_flips: bool,
     /// Whether executors run under a filter of system calls.
     pub filter: FilterPolicy,
 }
@@ -251,7 +253,7 @@ impl<C: Callee> Pool<C> {
             victims: (0..executors).map(|_| OnceLock::new()).collect(),
             counters: Counters::default(),
             filter_state,
-            filter: is_filtered.then(|| program(&config.code, std::process::id())),
+            filter: is_filtered.then(|| program(&config.code, this_daemon(config.code_flips))),
             config,
         });
         // From here an error drops the pool, which ends the threads that already run.

@@ -34,6 +34,23 @@ const SS_AUTODISARM: c_int = 1 << 31;
 /// Recoveries of one call after which the way back itself must be broken: then the process ends instead of looping.
 const RECOVERIES_MAX: u32 = 8;
 
+/// The kernel's action of a signal (asm/signal.h).
+#[repr(C)]
+struct KernelAction {
+    handler: usize,
+    flags: u64,
+    restorer: usize,
+    mask: u64,
+}
+
+/// SIG_DFL. The only action that threads under the filter of system calls may set, by its address.
+static DEFAULT_ACTION: KernelAction = KernelAction { handler: libc::SIG_DFL, flags: 0, restorer: 0, mask: 0 };
+
+/// Where [`DEFAULT_ACTION`] is.
+pub(super) fn default_action() -> u64 {
+    &raw const DEFAULT_ACTION as u64
+}
+
 /// The actions that were there before, in the order of [`SIGNALS`].
 static PREVIOUS: OnceLock<[sigaction; SIGNALS.len()]> = OnceLock::new();
 
@@ -116,6 +133,7 @@ fn blocked() -> Result<u64, Errno> {
 /// What [`arch::signal_entry`] goes on to.
 pub(super) extern "C" fn on_signal(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     let marker = 0_u8;
+    let mut filtered = false;
     if let Some(frame) = frame_at(&raw const marker as usize) {
         // SAFETY: this runs on the alternate stack of that frame's slot, so the slot is in use and mapped.
         let frame = unsafe { frame.as_ref() };
@@ -129,10 +147,11 @@ pub(super) extern "C" fn on_signal(signal: c_int, info: *mut siginfo_t, context:
             frame.count_refused();
             return;
         }
+        filtered = frame.filtered.load(Ordering::Relaxed);
     } else if refuses_call(signal, info, context) {
         return;
     }
-    chain(signal, info, context);
+    chain(filtered, signal, info, context);
 }
 
 /// Whether this was the code's, whose call is over then.
@@ -165,7 +184,7 @@ fn is_code_running(frame: &Frame) -> bool {
 fn chain_for_host(frame: &Frame, signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     let of_code = arch::thread_pointer();
     arch::restore_thread_pointer(&frame.context);
-    chain(signal, info, context);
+    chain(frame.filtered.load(Ordering::Relaxed), signal, info, context);
     arch::set_thread_pointer(of_code);
 }
 
@@ -202,8 +221,9 @@ fn end_call(frame: &Frame, signal: c_int, info: &siginfo_t, context: &mut Signal
     true
 }
 
-/// Does what would have happened without us.
-fn chain(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
+/// Does what would have happened without us. But for handlers on a filtered thread: what they do there, such as to set a
+/// signal's action or to open a file, would be refused, and the process end by that instead of by this signal.
+fn chain(filtered: bool, signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     let position = SIGNALS.iter().position(|ours| *ours == signal);
     let Some(previous) = position.and_then(|at| PREVIOUS.get().map(|actions| &actions[at])) else { return };
     match previous.sa_sigaction {
@@ -211,6 +231,7 @@ fn chain(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
         // Sent by somebody, and ignored before. A fault cannot be ignored.
         libc::SIG_IGN if sent(info) => {}
         libc::SIG_DFL | libc::SIG_IGN => end_process(signal, info),
+        _ if filtered => end_process(signal, info),
         handler if previous.sa_flags & libc::SA_SIGINFO != 0 => {
             // SAFETY: SA_SIGINFO says that the address is a handler with three arguments.
             let handler =
@@ -227,8 +248,9 @@ fn chain(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
 
 /// Lets the default action happen: at the instruction that faulted again, or else by sending the signal again.
 fn end_process(signal: c_int, info: *mut siginfo_t) {
-    // Errors cannot be answered here.
-    let _ = exchange_action(signal, Some(&empty_action()), None);
+    let (none, mask_bytes) = (ptr::null_mut::<KernelAction>(), size_of::<u64>());
+    // SAFETY: the kernel reads an action that is valid for ever. Errors cannot be answered here.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const DEFAULT_ACTION, none, mask_bytes) };
     if sent(info) || matches!(signal, libc::SIGTRAP | libc::SIGSYS) {
         // SAFETY: `raise` may be called from a handler; the signal is blocked until this handler returns.
         unsafe { libc::raise(signal) };

@@ -168,6 +168,7 @@ pub(super) fn config(executors: usize, queue_max: usize) -> ExecConfig {
         call_memory_max_bytes: CALL_MEMORY_BYTES,
         tick: Duration::from_millis(1),
         code: vec![code_region()],
+        code_flips: false,
         filter: FilterPolicy::Require,
     }
 }

@@ -197,6 +197,7 @@ fn a_pool_that_could_not_run_anything_is_refused() {
         call_memory_max_bytes: 1,
         tick: Duration::from_millis(1),
         code: vec![],
+        code_flips: false,
         filter: FilterPolicy::Off,
     };
     let start = |config| Pool::<std::sync::Arc<TestCode>>::start(config).map(drop);

@@ -26,7 +26,7 @@ pub(super) const EVICTED_NEVER_USED: Named =
     ("codecache_evicted_never_used_total", "Entries that went without a lookup or an execution since their install.");
 pub(super) const EXECUTOR_SYSTEM_CALLS_REFUSED: Named = (
     "codecache_executor_system_calls_refused_total",
-    "System calls of executors between calls that the filter refused; what code is refused are traps.",
+    "System calls of executors between calls that the filter refused, of which one is usual; what code is refused are traps.",
 );
 
 pub(super) const BUILD_INFO: Named = ("codecache_build_info", "Always 1; the labels say what runs.");

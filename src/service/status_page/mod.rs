@@ -75,8 +75,8 @@ impl Service {
         locked(&self.status_page.history).add(Instant::now(), sample);
     }
 
-    /// What the page shows, as JSON. Blocks for as long as a look at each span and each entry takes, at most once in
-    /// [`MAP_STANDS`].
+    /// What the page shows, as JSON. Blocks for as long as a look at each span and each entry takes, at most every 1.5
+    /// seconds.
     pub fn status_json(&self) -> String {
         let mut status = self.numbers();
         let mut drawn = locked(&self.status_page.drawn);
