@@ -34,7 +34,7 @@ fn views(kind: StrategyKind, config: &ArenaConfig) -> Views {
         StrategyKind::MemfdPlain => &[once],
         StrategyKind::File | StrategyKind::Protect => &[no_file],
     };
-    let geometry = Geometry { arenas: 2, area_bytes: 2 * HUGE_BYTES, granule_bytes: 64, unit_pages: 1 };
+    let geometry = Geometry { arenas: 2, area_bytes: 2 * HUGE_BYTES, low_area_bytes: 0, granule_bytes: 64, unit_pages: 1 };
     let views = faults::with(plans, || Views::map(geometry, &config)).0.unwrap();
     assert_eq!(views.strategy(), kind);
     views

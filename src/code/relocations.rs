@@ -26,6 +26,8 @@ pub(super) const JUMP_BYTES: u64 = 6;
 const END_OF_FIELD: i64 = -4;
 /// Bytes of names for errors that are kept for each byte of the blobs; what is beyond stays unnamed.
 const NAME_BYTES_PER_BLOB_BYTE_MAX: u64 = 4;
+/// The highest address that a field of 32 bits holds, whether it is sign-extended or not.
+const LOW_MAX: u64 = i32::MAX as u64;
 /// `jmp *0(%rip)`; the displacement follows once addresses are known.
 pub(super) const STUB: [u8; STUB_BYTES as usize] = [0xff, 0x25, 0, 0, 0, 0, 0xcc, 0xcc];
 
@@ -47,6 +49,8 @@ pub(super) struct Links {
     pub(super) stubs_offset_bytes: u64,
     /// Sections that hold fixups.
     pub(super) sources: Vec<Source>,
+    /// Index of the first fixup that holds an address of the image itself in 32 bits.
+    pub(super) first_low: Option<u32>,
     /// Instructions that load an address from a slot, and compute it instead.
     relaxed: Vec<Relaxed>,
     /// Other rewritten instructions: bytes from the start of the code part, and what stands there.
@@ -88,6 +92,8 @@ pub(super) struct Target {
     pub(super) name: Box<str>,
     slot: Option<u32>,
     stub: Option<u32>,
+    /// The stub's address is taken for that of the function.
+    is_by_stub_alone: bool,
 }
 
 /// A section that holds fixups.
@@ -133,6 +139,7 @@ pub(super) fn collect(
         }
     }
     let mut links = collector.finish()?;
+    links.lead_to_stubs();
     // Where there is none, its start is still a place that others are measured from.
     let slots_bytes = links.slots.len() as u64 * SLOT_BYTES;
     links.slots_offset_bytes =
@@ -144,6 +151,21 @@ pub(super) fn collect(
 }
 
 impl Links {
+    /// A function whose address is taken in 32 bits has its stub's address in all of the image, so that its code finds
+    /// it equal to what its tables hold. But for what is loaded from a slot: code that may lie anywhere does that.
+    fn lead_to_stubs(&mut self) {
+        if !self.targets.iter().any(|target| target.is_by_stub_alone) {
+            return;
+        }
+        for fixup in self.fixups.iter_mut().filter(|it| it.relocation == Relocation::Abs64 && it.addend == 0) {
+            if let To::Target(target) = fixup.to
+                && let Target { is_by_stub_alone: true, stub: Some(stub), .. } = self.targets[target as usize]
+            {
+                fixup.to = To::Stub(stub);
+            }
+        }
+    }
+
     /// Whether linking may lead past this stub, straight to a function of another entry.
     pub(super) fn may_pass_stub(&self, to: To) -> bool {
         let To::Stub(stub) = to else { return false };
@@ -365,6 +387,15 @@ impl Collector<'_, '_> {
                 matches!(place, Place::Import(_) | Place::Provided(Provided { is_function: true, .. }))
                     && addend == END_OF_FIELD
             }
+            // Likewise; what lies below 2 GiB needs no such stand-in.
+            Relocation::Abs32 | Relocation::Abs32S => {
+                let is_far = match place {
+                    Place::Import(address) => address > LOW_MAX,
+                    Place::Provided(Provided { is_function, address, .. }) => is_function && address > LOW_MAX,
+                    _ => false,
+                };
+                is_far && addend == 0
+            }
             // Somewhere in the middle of a function that is far away nobody can be led to by a stub.
             _ => false,
         };
@@ -375,10 +406,15 @@ impl Collector<'_, '_> {
             To::SlotsStart
         } else if is_by_stub {
             let target = self.target(entity);
+            self.links.targets[target as usize].is_by_stub_alone |= relocation.is_low_address();
             To::Stub(self.stub(target))
         } else {
             To::Target(self.target(entity))
         };
+        let is_of_image = is_by_stub || matches!(place, Place::In(..) | Place::SlotsStart);
+        if relocation.is_low_address() && is_of_image {
+            self.links.first_low.get_or_insert(self.links.fixups.len() as u32);
+        }
         self.links.fixups.push(fixup);
         Ok(())
     }
@@ -413,7 +449,7 @@ impl Collector<'_, '_> {
         let target = self.links.targets.len() as u32;
         let name = self.name_of(entity).unwrap_or_default();
         let name = self.kept(name);
-        self.links.targets.push(Target { place: self.places[entity as usize], name, slot: None, stub: None });
+        self.links.targets.push(Target { place: self.places[entity as usize], name, slot: None, stub: None, is_by_stub_alone: false });
         self.target_of_entity[entity as usize] = Some(target);
         target
     }

@@ -10,6 +10,7 @@ mod foreign;
 mod golden;
 mod hostile;
 mod link_state;
+mod low;
 mod objects;
 mod properties;
 mod providers;
