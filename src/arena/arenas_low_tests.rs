@@ -9,7 +9,7 @@ use super::{
     *,
 };
 use crate::arena::{
-    FindingLevel, explain,
+    FindingLevel, Published, explain,
     faults::{self, Plan},
     geometry::{GUARD_BYTES, HUGE_BYTES, LOW_END, LOW_START},
     memory::TRAP,
@@ -109,20 +109,18 @@ fn below_2_gib_mappings_are_as_hard_as_elsewhere() {
         let arenas = faults::with(&plans, || Arenas::map(&config)).0.unwrap();
         let published = publish_low(&arenas, &constant(7));
         let (range, at) = (low_range(&arenas), published.addresses());
-        let ours: Vec<_> = smaps().into_iter().filter(|it| range.contains(&it.range.start)).collect();
-        assert!(!ours.iter().any(|it| it.permissions.contains('w') && it.permissions.contains('x')), "{way}");
+        let all = smaps();
+        let mut ours = all.iter().filter(|it| range.contains(&it.range.start));
+        assert!(!ours.any(|it| it.permissions.contains('w') && it.permissions.contains('x')), "{way}");
         let permissions = |address: u64| {
-            let found = ours.iter().find(|it| it.range.contains(&address));
+            // Guards may be one mapping with those of a neighbour.
+            let found = all.iter().find(|it| it.range.contains(&address));
             found.map_or(String::new(), |it| it.permissions[..3].to_owned())
         };
         assert_eq!(permissions(at.code), "r-x", "{way}");
         assert_eq!(permissions(at.data), "rw-", "{way}");
         if way != "mprotect" {
             assert_eq!(permissions(at.rodata), "r--", "{way}");
-            // No right to make it writable is left.
-            // SAFETY: Refused; nothing changes.
-            let refused = unsafe { system::mprotect(at.code as usize & !4095, 4096, WRITABLE) };
-            assert!(matches!(refused, Err(Errno::EACCES | Errno::EPERM)), "{way}: {refused:?}");
         }
         let guards = [range.start, at.rodata - GUARD_BYTES, at.data - GUARD_BYTES, range.end - GUARD_BYTES];
         assert!(guards.iter().all(|&guard| permissions(guard) == "---"), "{way} {guards:x?}");
@@ -131,15 +129,8 @@ fn below_2_gib_mappings_are_as_hard_as_elsewhere() {
             let flags = flags_at(address);
             assert!(flags.contains(" dc") && flags.contains(" dd"), "{way} {address:x}: {flags}");
         }
-        if Reservation::can_seal().is_ok() {
-            // SAFETY: Refused; nothing changes.
-            let refused = unsafe { system::mprotect(range.start as usize, 4096, WRITABLE) };
-            assert_eq!(refused, Err(Errno::EPERM), "{way}");
-        }
     }
 }
-
-const WRITABLE: nix::sys::mman::ProtFlags = nix::sys::mman::ProtFlags::PROT_WRITE;
 
 #[test]
 fn on_demand_the_window_of_the_arena_below_2_gib_opens_alone() {
@@ -151,7 +142,8 @@ fn on_demand_the_window_of_the_arena_below_2_gib_opens_alone() {
         assert!(address >= LOW_END, "only where code runs must lie low");
         entry.permissions[..2].to_owned()
     };
-    let open = || [(0, PartKind::Code), (arena, PartKind::Code), (arena, PartKind::Rodata)].map(|(a, k)| permissions(a, k));
+    let open =
+        || [(0, PartKind::Code), (arena, PartKind::Code), (arena, PartKind::Rodata)].map(|(a, k)| permissions(a, k));
     assert_eq!(open(), ["--", "--", "--"]);
     let draft = arenas.reserve(&low(1, 1, 0)).unwrap();
     assert_eq!(open(), ["--", "rw", "rw"]);
@@ -173,7 +165,10 @@ fn a_full_arena_below_2_gib_is_told_apart_and_neither_lends_nor_borrows() {
     let other = arenas.reserve(&layout(2 * MIB, 0, 0)).unwrap();
     assert!(matches!(arenas.reserve(&layout(1, 0, 0)), Err(ReserveError::Fragmented { low: false, .. })));
     let refused = arenas.reserve(&low(2 * MIB + 1, 0, 0)).unwrap_err();
-    assert!(matches!(refused, ReserveError::TooLarge { low: true, max_bytes, .. } if max_bytes == 2 * MIB), "{refused}");
+    assert!(
+        matches!(refused, ReserveError::TooLarge { low: true, max_bytes, .. } if max_bytes == 2 * MIB),
+        "{refused}"
+    );
     assert_eq!(arenas.hold(&low(2 * MIB, 0, 0)), Ok(()));
     assert_eq!(arenas.hold(&low(2 * MIB + 1, 0, 0)), Err(refused));
     drop(held);
@@ -326,6 +321,7 @@ fn dropped_arenas_keep_no_memory_below_2_gib() {
     assert_eq!(pss_bytes(&arenas), 3 * MIB);
     let range = low_range(&arenas);
     drop(arenas);
-    let ours = |it: &&crate::arena::testing::MapEntry| it.name.contains("codecached") && range.contains(&it.range.start);
+    let ours =
+        |it: &&crate::arena::testing::MapEntry| it.name.contains("codecached") && range.contains(&it.range.start);
     assert_eq!(smaps().iter().filter(ours).map(|it| it.pss_bytes).sum::<u64>(), 0);
 }

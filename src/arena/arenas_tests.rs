@@ -152,15 +152,16 @@ fn parts_are_aligned_as_asked_and_within_reach_of_each_other_even_when_empty() {
     let arenas = arenas(600 * MIB, MIB);
     for align_bytes in [1, 64, 256, 4096] {
         let part = Part { size_bytes: 65, align_bytes };
-        let drafts: Vec<_> =
-            (0..3).map(|_| arenas.reserve(&Layout { code: part, rodata: part, data: part, low: false }).unwrap()).collect();
+        let drafts: Vec<_> = (0..3)
+            .map(|_| arenas.reserve(&Layout { code: part, rodata: part, data: part, low: false }).unwrap())
+            .collect();
         for at in drafts.iter().map(Draft::addresses) {
             assert!([at.code, at.rodata, at.data].iter().all(|it| it % align_bytes == 0), "{at:x?}");
         }
     }
     let at = arenas.reserve(&layout(0, 0, 0)).unwrap().addresses();
     let all = [at.code, at.rodata, at.data];
-    assert!(all.iter().all(|&it| runs_in(arenas, it)));
+    assert!(all.iter().all(|&it| runs_in(&arenas, it)));
     assert!(all.iter().max().unwrap() - all.iter().min().unwrap() < 1 << 30);
 }
 

@@ -237,8 +237,7 @@ impl Geometry {
     fn locate_in(self, arenas: Range<u32>, run_offset: u64) -> Option<(AreaId, u64)> {
         let area_bytes = self.area_bytes_of(arenas.start);
         let from_first = run_offset.checked_sub(GUARD_BYTES)?;
-        let (at, offset_bytes) =
-            (from_first / (area_bytes + GUARD_BYTES), from_first % (area_bytes + GUARD_BYTES));
+        let (at, offset_bytes) = (from_first / (area_bytes + GUARD_BYTES), from_first % (area_bytes + GUARD_BYTES));
         let kind = PartKind::ALL[(at % 3) as usize];
         let arena = u32::try_from(at / 3).ok()?.checked_add(arenas.start).filter(|arena| arenas.contains(arena))?;
         (offset_bytes < area_bytes).then_some((AreaId { arena, kind }, offset_bytes))

@@ -154,7 +154,9 @@ mod tests {
         let geometry = Geometry { low_area_bytes: 2 * HUGE_BYTES, ..GEOMETRY };
         assert!(low(2 * HUGE_BYTES).wants(geometry, u64::MAX).is_ok());
         let refused = low(2 * HUGE_BYTES + 1).wants(geometry, u64::MAX);
-        assert!(matches!(refused, Err(ReserveError::TooLarge { low: true, max_bytes, .. }) if max_bytes == 2 * HUGE_BYTES));
+        assert!(
+            matches!(refused, Err(ReserveError::TooLarge { low: true, max_bytes, .. }) if max_bytes == 2 * HUGE_BYTES)
+        );
         assert!(layout(2 * HUGE_BYTES, 1, 0).wants(geometry, u64::MAX).is_err(), "others do not lie there");
         assert_eq!((layout(1, 0, 0).only_code(geometry).is_some(), low(1).only_code(geometry)), (true, None));
     }

@@ -78,11 +78,7 @@ impl Pool {
     }
 
     /// The grant, with its pages committed if they are not.
-    fn committed(
-        &self,
-        (grant, committed): (Grant, bool),
-        backing: &impl Backing,
-    ) -> Result<Grant, ReserveError> {
+    fn committed(&self, (grant, committed): (Grant, bool), backing: &impl Backing) -> Result<Grant, ReserveError> {
         if committed {
             return Ok(grant);
         }

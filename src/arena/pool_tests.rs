@@ -8,7 +8,8 @@ use std::{
 use super::*;
 use crate::arena::{shard::Want, testing::Random};
 
-const GEOMETRY: Geometry = Geometry { arenas: 2, area_bytes: HUGE_BYTES, low_area_bytes: 0, granule_bytes: 64, unit_pages: 1 };
+const GEOMETRY: Geometry =
+    Geometry { arenas: 2, area_bytes: HUGE_BYTES, low_area_bytes: 0, granule_bytes: 64, unit_pages: 1 };
 const GRANULE_BYTES: u64 = 64;
 
 fn pool(limit_bytes: u64) -> Pool {

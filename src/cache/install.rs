@@ -9,8 +9,8 @@ use std::{
 use super::{
     Cache, Dependencies, Exports, Handle, Meta, Name, Placed, Startup, Target, Upload, View, Watched,
     entry::{AtDrop, Entry, Resident},
-    ledger::{Amount, Charge},
     kept::Wanted,
+    ledger::{Amount, Charge},
     lru::slot_bytes,
     residents::{Reason, Residents},
 };

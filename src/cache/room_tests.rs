@@ -50,7 +50,7 @@ fn low(size_bytes: usize) -> Image {
         value: 0,
         size: size_bytes as u64,
         kind: SymbolKind::Text,
-        scope: SymbolScope::Linkage,
+        scope: SymbolScope::Dynamic,
         weak: false,
         section: SymbolSection::Section(text),
         flags: SymbolFlags::None,
@@ -58,8 +58,7 @@ fn low(size_bytes: usize) -> Image {
     let flags = RelocationFlags::Elf { r_type: elf::R_X86_64_32S };
     object.add_relocation(text, Relocation { offset: 8, symbol: f, addend: 0, flags }).unwrap();
     let blob = object.write().unwrap();
-    let image =
-        Image::parse_elf(&blob, &Selection::default(), &ImportTable::default(), &Limits::default()).unwrap();
+    let image = Image::parse_elf(&blob, &Selection::default(), &ImportTable::default(), &Limits::default()).unwrap();
     assert!(image.needs_low());
     image
 }

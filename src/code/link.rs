@@ -134,9 +134,7 @@ impl Linker<'_> {
         let slot = self.links.stubs[index as usize];
         let value = self.slot(slot) - (self.stub(index) + i128::from(JUMP_BYTES));
         let target = self.links.slots[slot as usize];
-        i32::try_from(value)
-            .map(i32::to_le_bytes)
-            .map_err(|_| self.overflow_of(Relocation::Plt32, value, target))
+        i32::try_from(value).map(i32::to_le_bytes).map_err(|_| self.overflow_of(Relocation::Plt32, value, target))
     }
 
     fn overflow(&self, fixup: &Fixup, value: i128) -> CodeError {

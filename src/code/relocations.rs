@@ -449,7 +449,13 @@ impl Collector<'_, '_> {
         let target = self.links.targets.len() as u32;
         let name = self.name_of(entity).unwrap_or_default();
         let name = self.kept(name);
-        self.links.targets.push(Target { place: self.places[entity as usize], name, slot: None, stub: None, is_by_stub_alone: false });
+        self.links.targets.push(Target {
+            place: self.places[entity as usize],
+            name,
+            slot: None,
+            stub: None,
+            is_by_stub_alone: false,
+        });
         self.target_of_entity[entity as usize] = Some(target);
         target
     }

@@ -7,9 +7,7 @@ use crate::{
     arena::{ArenaStats, KindStats, PartKind},
     cache::EvictionCount,
     metrics::{ArenaBytes, Evicted, Snapshot},
-    proto::{
-        ArenaStatus, BudgetStatus, CounterStatus, EntryStatus, ExecutorStatus, GetStatusResponse, LowArenaStatus,
-    },
+    proto::{ArenaStatus, BudgetStatus, CounterStatus, EntryStatus, ExecutorStatus, GetStatusResponse, LowArenaStatus},
 };
 
 impl Service {

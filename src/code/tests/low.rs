@@ -61,23 +61,28 @@ fn only_addresses_of_its_own_in_32_bits_make_an_image_need_low_ones() {
         assert!(needs(&object(kind, 0, variable)));
         assert!(needs(&object(kind, 0, |object| object.undefined("_GLOBAL_OFFSET_TABLE_"))));
         assert!(needs(&object(kind, 0, |object| object.undefined("host"))), "its stub lies in the image");
-        assert!(!needs(&object(kind, 0, absolute)) && !needs(&object(kind, 0, absent)) && !needs(&object(kind, 3, |_| 0)));
+        assert!(
+            !needs(&object(kind, 0, absolute)) && !needs(&object(kind, 0, absent)) && !needs(&object(kind, 3, |_| 0))
+        );
     }
     for kind in [R_X86_64_64, R_X86_64_PC32, R_X86_64_PLT32, R_X86_64_GOTPCREL, R_X86_64_16, R_X86_64_SIZE32] {
         assert!(!needs(&object(kind, -4, variable)), "{kind:?}");
     }
     assert!(!needs(SAMPLE) && parse(SAMPLE).unwrap().low_problem().is_none());
-    let flat = Image::parse_flat(&[0xc3], vec![super::super::FlatEntry { name: "f".into(), offset_bytes: 0 }], &Limits::default());
+    let flat = Image::parse_flat(
+        &[0xc3],
+        vec![super::super::FlatEntry { name: "f".into(), offset_bytes: 0 }],
+        &Limits::default(),
+    );
     assert!(!flat.unwrap().needs_low());
 }
 
 #[test]
 fn elsewhere_it_is_refused_with_the_place_and_both_ways_out() {
     for (kind, name) in KINDS.into_iter().zip(["R_X86_64_32", "R_X86_64_32S"]) {
-        for (blob, symbol) in [
-            (object(kind, 0, variable), "variable"),
-            (object(kind, 0, |object| object.undefined("host")), "host"),
-        ] {
+        for (blob, symbol) in
+            [(object(kind, 0, variable), "variable"), (object(kind, 0, |object| object.undefined("host")), "host")]
+        {
             let image = parse(&blob).unwrap();
             let text = image.low_problem().unwrap().to_string();
             let start = format!("unsupported relocation {name} in section .text at offset 0x8 for symbol {symbol}: ");
