@@ -17,7 +17,7 @@ use codecached::{
     arena::{ArenaConfig, Arenas},
     cache::{Cache, CacheConfig, Install, InstallError, Name, Namespace, Pinned, Target},
     code::{self, FlatEntry, Image, ImportTable, Selection},
-    exec::{self, Call, ExecConfig, Outcome, Pool, ResultType, Scalar},
+    exec::{self, Call, ExecConfig, FilterPolicy, Outcome, Pool, ResultType, Scalar},
 };
 use object::{
     Architecture, BinaryFormat, Endianness, SymbolFlags, SymbolKind, SymbolScope, elf,
@@ -391,5 +391,8 @@ fn executors() -> ExecConfig {
         stack_guard_bytes: 64 << 20,
         call_memory_max_bytes: 1 << 20,
         tick: Duration::from_millis(1),
+        code: vec![],
+        code_flips: false,
+        filter: FilterPolicy::Require,
     }
 }

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, process::Command};
 
 use codecached::{
     client::{Client, ClientError},
@@ -79,7 +79,7 @@ async fn tables_switches_strings_and_variables_are_addressed_in_32_bits_and_give
             assert_eq!(ask_u64(&client, entry, "name_length", vec![Kind::U32(at as u32)]).await.0, length, "{level}");
         }
         let text = b"hello from below 2 GiB";
-        let out = vec![Kind::Out(text.len() as u64), Kind::U64(text.len() as u64)];
+        let out = vec![Kind::OutBytes(text.len() as u64), Kind::U64(text.len() as u64)];
         assert_eq!(ask_u64(&client, entry, "greeting", out).await, (text.len() as u64, vec![text.to_vec()]));
         let results: [i32; 11] = [17, 7, 60, 4, 13, 9, 2, 12 << 5, !12, -1, -1];
         for (op, result) in (0..).zip(results) {
@@ -89,6 +89,8 @@ async fn tables_switches_strings_and_variables_are_addressed_in_32_bits_and_give
         assert_eq!([ask(&client, entry, "mark", &[999]).await, ask(&client, entry, "mark", &[999]).await], [1, 2]);
         assert_eq!(ask(&client, entry, "is_one_function", &[]).await, 1, "{level}: by 32 bits and by 64");
         assert!(ask_u64(&client, entry, "place", vec![]).await.0 < LOW_END);
+        let trap = trapped(client.execute(call(entry, "process", vec![], ResultType::U64)).await.unwrap());
+        assert_eq!((trap.kind(), &*trap.symbol), (TrapKind::Syscall, "process"), "{level}: code there is code");
         let trap = trapped(client.execute(call(entry, "fault", vec![Kind::U32(8)], ResultType::I32)).await.unwrap());
         assert_eq!((trap.kind(), &*trap.symbol, trap.fault_address), (TrapKind::Segv, "fault", Some((1 << 32) + 8)));
         assert_eq!(ask(&client, entry, "bump", &[0]).await, 5, "{level}: restored after the trap");

@@ -63,7 +63,15 @@ fn life(config: &ArenaConfig, huge: bool) -> Result<(), String> {
         views.decommit(code, 0..512).map_err(text(Step::GiveBack))
     })();
     views.close_writer(0);
-    used
+    let Some(arena) = views.geometry().low_arena() else { return used };
+    let code = AreaId { arena, ..code };
+    views.open_writer(arena).map_err(text(Step::OpenWindow))?;
+    let low = views.commit(code, 0..3).map_err(text(Step::Commit)).and_then(|()| {
+        canary::run_at(&views, &barrier, code, 2).map_err(|error| error.to_string())?;
+        views.decommit(code, 0..3).map_err(text(Step::GiveBack))
+    });
+    views.close_writer(arena);
+    used.and(low)
 }
 
 #[test]
