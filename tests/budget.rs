@@ -37,7 +37,7 @@ const INSTALLS: u32 = 100_000;
 /// Of each kind of memory below 2 GiB, where a test has such: a quarter of what would fill the budget.
 const LOW_BYTES: u64 = 8 << 20;
 /// Installs of that test, of which each third must lie there.
-const LOW_INSTALLS: u32 = 20_000;
+const LOW_INSTALLS: u32 = 10_000;
 const KEYS: u64 = 3000;
 /// Installs between two looks at what the kernel counts.
 const LOOK_EVERY: u32 = 500;
@@ -68,15 +68,14 @@ fn image(number: u32, size_bytes: usize) -> Image {
     Image::parse_flat(&blob, entries, &code::Limits::default()).unwrap()
 }
 
-/// `mov eax, [constant]; ret`, the constant and then as many bytes as asked for: its address has 32 bits.
+/// `mov eax, [number]; ret`, and then as many bytes as asked for: the address of the number has 32 bits.
 fn low_image(number: u32, size_bytes: usize) -> Image {
-    let mut code = vec![0x90; size_bytes.max(12)];
+    let mut code = vec![0x90; size_bytes.max(8)];
     code[..8].copy_from_slice(&[0x8b, 0x04, 0x25, 0, 0, 0, 0, 0xc3]);
-    code[8..12].copy_from_slice(&number.to_le_bytes());
     let mut object = Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
     let text = object.section_id(StandardSection::Text);
     object.append_section_data(text, &code, 64);
-    let symbol = object.add_symbol(Symbol {
+    object.add_symbol(Symbol {
         name: b"f".to_vec(),
         value: 0,
         size: 8,
@@ -86,8 +85,10 @@ fn low_image(number: u32, size_bytes: usize) -> Image {
         section: SymbolSection::Section(text),
         flags: SymbolFlags::None,
     });
-    let flags = RelocationFlags::Elf { r_type: elf::R_X86_64_32S };
-    object.add_relocation(text, Relocation { offset: 3, symbol, addend: 8, flags }).unwrap();
+    let rodata = object.section_id(StandardSection::ReadOnlyData);
+    object.append_section_data(rodata, &number.to_le_bytes(), 4);
+    let (symbol, flags) = (object.section_symbol(rodata), RelocationFlags::Elf { r_type: elf::R_X86_64_32S });
+    object.add_relocation(text, Relocation { offset: 3, symbol, addend: 0, flags }).unwrap();
     let (blob, limits) = (object.write().unwrap(), code::Limits::default());
     Image::parse_elf(&blob, &Selection::default(), &ImportTable::default(), &limits).unwrap()
 }

@@ -119,13 +119,13 @@ fn who_needs_what_lies_below_2_gib_goes_before_it_and_others_stay() {
     let (arenas, cache) = cache(0);
     install(&cache, "other", anywhere(1000), &[]).unwrap();
     install(&cache, "needed", low(MIB), &[]).unwrap();
-    install(&cache, "lingers", low(MIB / 2), &[]).unwrap();
+    install(&cache, "lingers", low(3 * MIB / 4), &[]).unwrap();
     install(&cache, "caller", anywhere(1000), &["needed", "lingers"]).unwrap();
     install(&cache, "by", anywhere(1000), &["caller"]).unwrap();
     cache.evict(Target::Name(&name("lingers")), None).unwrap();
     let all = ["other", "needed", "caller", "by", "new", "newer"];
     // `by` goes, as it needs `caller`, and that, with which the one goes that lingers: there is room then.
-    let installed = install(&cache, "new", low(3 * MIB / 4), &[]).unwrap();
+    let installed = install(&cache, "new", low(MIB / 2), &[]).unwrap();
     assert_eq!((installed.victims.len(), there(&cache, &all)), (2, vec!["other", "needed", "new"]));
     let installed = install(&cache, "newer", low(MIB), &[]).unwrap();
     assert_eq!((installed.victims.len(), there(&cache, &all)), (1, vec!["other", "new", "newer"]));
@@ -177,11 +177,11 @@ fn what_can_never_lie_there_is_refused_before_anybody_goes() {
     install(&with_low, "old", anywhere(2 * MIB), &[]).unwrap();
     let too_large = install(&with_low, "new", low(2 * MIB + 1), &[]).unwrap_err();
     assert!(matches!(too_large, InstallError::Reserve(ReserveError::TooLarge { low: true, .. })), "{too_large}");
-    for (cache, image) in [(&cache, low(9)), (&with_low, low(2 * MIB + 1))] {
+    for (cache, image) in [(&cache, low(64)), (&with_low, low(2 * MIB + 1))] {
         assert!(cache.hold(&name("new"), &image, &Dependencies::default()).is_err());
         assert_eq!((there(cache, &["old", "new"]), cache.stats().evictions.capacity.entries), (vec!["old"], 0));
     }
-    assert!(with_low.hold(&name("new"), &low(9), &Dependencies::default()).is_ok());
+    assert!(with_low.hold(&name("new"), &low(64), &Dependencies::default()).is_ok());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 use super::image::{Addresses, PartKind};
 use super::relocation::{self, Field, Relocation};
-use super::relocations::{Fixup, JUMP_BYTES, Links, SLOT_BYTES, STUB_BYTES, Target, To};
+use super::relocations::{Fixup, Links, SLOT_BYTES, Target, To};
+use super::stubs::{JUMP_BYTES, STUB_BYTES};
 use super::symbols::Place;
 use super::{CodeError, Location};
 
