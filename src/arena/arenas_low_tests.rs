@@ -315,6 +315,16 @@ fn a_place_that_is_refused_leads_to_the_next_and_what_no_other_place_mends_ends_
 }
 
 #[test]
+fn before_anybody_uses_it_code_has_run_there() {
+    // The first page is that of the trial in small, the second lies where all others do.
+    let third = Plan { call: Call::Commit, first: 2, all: false, errno: Errno::EPERM };
+    let (refused, failures) = faults::with(&[third], || Arenas::map(&config()));
+    assert!(matches!(refused, Err(MapError::Canary(_))) && failures == 1, "{refused:?}");
+    let (mapped, failures) = faults::with(&[third], || Arenas::map(&ArenaConfig { low_bytes: 0, ..config() }));
+    assert!(mapped.is_ok() && failures == 0);
+}
+
+#[test]
 fn dropped_arenas_keep_no_memory_below_2_gib() {
     let arenas = arenas();
     drop(arenas.reserve(&low(MIB, MIB, MIB)).unwrap());
