@@ -279,7 +279,7 @@ mod tests {
             let geometry =
                 Geometry::new(reserve_bytes, GRANULE_DEFAULT_BYTES, 1).and_then(|it| it.with_low(low_bytes)).unwrap();
             assert!(u64::from(geometry.arenas) * geometry.area_bytes >= reserve_bytes, "{reserve_bytes}");
-            assert!(geometry.low_area_bytes >= low_bytes && geometry.low_area_bytes % HUGE_BYTES == 0);
+            assert!(geometry.low_area_bytes >= low_bytes && geometry.low_area_bytes.is_multiple_of(HUGE_BYTES));
             let mut ends = [0; 2];
             let mut in_file = Vec::new();
             for area in geometry.areas() {
