@@ -273,7 +273,7 @@ fn the_last_free_place_is_found_and_without_one_the_arenas_go_without() {
     if !alone("arena::arenas::low_tests::the_last_free_place_is_found_and_without_one_the_arenas_go_without") {
         return;
     }
-    let bytes = arenas().memory.geometry().low_run_bytes();
+    let bytes = Geometry::for_config(&config()).unwrap().low_run_bytes();
     let hole = LOW_START + 300 * HUGE_BYTES;
     occupy(hole, bytes);
     let last = Reservation::low(bytes).unwrap();
