@@ -124,6 +124,9 @@ fn imports() -> ImportTable {
 fn build(config: &Config) -> Result<Parts, DaemonError> {
     let tools = Tools::start(&tools_config(config))?;
     let arenas = Arenas::map(&arena_config(config))?;
+    if let Some(refused) = arenas.low_refused() {
+        tracing::warn!(%refused, "objects with absolute addresses in 32 bits are refused: arena.low_bytes has no effect");
+    }
     let cache = Cache::new(
         &CacheConfig {
             budget_bytes: config.cache.budget_bytes,
@@ -147,7 +150,7 @@ fn build(config: &Config) -> Result<Parts, DaemonError> {
         stack_guard_bytes: config.exec.stack_guard_bytes,
         call_memory_max_bytes: config.exec.call_memory_max_bytes,
         tick: Duration::from_micros(config.exec.watchdog_tick_us),
-        code: vec![arenas.executable_range()],
+        code: arenas.executable_ranges().collect(),
         code_flips: arenas.flips_protection(),
         filter: filter_policy(config),
     })?;
@@ -249,6 +252,7 @@ fn arena_config(config: &Config) -> ArenaConfig {
     let commit_limit_bytes = (config.cache.budget_bytes as f64 * COMMIT_PER_BUDGET) as u64;
     let directory = &config.arena.directory;
     ArenaConfig {
+        low_bytes: config.arena.low_bytes,
         granule_bytes: config.arena.granule_bytes,
         shards: shards(config),
         keep_free_bytes: config.arena.keep_free_bytes,

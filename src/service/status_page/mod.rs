@@ -219,6 +219,7 @@ fn area(stats: &AreaStats, map: &Occupancy, hot: Vec<(u64, u64, f64)>) -> Value 
     });
     json!({
         "arena": stats.arena,
+        "low": stats.low,
         "kind": match stats.kind {
             PartKind::Code => "code",
             PartKind::Rodata => "read-only data",
