@@ -51,7 +51,10 @@ pub enum DaemonError {
     Tools(#[from] FileError),
     /// No executors.
     #[error("cannot start executors: {0}")]
-    Exec(#[from] exec::StartError),
+    Exec(exec::StartError),
+    /// System calls of code cannot be contained, which the configuration requires.
+    #[error("cannot start executors: {0}; {remedy}", remedy = check::required_remedy(.0))]
+    Filter(exec::FilterError),
     /// No runtime, or no signals.
     #[error("cannot start the runtime: {0}")]
     Runtime(io::Error),
@@ -66,6 +69,15 @@ pub enum DaemonError {
     /// The transport.
     #[error("serving failed: {0}")]
     Serve(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<exec::StartError> for DaemonError {
+    fn from(error: exec::StartError) -> Self {
+        match error {
+            exec::StartError::Filter { error } => Self::Filter(error),
+            error => Self::Exec(error),
+        }
+    }
 }
 
 /// Runs the daemon until SIGTERM or SIGINT, and drains it. Blocks.
