@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use libc::sock_filter;
 
-use super::x86_64::{ARCH_GET_FS, ARCH_SET_FS};
+use super::arch::{ARCH_GET_FS, ARCH_SET_FS};
 
 /// Ranges of code at most. Bounds the program, of which the kernel takes 4096 instructions.
 pub(super) const RANGES_MAX: usize = 16;
