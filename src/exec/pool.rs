@@ -1,5 +1,8 @@
 //! The pool: executors, their watchdog, and the way in.
 
+mod stats;
+mod work;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +16,7 @@ use nix::errno::Errno;
 use tokio::sync::oneshot;
 
 use super::batch::{Batch, BatchDone};
-use super::call::{ArgError, Call, Callee, Done, Outcome, check_args};
+use super::call::{ArgError, Call, Callee, Outcome, check_args};
 use super::confine::{FilterError, FilterPolicy, FilterState, this_daemon, try_filter};
 use super::executor::Obstacle;
 use super::filter::{RANGES_MAX, program};
@@ -21,9 +24,11 @@ use super::queue::{Full, Queue};
 use super::series::{Place, Series, SeriesCall, SeriesTicket};
 use super::stack::{Slot, SlotError, SlotSizes};
 use super::ticket::{Answer, Desk, Ticket};
-use super::trap::{Trap, TrapKind};
 use super::watchdog::{Victim, Watchdog};
 use super::{executor, signals};
+use stats::Counters;
+pub use stats::PoolStats;
+pub(super) use work::{Job, Work};
 
 /// Ticks without a running call after which the watchdog sleeps until there is one: waking it costs more than a tick.
 const IDLE_TICKS: u32 = 16;
@@ -150,115 +155,6 @@ pub struct RejectedSeries<C> {
     pub call: Box<Call<C>>,
     /// The calls.
     pub calls: Vec<SeriesCall>,
-}
-
-/// Counts of a pool: of this moment, and since its start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PoolStats {
-    /// Threads that run code.
-    pub executors: usize,
-    /// Executors that have a call now.
-    pub running: usize,
-    /// Calls that wait now.
-    pub queued: usize,
-    /// Calls that may wait.
-    pub queue_max: usize,
-    /// Calls that have ended: the sum of those below.
-    pub calls: u64,
-    /// Calls whose code returned.
-    pub returned: u64,
-    /// Calls that ended by a trap, in the order of [`TrapKind::ALL`].
-    pub traps: [u64; TrapKind::ALL.len()],
-    /// Calls whose caller or pool went away, before or while they ran.
-    pub cancelled: u64,
-    /// Calls whose deadline had passed before they began.
-    pub late: u64,
-    /// Whether system calls of code are contained.
-    pub filter: FilterState,
-    /// System calls of executors between calls that the filter refused. They were answered with ENOSYS.
-    pub refused_system_calls: u64,
-}
-
-impl PoolStats {
-    /// Calls that ended by a trap of this kind.
-    pub fn trapped(&self, kind: TrapKind) -> u64 {
-        self.traps[kind as usize]
-    }
-
-    /// Calls that ended by a limit of time.
-    pub fn timeouts(&self) -> u64 {
-        self.trapped(TrapKind::Timeout)
-    }
-}
-
-/// Counters since the start.
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    returned: AtomicU64,
-    traps: [AtomicU64; TrapKind::ALL.len()],
-    cancelled: AtomicU64,
-    late: AtomicU64,
-}
-
-impl Counters {
-    pub(super) fn count(&self, outcome: &Outcome) {
-        let counter = match outcome {
-            Outcome::Returned { .. } => &self.returned,
-            Outcome::Trap(trap) => &self.traps[trap.kind as usize],
-            Outcome::Cancelled => &self.cancelled,
-            Outcome::DeadlineBeforeStart => &self.late,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// A job of the queue.
-#[derive(Debug)]
-pub(super) struct Job<C> {
-    pub(super) work: Work<C>,
-    pub(super) submitted: Instant,
-}
-
-/// What an executor is to do.
-#[derive(Debug)]
-pub(super) enum Work<C> {
-    /// One call.
-    Call(Call<C>, oneshot::Sender<Done>),
-    /// The call for each row.
-    Batch(Call<C>, Batch, oneshot::Sender<BatchDone>),
-    /// The call with the arguments of each of a series.
-    Series(Call<C>, Arc<Series>, oneshot::Sender<()>),
-}
-
-impl<C> Work<C> {
-    fn into_call(self) -> Call<C> {
-        match self {
-            Work::Call(call, _) | Work::Batch(call, ..) | Work::Series(call, ..) => call,
-        }
-    }
-
-    /// Answers that it was cancelled before it began. A series does that for each of its calls.
-    fn cancel(self, submitted: Instant) -> Outcome {
-        let queued = submitted.elapsed();
-        let outcome = |call: &Call<C>| Outcome::Trap(Trap::before_start(call.entry));
-        // An error means that the caller has gone.
-        match self {
-            Work::Call(call, sender) => {
-                let outcome = outcome(&call);
-                drop(call);
-                let _ = sender.send(Done { outcome: outcome.clone(), queued, ..Done::cancelled() });
-                outcome
-            }
-            Work::Batch(call, _, sender) => {
-                let outcome = outcome(&call);
-                drop(call);
-                let done = Done { outcome: outcome.clone(), queued, ..Done::cancelled() };
-                let _ = sender.send(BatchDone { done, ..BatchDone::cancelled() });
-                outcome
-            }
-            Work::Series(..) => Outcome::Cancelled,
-        }
-    }
 }
 
 /// What the threads of a pool share.
