@@ -72,7 +72,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         stack_guard_bytes: 64 << 20,
         call_memory_max_bytes: MEMORY_BYTES,
         tick: Duration::from_millis(1),
-        code: vec![code.arenas.executable_range()],
+        code: code.arenas.executable_ranges().collect(),
         code_flips: code.arenas.flips_protection(),
         filter: FilterPolicy::Require,
     })?;

@@ -73,7 +73,7 @@ pub use arenas::{Arenas, Found};
 pub use check::{Finding, FindingLevel, explain};
 pub use config::{ArenaConfig, HugePages, WriteWindow};
 pub use draft::Draft;
-pub use error::{MapError, PublishError, ReserveError};
+pub use error::{LowRefusal, MapError, PublishError, ReserveError};
 pub use geometry::{ALIGN_MAX_BYTES, GRANULE_DEFAULT_BYTES, PartKind, RESERVE_LIMIT_BYTES};
 pub use layout::{Addresses, Layout, Part};
 pub use occupancy::{OccupancyRun, RunState};

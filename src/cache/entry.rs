@@ -117,6 +117,16 @@ impl Entry {
         self.freed.set(call);
     }
 
+    /// It lies below 2 GiB.
+    pub(super) fn is_low(&self) -> bool {
+        self.published.layout().low
+    }
+
+    /// If it goes, memory below 2 GiB may come free: its own, or that of what lingers for it.
+    pub(super) fn holds_low(&self) -> bool {
+        self.is_low() || self.shares.iter().any(|share| share.entry().is_low())
+    }
+
     /// Where the writable data lies, which names it; `None` without any.
     fn data_id(&self) -> Option<u64> {
         (self.meta.sizes.data.size_bytes > 0).then(|| self.published.addresses().data)
@@ -133,6 +143,8 @@ pub(super) struct Resident {
     pub(super) entry: Arc<Entry>,
     pub(super) last_used: Instant,
     pub(super) used: bool,
+    /// Its place among those that hold memory below 2 GiB, if it does.
+    pub(super) low: Option<Handle>,
 }
 
 impl Resident {

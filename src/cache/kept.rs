@@ -2,23 +2,64 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use super::{Cache, entry::Entry};
 
-/// The oldest first. They stay charged, as lingering: the budget bounds how many there are.
+/// They stay charged, as lingering: the budget bounds how many there are.
 #[derive(Default)]
-pub(super) struct Kept(Mutex<VecDeque<Arc<Entry>>>);
+pub(super) struct Kept(Mutex<Queues>);
+
+/// What room is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// The budget: whatever is kept will do.
+    Bytes,
+    /// An image that need not lie below 2 GiB. If nothing else is kept, what lies there gives its pages at least.
+    Common,
+    /// One that must.
+    Low,
+}
+
+/// Each entry with its number, the oldest first.
+#[derive(Default)]
+struct Queues {
+    /// How many came before.
+    next: u64,
+    common: VecDeque<(u64, Arc<Entry>)>,
+    /// Those that hold memory below 2 GiB.
+    low: VecDeque<(u64, Arc<Entry>)>,
+}
 
 impl Kept {
     pub(super) fn push(&self, entry: Arc<Entry>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(entry);
+        let mut queues = self.lock();
+        let number = queues.next;
+        queues.next += 1;
+        let queue = if entry.holds_low() { &mut queues.low } else { &mut queues.common };
+        queue.push_back((number, entry));
     }
 
-    /// The oldest, to be dropped by the caller: outside of the lock.
-    fn pop(&self) -> Option<Arc<Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    /// The oldest that helps, to be dropped by the caller: outside of the lock.
+    fn pop(&self, wanted: Wanted) -> Option<Arc<Entry>> {
+        let Queues { common, low, .. } = &mut *self.lock();
+        let is_low_older = match (low.front(), common.front()) {
+            (Some((low, _)), Some((common, _))) => low < common,
+            (low, _) => low.is_some(),
+        };
+        let oldest = match wanted {
+            Wanted::Bytes if is_low_older => low.pop_front(),
+            Wanted::Bytes => common.pop_front(),
+            Wanted::Common => common.pop_front().or_else(|| low.pop_front()),
+            Wanted::Low => low.pop_front(),
+        };
+        oldest.map(|(_, entry)| entry)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queues> {
+        // Only values are moved under it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -28,13 +69,13 @@ impl Cache {
     pub(super) fn free_kept_for(&self, bytes: u64) {
         let Some(kept) = &self.kept else { return };
         while self.ledger.charged().total_bytes().saturating_add(bytes) > self.ledger.limit_bytes() {
-            let Some(entry) = kept.pop() else { return };
+            let Some(entry) = kept.pop(Wanted::Bytes) else { return };
             drop(entry);
         }
     }
 
-    /// Frees the oldest that is kept; `false` if nothing is.
-    pub(super) fn free_oldest_kept(&self) -> bool {
-        self.kept.as_ref().and_then(Kept::pop).is_some()
+    /// Frees the oldest that is kept and helps; `false` if nothing does.
+    pub(super) fn free_oldest_kept(&self, wanted: Wanted) -> bool {
+        self.kept.as_ref().and_then(|kept| kept.pop(wanted)).is_some()
     }
 }

@@ -57,6 +57,8 @@ pub struct Lookups {
 pub(super) struct Residents {
     index: BTreeMap<Arc<[u8]>, Handle>,
     order: Lru<Resident>,
+    /// Those that hold memory below 2 GiB, in the same order: to make room there nobody else need be looked at.
+    low: Lru<Handle>,
     installs: u64,
     lookups: Lookups,
     evictions: Evictions,
@@ -67,6 +69,7 @@ impl Residents {
         Self {
             index: BTreeMap::new(),
             order: Lru::new(generation_seed),
+            low: Lru::new(generation_seed),
             installs: 0,
             lookups: Lookups::default(),
             evictions: Evictions::default(),
@@ -137,6 +140,9 @@ impl Residents {
 
     fn touch_alone(&mut self, handle: Handle, now: Instant) -> Option<&Resident> {
         let resident = self.order.touch(handle)?;
+        if let Some(low) = resident.low {
+            self.low.touch(low);
+        }
         resident.last_used = now;
         resident.used = true;
         Some(resident)
@@ -152,8 +158,13 @@ impl Residents {
     pub(super) fn insert(&mut self, entry: Arc<Entry>) -> Option<Handle> {
         let name = Arc::clone(entry.meta.name.as_bytes());
         let meta = Arc::clone(&entry.meta);
-        let last_used = entry.meta.installed_at;
-        let handle = self.order.insert(|_| Resident { entry, last_used, used: false })?;
+        let (last_used, holds_low) = (entry.meta.installed_at, entry.holds_low());
+        let low = &mut self.low;
+        let handle = self.order.insert(|handle| {
+            // As many slots as there are below 2 GiB too: what has one here has one there.
+            let low = if holds_low { low.insert(|_| handle) } else { None };
+            Resident { entry, last_used, used: false, low }
+        })?;
         let before = self.index.insert(name, handle);
         debug_assert!(before.is_none(), "two live entries under one name");
         self.touch_reached(&meta, last_used);
@@ -163,6 +174,9 @@ impl Residents {
 
     pub(super) fn evict(&mut self, handle: Handle, reason: Reason) -> Option<Resident> {
         let resident = self.order.remove(handle)?;
+        if let Some(low) = resident.low {
+            self.low.remove(low);
+        }
         self.index.remove(resident.entry.meta.name.as_bytes());
         let count = match reason {
             Reason::Capacity => &mut self.evictions.capacity,
@@ -192,12 +206,34 @@ impl Residents {
     }
 
     /// The idle entry to evict where contiguous room is missing: the oldest of the `window` oldest for which `fits`
-    /// says that its span alone would do; else the oldest.
-    pub(super) fn evict_for_room(&mut self, window: usize, fits: impl Fn(&Entry) -> bool) -> Option<Resident> {
+    /// says that its span alone would do; else the oldest of them that `helps`; else the oldest.
+    pub(super) fn evict_for_room(
+        &mut self,
+        window: usize,
+        helps: impl Fn(&Entry) -> bool,
+        fits: impl Fn(&Entry) -> bool,
+    ) -> Option<Resident> {
         let idle = || self.order.oldest_first().filter(|(_, resident)| resident.is_idle());
         let oldest = idle().next()?.0;
-        let victim =
-            idle().take(window).find(|(_, resident)| fits(&resident.entry)).map_or(oldest, |(handle, _)| handle);
+        let within = || idle().take(window);
+        let victim = within().find(|(_, it)| fits(&it.entry)).or_else(|| within().find(|(_, it)| helps(&it.entry)));
+        self.evict_beside(oldest, victim.map_or(oldest, |(handle, _)| handle))
+    }
+
+    /// The same where it is missing below 2 GiB: of those that hold memory there alone.
+    ///
+    /// As each stands before what it is linked against, which is so here as in the order of all, the oldest is needed by
+    /// nobody who can be found: as long as somebody may go, somebody does.
+    pub(super) fn evict_for_low_room(&mut self, window: usize, fits: impl Fn(&Entry) -> bool) -> Option<Resident> {
+        let all = || self.low.oldest_first().filter_map(|(_, &handle)| Some((handle, self.order.get(handle)?)));
+        let idle = || all().filter(|(_, resident)| resident.is_idle());
+        let oldest = idle().next()?.0;
+        let victim = idle().take(window).find(|(_, it)| fits(&it.entry)).map_or(oldest, |(handle, _)| handle);
+        let oldest_of_all = self.order.oldest_first().find(|(_, it)| it.is_idle()).map_or(oldest, |(handle, _)| handle);
+        self.evict_beside(oldest_of_all, victim)
+    }
+
+    fn evict_beside(&mut self, oldest: Handle, victim: Handle) -> Option<Resident> {
         self.evictions.out_of_order += u64::from(victim != oldest);
         self.evict(victim, Reason::Capacity)
     }
