@@ -265,7 +265,10 @@ impl<C: Callee> Pool<C> {
     pub fn cancel_in_series(&self, id: u64, series: &Series, number: u64) -> bool {
         match series.cancel(number) {
             Place::Gone => false,
-            Place::Waiting => true,
+            Place::Waiting(trap) => {
+                self.shared.counters.count(&Outcome::Trap(trap));
+                true
+            }
             Place::Running => {
                 // No other call has the number, so the mark does no harm if this one ends meanwhile.
                 let mark = |executor: usize| {
