@@ -51,7 +51,10 @@ pub enum DaemonError {
     Tools(#[from] FileError),
     /// No executors.
     #[error("cannot start executors: {0}")]
-    Exec(#[from] exec::StartError),
+    Exec(exec::StartError),
+    /// System calls of code cannot be contained, which the configuration requires.
+    #[error("cannot start executors: {0}; {remedy}", remedy = check::required_remedy(.0))]
+    Filter(exec::FilterError),
     /// No runtime, or no signals.
     #[error("cannot start the runtime: {0}")]
     Runtime(io::Error),
@@ -66,6 +69,15 @@ pub enum DaemonError {
     /// The transport.
     #[error("serving failed: {0}")]
     Serve(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<exec::StartError> for DaemonError {
+    fn from(error: exec::StartError) -> Self {
+        match error {
+            exec::StartError::Filter { error } => Self::Filter(error),
+            error => Self::Exec(error),
+        }
+    }
 }
 
 /// Runs the daemon until SIGTERM or SIGINT, and drains it. Blocks.
@@ -300,6 +312,9 @@ fn limits(config: &Config) -> Limits {
         stream_chunk_max_bytes: config.server.stream_chunk_max_bytes,
         stream_idle_timeout: Duration::from_millis(config.server.stream_idle_timeout_ms),
         streams_max: config.server.streams_max,
+        call_streams_max: config.server.call_streams_max,
+        call_stream_idle_timeout: Duration::from_millis(config.server.call_stream_idle_timeout_ms),
+        stream_calls_max: config.exec.stream_calls_max,
         code: code::Limits {
             blob_max_bytes: config.server.unary_max_bytes.max(config.server.stream_max_bytes),
             image_max_bytes: config.code.image_max_bytes,

@@ -19,8 +19,8 @@ use codecached::{
     client::Client,
     proto::{BlobFormat, ExecuteRequest, InstallRequest, ResultType, TrapKind, execute_request::Target, value::Kind},
 };
-use libtest_mimic::{Arguments, Failed, Trial};
-use support::{Daemon, call, elf, handle, returned, trapped};
+use libtest_mimic::Arguments;
+use support::{Daemon, call, elf, handle, returned, trapped, trial};
 use tempfile::TempDir;
 
 /// The first with every level of optimisation; what differs is how code addresses what it does not hold.
@@ -97,20 +97,8 @@ const CRANELIFT: &str = "CODECACHED_CRANELIFT";
 
 fn main() {
     let arguments = Arguments::from_args();
-    let required = std::env::var_os("CODECACHED_REQUIRE_REAL_OBJECTS").is_some();
-    let test = |name: &str, needs: &'static str, run: fn()| {
-        let is_missing = !is_there(needs);
-        if is_missing {
-            eprintln!("{name}: there is no {needs}");
-        }
-        let run = move || {
-            if is_missing {
-                return Err(Failed::from(format!("there is no {needs}")));
-            }
-            run();
-            Ok(())
-        };
-        Trial::test(name, run).with_ignored_flag(is_missing && !required)
+    let test = |name, needs, run: fn()| {
+        trial("CODECACHED_REQUIRE_REAL_OBJECTS", name, (!is_there(needs)).then_some(needs), run)
     };
     let tests = vec![
         test("c_of_gcc_gives_what_rust_gives_however_it_is_compiled", "gcc", || c("gcc")),

@@ -54,6 +54,10 @@ pub struct Server {
     pub stream_idle_timeout_ms: u64,
     /// Blobs that come in chunks at a time, over all connections.
     pub streams_max: usize,
+    /// Streams of calls at a time, over all connections.
+    pub call_streams_max: usize,
+    /// Milliseconds during which nothing may come or go on such a stream.
+    pub call_stream_idle_timeout_ms: u64,
     /// Connections at a time, over all listeners.
     pub connections_max: usize,
     /// Concurrent HTTP/2 streams of one connection.
@@ -164,6 +168,8 @@ pub struct Exec {
     pub executors: usize,
     /// Calls that may wait, all together.
     pub queue_max: usize,
+    /// Calls of a message of ExecuteStream, and calls of a stream under way from which on no further message is read.
+    pub stream_calls_max: usize,
     /// Bytes of stack of a call.
     pub stack_bytes: usize,
     /// Bytes of inaccessible address space below a stack.
@@ -330,6 +336,8 @@ impl Default for Server {
             stream_chunk_max_bytes: MIB,
             stream_idle_timeout_ms: 10_000,
             streams_max: 16,
+            call_streams_max: 64,
+            call_stream_idle_timeout_ms: 600_000,
             connections_max: 1024,
             streams_per_connection_max: 256,
             requests_in_flight_max: 1024,
@@ -381,6 +389,7 @@ impl Default for Exec {
         Self {
             executors: 0,
             queue_max: 1024,
+            stream_calls_max: 4096,
             stack_bytes: 1 << 20,
             stack_guard_bytes: 64 << 20,
             call_memory_max_bytes: 64 << 20,

@@ -32,6 +32,11 @@ pub fn explain(config: &Config) -> Explained {
     told(&findings)
 }
 
+/// What helps where the filter is required and cannot be had.
+pub(super) fn required_remedy(error: &FilterError) -> String {
+    format!("{}, or set exec.system_call_filter to try", error.remedy())
+}
+
 /// Whether system calls of code can be contained.
 fn filter(policy: FilterPolicy, tried: Result<(), FilterError>) -> Finding {
     let (level, what, remedy) = match (policy, tried) {
@@ -43,11 +48,7 @@ fn filter(policy: FilterPolicy, tried: Result<(), FilterError>) -> Finding {
             ),
         ),
         (_, Ok(())) => (FindingLevel::Ok, "a filter keeps code from system calls (seccomp)".to_owned(), None),
-        (FilterPolicy::Require, Err(error)) => (
-            FindingLevel::Failed,
-            error.to_string(),
-            Some(format!("{}, or set exec.system_call_filter to try", error.remedy())),
-        ),
+        (FilterPolicy::Require, Err(error)) => (FindingLevel::Failed, error.to_string(), Some(required_remedy(&error))),
         (FilterPolicy::Try, Err(error)) => (FindingLevel::Degraded, error.to_string(), Some(error.remedy().to_owned())),
     };
     Finding { level, what, errno: None, remedy }
@@ -175,6 +176,9 @@ mod tests {
         let required = filter(FilterPolicy::Require, refused);
         assert!(required.level == FindingLevel::Failed && required.what.contains("EPERM"), "{required:?}");
         assert!(required.remedy.is_some_and(|it| it.contains("profile")));
+        let told =
+            DaemonError::from(exec::StartError::Filter { error: FilterError::Install(Errno::EPERM) }).to_string();
+        assert!(told.contains("profile") && told.contains("exec.system_call_filter"), "{told}");
         assert_eq!(filter(FilterPolicy::Try, refused).level, FindingLevel::Degraded);
         assert_eq!(filter(FilterPolicy::Off, Ok(())).level, FindingLevel::Degraded);
         assert_eq!(filter(FilterPolicy::Require, Ok(())).level, FindingLevel::Ok);

@@ -100,7 +100,6 @@ fn where_filters_are_refused_a_pool_starts_only_if_it_may_go_without() {
         let error = start(FilterPolicy::Require).unwrap_err();
         let why = FilterError::Install(Errno::EPERM);
         assert!(matches!(error, StartError::Filter { error } if error == why), "{error}");
-        assert!(error.to_string().contains("let the seccomp profile"), "{error}");
         let pool = start(FilterPolicy::Try).unwrap();
         assert_eq!(pool.stats().filter, FilterState::Unavailable(why));
         let made = run(&pool, call(&TestCode::new(process_id(), None), vec![], ResultType::U32));

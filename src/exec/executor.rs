@@ -1,6 +1,7 @@
 //! One executor: a thread that runs calls, one after the other.
 
 mod initialise;
+mod many;
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::OnceLock;
@@ -8,20 +9,25 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use nix::errno::Errno;
+use tokio::sync::oneshot;
 
-use super::call::{Call, Callee, Done, Outcome, Scalar};
+use super::batch::BatchDone;
+use super::call::{Arg, Call, Callee, Done, Outcome, Scalar};
 use super::confine::{FilterError, confine};
 use super::errno;
 use super::frame::Limits;
 use super::memory::{Placed, Region};
-use super::pool::{Job, Shared};
+use super::pool::{Job, Shared, Work};
 use super::schedule::Entry;
 use super::signals::ThreadSignals;
 use super::stack::{Slot, give_back};
 use super::thread::Block;
-use super::trap::{RawTrap, TrapKind};
+use super::ticket::Answer as _;
+use super::trap::{RawTrap, Trap, TrapKind};
 use super::watchdog::{Victim, nanos};
+use super::writable::Writables;
 
 /// Shorter times are not measured by the CPU clock, which costs a system call.
 const CPU_RESOLUTION: Duration = Duration::from_micros(20);
@@ -92,48 +98,95 @@ struct Executor<'a, C: Callee> {
 
 impl<C: Callee> Executor<'_, C> {
     fn serve(&mut self, entry: Entry<Job<C>>) {
-        let Entry { id, lanes, job: Job { call, sender, submitted } } = entry;
+        let Entry { id, lanes, job: Job { work, submitted } } = entry;
+        let whose = Whose { job: id, call: 0 };
+        match work {
+            Work::Call(call, sender) => {
+                let task = Task { whose, call: &call, lanes: &lanes, submitted };
+                let (done, faulted) = self.attempt(&task, &sender, |it, taken| it.run(&task, &call.args, taken));
+                self.settle(&lanes, faulted, &call.callee);
+                // Before the answer: a caller that has it finds nothing of the call left.
+                drop(call);
+                // An error means that the caller has gone.
+                let _ = sender.send(done);
+            }
+            Work::Batch(call, batch, sender) => {
+                let task = Task { whose, call: &call, lanes: &lanes, submitted };
+                let (mut rows, mut results) = (0, Bytes::new());
+                let (done, faulted) = self.attempt(&task, &sender, |it, taken| {
+                    let (outcome, (done_rows, stored)) = it.run_rows(&task, &batch, taken);
+                    (rows, results) = (done_rows, stored);
+                    outcome
+                });
+                self.settle(&lanes, faulted, &call.callee);
+                drop((call, batch));
+                let _ = sender.send(BatchDone { done, rows, results });
+            }
+            Work::Series(call, series, sender) => {
+                let task = Task { whose, call: &call, lanes: &lanes, submitted };
+                let faulted = self.run_series(&task, &series, &sender);
+                self.settle(&lanes, faulted, &call.callee);
+                drop((call, series));
+                let _ = sender.send(());
+            }
+        }
+    }
+
+    /// Runs a call, unless nobody wants it any more: `run` is all of it behind what must run before the first one. True:
+    /// it began, and did not end by itself.
+    fn attempt<T>(
+        &mut self,
+        task: &Task<'_, C>,
+        sender: &oneshot::Sender<T>,
+        run: impl FnOnce(&Self, Instant) -> Outcome,
+    ) -> (Done, bool) {
         let taken = Instant::now();
-        let unwanted = self.slot.frame().is_cancelled(id) || sender.is_closed();
+        let Task { whose, call, submitted, .. } = *task;
         let late = call.deadline.is_some_and(|deadline| deadline <= taken);
-        let mut done =
-            Done { outcome: Outcome::Cancelled, queued: taken - submitted, wall: Duration::ZERO, cpu: Duration::ZERO };
+        let mut done = Done { queued: taken - submitted, ..Done::cancelled() };
         let mut faulted = false;
         if late {
             done.outcome = Outcome::DeadlineBeforeStart;
-        } else if !unwanted {
+        } else if sender.is_closed() {
+            done.outcome = Outcome::Cancelled;
+        } else if self.slot.frame().is_cancelled(whose.job, whose.call) {
+            done.outcome = Outcome::Trap(Trap::before_start(call.entry));
+        } else {
             self.cpu.begin(taken);
-            done.outcome = self.initialise(id, &call, &lanes, taken).unwrap_or_else(|| self.run(id, &call, taken));
+            done.outcome = self.initialise(task, taken).unwrap_or_else(|| run(self, taken));
             faulted = !matches!(done.outcome, Outcome::Returned { .. });
+            if matches!(done.outcome, Outcome::Trap(trap) if trap.kind == TrapKind::Cancelled) && sender.is_closed() {
+                done.outcome = Outcome::Cancelled;
+            }
             (done.wall, done.cpu) = self.cpu.end(taken);
         }
         self.shared.counters.count(&done.outcome);
+        (done, faulted)
+    }
+
+    fn settle(&self, lanes: &Writables, faulted: bool, callee: &C) {
         if !lanes.is_empty() {
-            self.shared.queue.settle(&lanes, faulted, |id| call.callee.restore(id));
+            self.shared.queue.settle(lanes, faulted, |id| callee.restore(id));
         }
-        // Before the answer: a caller that has it finds nothing of the call left.
-        drop(call);
-        // An error means that the caller has gone.
-        let _ = sender.send(done);
     }
 
     /// Runs the code. An outcome other than `Returned` means that it began and did not end by itself.
-    fn run(&self, id: u64, call: &Call<C>, taken: Instant) -> Outcome {
+    fn run(&self, task: &Task<'_, C>, args: &[Arg], taken: Instant) -> Outcome {
         let frame = self.slot.frame();
-        let placed = Placed::new(&self.region, &call.args);
+        let placed = Placed::new(&self.region, &Region::of_stack(self.slot), args);
         frame.heap.reset(placed.end, self.region.range().end);
-        frame.context.prepare(call.entry, &placed.registers);
-        frame.set_limits(self.limits(id, call, taken));
-        let block = self.enter(&call.callee);
+        frame.context.prepare(task.call.entry, &placed.registers);
+        frame.set_limits(self.limits(task, taken));
+        let block = self.enter(&task.call.callee);
         let Some(raw) = frame.take_trap() else {
             let (int, vector) = frame.context.results();
-            let value = Scalar::from_registers(call.result, int, vector);
+            let value = Scalar::from_registers(task.call.result, int, vector);
             let buffers = placed.collect(&self.region);
             self.region.scrub(frame.heap.used_end());
             block.iter().for_each(Block::scrub);
             return Outcome::Returned { value, buffers };
         };
-        self.ended(id, &raw)
+        self.ended(task.whose, &raw)
     }
 
     /// Runs what is prepared, in a thread of its own where the callee needs one, which is to be scrubbed after code that
@@ -154,7 +207,7 @@ impl<C: Callee> Executor<'_, C> {
     }
 
     /// The outcome of code that did not come back.
-    fn ended(&self, id: u64, raw: &RawTrap) -> Outcome {
+    fn ended(&self, whose: Whose, raw: &RawTrap) -> Outcome {
         let frame = self.slot.frame();
         // What such code touched is not known.
         give_back(self.region.range());
@@ -162,16 +215,38 @@ impl<C: Callee> Executor<'_, C> {
         give_back(self.slot.thread());
         let guard = self.slot.guard();
         let trap = raw.interpret(&(guard.start as u64..guard.end as u64));
-        let unwanted = trap.kind == TrapKind::Timeout && (frame.is_cancelled(id) || self.shared.queue.is_stopping());
-        if unwanted { Outcome::Cancelled } else { Outcome::Trap(trap) }
+        if trap.kind != TrapKind::Timeout {
+            return Outcome::Trap(trap);
+        }
+        if frame.is_cancelled(whose.job, whose.call) {
+            return Outcome::Trap(Trap { kind: TrapKind::Cancelled, ..trap });
+        }
+        if self.shared.queue.is_stopping() { Outcome::Cancelled } else { Outcome::Trap(trap) }
     }
 
-    fn limits(&self, job: u64, call: &Call<C>, taken: Instant) -> Limits {
+    fn limits(&self, task: &Task<'_, C>, taken: Instant) -> Limits {
+        let Whose { job, call } = task.whose;
         let since_start = |end: Instant| nanos(end.saturating_duration_since(self.shared.epoch));
-        let cap_ns = taken.checked_add(call.wall_cap).map_or(u64::MAX, since_start);
-        let deadline_ns = call.deadline.map_or(u64::MAX, since_start);
-        Limits { job, cpu_limit_ns: nanos(call.cpu_limit), wall_end_ns: cap_ns.min(deadline_ns) }
+        let cap_ns = taken.checked_add(task.call.wall_cap).map_or(u64::MAX, since_start);
+        let deadline_ns = task.call.deadline.map_or(u64::MAX, since_start);
+        Limits { job, call, cpu_limit_ns: nanos(task.call.cpu_limit), wall_end_ns: cap_ns.min(deadline_ns) }
     }
+}
+
+/// What a cancel names: the job, and its call if it is one of a series, else 0.
+#[derive(Clone, Copy, Debug)]
+struct Whose {
+    job: u64,
+    call: u64,
+}
+
+/// A call with its surroundings.
+#[derive(Debug)]
+struct Task<'a, C> {
+    whose: Whose,
+    call: &'a Call<C>,
+    lanes: &'a Writables,
+    submitted: Instant,
 }
 
 /// CPU time of calls, with few questions to the clock.

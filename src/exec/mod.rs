@@ -11,15 +11,17 @@
 //! one): the recovery moves the stack pointer without it.
 //!
 //! Files, from the bottom: `stack` maps an executor's memory, `frame` is what trampoline, handler, watchdog and
-//! executor share, `x86_64` is the trampoline, `signals` the handler, `filter` says which system calls threads may make,
-//! `confine` puts them under it, `system_call` is one that was refused, `memory` and `heap` what code may use
+//! executor share, `x86_64` is the trampoline, `row_loop` what runs it for many rows, `signals` the handler, `filter` says which
+//! system calls threads may make, `confine` puts them under it, `system_call` is one that was refused, `memory` and `heap` what code may use
 //! while it runs, `host` the functions it may call, `thread` the thread pointer that some have of their own,
 //! `thread_switch` how it is exchanged, `errno` the host's error number, `processor` what code may know of that, `watchdog` the limits, `schedule` who
-//! runs next, `writable` what decides that, `queue` that behind a lock, `executor` one thread and what runs before the first call, `pool` and `ticket` the face.
+//! runs next, `writable` what decides that, `queue` that behind a lock, `executor` one thread and what runs before the first call, `pool` and `ticket` the face. `batch` and `series` are many calls at once;
+//! `measure` is for the bench.
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("exec has a trampoline for x86-64 Linux only; another architecture needs a file beside exec/x86_64.rs");
 
+mod batch;
 mod call;
 mod callee;
 mod confine;
@@ -29,11 +31,14 @@ mod filter;
 mod frame;
 mod heap;
 mod host;
+mod measure;
 mod memory;
 mod pool;
 mod processor;
 mod queue;
+mod row_loop;
 mod schedule;
+mod series;
 mod signals;
 mod stack;
 mod system_call;
@@ -46,6 +51,8 @@ mod writable;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
+#[cfg(test)]
+mod batch_tests;
 #[cfg(test)]
 mod chain_tests;
 #[cfg(test)]
@@ -61,6 +68,8 @@ mod limit_tests;
 #[cfg(test)]
 mod schedule_tests;
 #[cfg(test)]
+mod series_tests;
+#[cfg(test)]
 mod system_call_tests;
 #[cfg(test)]
 mod test_code;
@@ -69,19 +78,19 @@ mod tests;
 #[cfg(test)]
 mod thread_tests;
 
-pub use call::{
-    Arg, ArgError, Call, Callee, Done, FLOAT_ARGS_MAX, INT_ARGS_MAX, Outcome, ResultType, Scalar, Step, Thread,
-    check_args,
-};
+pub use batch::{Batch, BatchDone, BatchError, Column, ColumnType, ROWS_MAX};
+pub use call::{ARGS_MAX, Arg, ArgError, Call, Callee, Done, Outcome, ResultType, Scalar, Step, Thread, check_args};
 pub use confine::{FilterError, FilterPolicy, FilterState, try_filter};
 pub use host::{IMPORTS_VERSION, imports};
-pub use pool::{ExecConfig, Pool, PoolStats, Refusal, Rejected, StartError};
+pub use measure::Guarded;
+pub use pool::{ExecConfig, Pool, PoolStats, Refusal, Rejected, RejectedSeries, StartError};
 pub use processor::constants;
+pub use series::{Series, SeriesCall, SeriesTicket};
 pub use stack::{EXECUTORS_MAX, SlotError};
 pub use system_call::{Abi, SystemCall};
 pub use thread::{CONTROL_BYTES, THREAD_MAX_BYTES};
 pub use thread_switch::thread_switch;
-pub use ticket::Ticket;
+pub use ticket::{Answer, Ticket};
 pub use trap::{Trap, TrapKind, TrapStage};
 pub use writable::{Writable, Writables};
 

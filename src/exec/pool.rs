@@ -1,5 +1,8 @@
 //! The pool: executors, their watchdog, and the way in.
 
+mod stats;
+mod work;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,16 +15,20 @@ use libc::sock_filter;
 use nix::errno::Errno;
 use tokio::sync::oneshot;
 
-use super::call::{ArgError, Call, Callee, Done, Outcome, check_args};
+use super::batch::{Batch, BatchDone};
+use super::call::{ArgError, Call, Callee, Outcome, check_args};
 use super::confine::{FilterError, FilterPolicy, FilterState, this_daemon, try_filter};
 use super::executor::Obstacle;
 use super::filter::{RANGES_MAX, program};
 use super::queue::{Full, Queue};
+use super::series::{Place, Series, SeriesCall, SeriesTicket};
 use super::stack::{Slot, SlotError, SlotSizes};
-use super::ticket::{Desk, Ticket};
-use super::trap::TrapKind;
+use super::ticket::{Answer, Desk, Ticket};
 use super::watchdog::{Victim, Watchdog};
 use super::{executor, signals};
+use stats::Counters;
+pub use stats::PoolStats;
+pub(super) use work::{Job, Work};
 
 /// Ticks without a running call after which the watchdog sleeps until there is one: waking it costs more than a tick.
 const IDLE_TICKS: u32 = 16;
@@ -73,10 +80,7 @@ pub enum StartError {
         given: usize,
     },
     /// System calls of code cannot be contained, which the configuration requires.
-    #[error(
-        "system calls of code cannot be contained: {error}; {}, or set exec.system_call_filter to try",
-        .error.remedy()
-    )]
+    #[error("system calls of code cannot be contained: {error}")]
     Filter {
         /// Why.
         error: FilterError,
@@ -142,72 +146,15 @@ pub struct Rejected<C> {
     pub call: Box<Call<C>>,
 }
 
-/// Counts of a pool: of this moment, and since its start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PoolStats {
-    /// Threads that run code.
-    pub executors: usize,
-    /// Executors that have a call now.
-    pub running: usize,
-    /// Calls that wait now.
-    pub queued: usize,
-    /// Calls that may wait.
-    pub queue_max: usize,
-    /// Calls that have ended: the sum of those below.
-    pub calls: u64,
-    /// Calls whose code returned.
-    pub returned: u64,
-    /// Calls that ended by a trap, in the order of [`TrapKind::ALL`].
-    pub traps: [u64; TrapKind::ALL.len()],
-    /// Calls that were cancelled, before or while they ran.
-    pub cancelled: u64,
-    /// Calls whose deadline had passed before they began.
-    pub late: u64,
-    /// Whether system calls of code are contained.
-    pub filter: FilterState,
-    /// System calls of executors between calls that the filter refused. They were answered with ENOSYS.
-    pub refused_system_calls: u64,
-}
-
-impl PoolStats {
-    /// Calls that ended by a trap of this kind.
-    pub fn trapped(&self, kind: TrapKind) -> u64 {
-        self.traps[kind as usize]
-    }
-
-    /// Calls that ended by a limit of time.
-    pub fn timeouts(&self) -> u64 {
-        self.trapped(TrapKind::Timeout)
-    }
-}
-
-/// Counters since the start.
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    returned: AtomicU64,
-    traps: [AtomicU64; TrapKind::ALL.len()],
-    cancelled: AtomicU64,
-    late: AtomicU64,
-}
-
-impl Counters {
-    pub(super) fn count(&self, outcome: &Outcome) {
-        let counter = match outcome {
-            Outcome::Returned { .. } => &self.returned,
-            Outcome::Trap(trap) => &self.traps[trap.kind as usize],
-            Outcome::Cancelled => &self.cancelled,
-            Outcome::DeadlineBeforeStart => &self.late,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// A call in the queue.
+/// A series that was not taken, given back.
 #[derive(Debug)]
-pub(super) struct Job<C> {
-    pub(super) call: Call<C>,
-    pub(super) sender: oneshot::Sender<Done>,
-    pub(super) submitted: Instant,
+pub struct RejectedSeries<C> {
+    /// Why.
+    pub refusal: Refusal,
+    /// The function as it was submitted.
+    pub call: Box<Call<C>>,
+    /// The calls.
+    pub calls: Vec<SeriesCall>,
 }
 
 /// What the threads of a pool share.
@@ -268,15 +215,70 @@ impl<C: Callee> Pool<C> {
         if let Err(refusal) = self.check(&call) {
             return Err(Rejected { refusal, call: Box::new(call) });
         }
-        let lanes = call.callee.writable();
         let (sender, receiver) = oneshot::channel();
-        match self.shared.queue.submit(lanes, Job { call, sender, submitted: Instant::now() }) {
-            Ok(id) => {
-                let desk: Weak<Shared<C>> = Arc::downgrade(&self.shared);
-                Ok(Ticket::new(receiver, desk, id))
-            }
-            Err((full, job)) => Err(Rejected { refusal: self.refusal(full), call: Box::new(job.call) }),
+        self.enqueue(Work::Call(call, sender), receiver).map_err(|refused| Rejected::new(*refused))
+    }
+
+    /// The same for one call for each row of a batch, whose columns are its arguments; `call` has none itself.
+    pub fn submit_batch(&self, call: Call<C>, batch: Batch) -> Result<Ticket<BatchDone>, Rejected<C>> {
+        if let Err(refusal) = self.check(&call) {
+            return Err(Rejected { refusal, call: Box::new(call) });
         }
+        let (sender, receiver) = oneshot::channel();
+        self.enqueue(Work::Batch(call, batch, sender), receiver).map_err(|refused| Rejected::new(*refused))
+    }
+
+    /// The same for calls of one function that one executor runs one after the other. `call` itself has no arguments; its
+    /// limits are those of each. The ends come by the ticket, as they happen.
+    pub fn submit_series(&self, call: Call<C>, calls: Vec<SeriesCall>) -> Result<SeriesTicket, RejectedSeries<C>> {
+        let max_bytes = self.shared.config.call_memory_max_bytes;
+        let checked = calls.iter().try_for_each(|(_, args)| check_args(args, max_bytes));
+        if let Err(refusal) = checked.map_err(Refusal::from).and_then(|()| self.check(&call)) {
+            return Err(RejectedSeries { refusal, call: Box::new(call), calls });
+        }
+        let (sender, receiver) = oneshot::channel();
+        let series = Series::new(call.entry, calls);
+        match self.enqueue(Work::Series(call, Arc::clone(&series), sender), receiver) {
+            Ok(ticket) => Ok(SeriesTicket::new(ticket, series)),
+            Err(refused) => {
+                let (refusal, work) = *refused;
+                let call = Box::new(work.into_call());
+                Err(RejectedSeries { refusal, call, calls: series.take_waiting().into() })
+            }
+        }
+    }
+
+    /// Ends a call or a batch by the id of its ticket: with a trap of kind CANCELLED, within some ticks, or at once if it
+    /// has not begun. False if it has ended.
+    pub fn cancel(&self, id: u64) -> bool {
+        let mut runs = false;
+        let mark = |executor: usize| {
+            self.shared.slots[executor].frame().cancelled_job.store(id, Ordering::Relaxed);
+            runs = true;
+        };
+        let Some(Job { work, submitted }) = self.shared.queue.cancel(id, mark) else { return runs };
+        self.shared.counters.count(&work.cancel(submitted));
+        true
+    }
+
+    /// Ends one call of a series, which has this id.
+    pub fn cancel_in_series(&self, id: u64, series: &Series, number: u64) -> bool {
+        match series.cancel(number) {
+            Place::Gone => false,
+            Place::Waiting => true,
+            Place::Running => {
+                // No other call has the number, so the mark does no harm if this one ends meanwhile.
+                let mark = |executor: usize| {
+                    self.shared.slots[executor].frame().cancelled_call.store(number, Ordering::Relaxed);
+                };
+                self.shared.queue.running(id, mark)
+            }
+        }
+    }
+
+    /// Whether the job of this id waits for an executor.
+    pub fn is_waiting(&self, id: u64) -> bool {
+        self.shared.queue.is_waiting(id)
     }
 
     /// Counts. An executor is counted as running until it comes for its next call, shortly after the answer.
@@ -312,6 +314,22 @@ impl<C: Callee> Pool<C> {
         if call.callee.code_range().contains(&call.entry) { Ok(()) } else { Err(Refusal::Entry { entry: call.entry }) }
     }
 
+    fn enqueue<T: Answer>(
+        &self,
+        work: Work<C>,
+        receiver: oneshot::Receiver<T>,
+    ) -> Result<Ticket<T>, Box<(Refusal, Work<C>)>> {
+        let (Work::Call(call, _) | Work::Batch(call, ..) | Work::Series(call, ..)) = &work;
+        let lanes = call.callee.writable();
+        match self.shared.queue.submit(lanes, Job { work, submitted: Instant::now() }) {
+            Ok(id) => {
+                let desk: Weak<Shared<C>> = Arc::downgrade(&self.shared);
+                Ok(Ticket::new(receiver, desk, id))
+            }
+            Err((full, job)) => Err(Box::new((self.refusal(full), job.work))),
+        }
+    }
+
     fn refusal(&self, full: Full) -> Refusal {
         match full {
             Full::Saturated => Refusal::Saturated { queue_max: self.shared.config.queue_max },
@@ -336,6 +354,12 @@ impl<C: Callee> Pool<C> {
         let shared = Arc::clone(&self.shared);
         self.watchdog = Some(spawn("exec-watchdog".into(), move || watch(&shared))?);
         Ok(())
+    }
+}
+
+impl<C> Rejected<C> {
+    fn new((refusal, work): (Refusal, Work<C>)) -> Rejected<C> {
+        Rejected { refusal, call: Box::new(work.into_call()) }
     }
 }
 

@@ -199,6 +199,17 @@ impl<J> Queue<J> {
         }
     }
 
+    /// Calls `found` with the executor that has the job, if one has it.
+    pub(super) fn running(&self, id: u64, found: impl FnOnce(usize)) -> bool {
+        let state = self.lock();
+        state.schedule.executor_of(id).map(found).is_some()
+    }
+
+    /// Whether an executor could take another job now; a hint.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.ready.load(Ordering::Relaxed) != 0
+    }
+
     /// Whether the job waits.
     pub(super) fn is_waiting(&self, id: u64) -> bool {
         self.lock().schedule.is_waiting(id)

@@ -157,7 +157,7 @@ impl<J> Schedule<J> {
 
     /// Takes a waiting call out, or tells where it runs.
     pub(super) fn cancel(&mut self, id: u64) -> Cancelled<J> {
-        if let Some(executor) = self.running.iter().position(|running| *running == Some(id)) {
+        if let Some(executor) = self.executor_of(id) {
             return Cancelled::Running(executor);
         }
         if let Some(entry) = self.barred.remove(&id) {
@@ -176,6 +176,11 @@ impl<J> Schedule<J> {
             }
             None => Cancelled::Gone,
         }
+    }
+
+    /// The executor that has the call.
+    pub(super) fn executor_of(&self, id: u64) -> Option<usize> {
+        self.running.iter().position(|running| *running == Some(id))
     }
 
     /// Whether the call waits.

@@ -100,7 +100,7 @@ impl Watched {
         }
         let cpu_used = cpu.saturating_sub(self.cpu_at_first_sight);
         let over = stop
-            || frame.is_cancelled(limits.job)
+            || frame.is_cancelled(limits.job, limits.call)
             || nanos(now.duration_since(epoch)) >= limits.wall_end_ns
             || nanos(cpu_used) >= limits.cpu_limit_ns;
         if over && self.next_signal.is_none_or(|next| now >= next) {

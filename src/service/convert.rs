@@ -148,6 +148,7 @@ pub(super) fn trap(trap: &Trap, meta: &Meta, code: &std::ops::Range<u64>, instru
         TrapKind::Timeout => proto::TrapKind::Timeout,
         TrapKind::Abort => proto::TrapKind::Abort,
         TrapKind::Syscall => proto::TrapKind::Syscall,
+        TrapKind::Cancelled => proto::TrapKind::Cancelled,
     };
     let dependency = meta.reached.all().iter().find(|it| it.code.contains(&trap.pc));
     let place = match dependency {
@@ -168,6 +169,7 @@ pub(super) fn trap(trap: &Trap, meta: &Meta, code: &std::ops::Range<u64>, instru
             TrapStage::Call => proto::TrapStage::Call,
             TrapStage::Initialiser => proto::TrapStage::Initialiser,
             TrapStage::KeptMemory => proto::TrapStage::InitialiserKeptMemory,
+            TrapStage::Waiting => proto::TrapStage::Waiting,
         }
         .into(),
         dependency_key: dependency.map(|it| it.meta.name.key().to_vec().into()).unwrap_or_default(),
@@ -205,6 +207,7 @@ pub(super) fn trap_label(kind: TrapKind) -> metrics::TrapKind {
         TrapKind::Timeout => metrics::TrapKind::Timeout,
         TrapKind::Abort => metrics::TrapKind::Abort,
         TrapKind::Syscall => metrics::TrapKind::Syscall,
+        TrapKind::Cancelled => metrics::TrapKind::Cancelled,
     }
 }
 

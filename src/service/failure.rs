@@ -8,7 +8,7 @@ use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt};
 use crate::{
     cache::NameError,
     code::{self, CodeError},
-    exec::{ArgError, Refusal},
+    exec::{ArgError, BatchError, Refusal},
 };
 
 /// Who answers, in every ErrorInfo.
@@ -38,6 +38,7 @@ pub enum Reason {
     BudgetExhausted,
     AllEntriesPinned,
     ArenaFragmented,
+    ExecutionNotFound,
     ExecutorsSaturated,
     ServerBusy,
     DeadlineBeforeStart,
@@ -76,6 +77,7 @@ impl Reason {
             Self::BudgetExhausted => (Code::ResourceExhausted, "BUDGET_EXHAUSTED"),
             Self::AllEntriesPinned => (Code::ResourceExhausted, "ALL_ENTRIES_PINNED"),
             Self::ArenaFragmented => (Code::ResourceExhausted, "ARENA_FRAGMENTED"),
+            Self::ExecutionNotFound => (Code::NotFound, "EXECUTION_NOT_FOUND"),
             Self::ExecutorsSaturated => (Code::ResourceExhausted, "EXECUTORS_SATURATED"),
             Self::ServerBusy => (Code::ResourceExhausted, "SERVER_BUSY"),
             Self::DeadlineBeforeStart => (Code::DeadlineExceeded, "DEADLINE_BEFORE_START"),
@@ -182,6 +184,16 @@ impl From<NameError> for Failure {
 impl From<ArgError> for Failure {
     fn from(error: ArgError) -> Self {
         Self::field("arguments", error.to_string())
+    }
+}
+
+impl From<BatchError> for Failure {
+    fn from(error: BatchError) -> Self {
+        match error {
+            BatchError::Columns(error) => Self::field("columns", error.to_string()),
+            BatchError::TooManyRows { .. } => Self::field("rows", error.to_string()),
+            BatchError::Length { column, .. } => Self::field("columns", error.to_string()).with("column", column),
+        }
     }
 }
 

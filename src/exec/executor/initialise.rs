@@ -9,19 +9,19 @@
 
 use std::time::{Duration, Instant};
 
-use super::Executor;
+use super::{Executor, Task};
 use crate::exec::arch::Registers;
-use crate::exec::call::{Call, Callee, Outcome, Step};
+use crate::exec::call::{Callee, Outcome, Step};
 use crate::exec::frame::Limits;
 use crate::exec::signals::STOP_SIGNAL;
 use crate::exec::thread::Block;
 use crate::exec::trap::{Trap, TrapKind, TrapStage};
 use crate::exec::watchdog::nanos;
-use crate::exec::writable::Writables;
 
 impl<C: Callee> Executor<'_, C> {
     /// Runs what must run before the first call. `None`: there is nothing, or nothing more.
-    pub(super) fn initialise(&self, id: u64, call: &Call<C>, lanes: &Writables, taken: Instant) -> Option<Outcome> {
+    pub(super) fn initialise(&self, task: &Task<'_, C>, taken: Instant) -> Option<Outcome> {
+        let Task { call, lanes, .. } = *task;
         if !call.callee.is_pending() {
             return None;
         }
@@ -29,11 +29,11 @@ impl<C: Callee> Executor<'_, C> {
         let memory = self.region.range();
         frame.heap.reset(memory.start, memory.end);
         let began = self.cpu.victim.cpu().unwrap_or_default();
-        let whole = self.limits(id, call, taken);
+        let whole = self.limits(task, taken);
         while call.callee.is_pending() {
             for step in (0..).map_while(|index| call.callee.step(index)) {
                 let used = self.cpu.victim.cpu().unwrap_or(began).saturating_sub(began);
-                if let Err(outcome) = self.step(&call.callee, step, left(whole, used)) {
+                if let Err(outcome) = self.step(task, step, left(whole, used)) {
                     return Some(outcome);
                 }
             }
@@ -48,13 +48,17 @@ impl<C: Callee> Executor<'_, C> {
         None
     }
 
-    fn step(&self, callee: &C, step: Step, limits: Limits) -> Result<(), Outcome> {
+    fn step(&self, task: &Task<'_, C>, step: Step, limits: Limits) -> Result<(), Outcome> {
+        let callee = &task.call.callee;
         let frame = self.slot.frame();
         let stopped =
             |kind, signal, stage| Trap { kind, pc: step.entry, fault_address: None, signal, system_call: None, stage };
         // Steps that are shorter than a tick each could else go on for ever.
         let wall_ended = nanos(self.shared.epoch.elapsed()) >= limits.wall_end_ns;
-        if frame.is_cancelled(limits.job) || self.shared.queue.is_stopping() {
+        if frame.is_cancelled(limits.job, limits.call) {
+            return Err(Outcome::Trap(stopped(TrapKind::Cancelled, 0, TrapStage::Initialiser)));
+        }
+        if self.shared.queue.is_stopping() {
             return Err(Outcome::Cancelled);
         }
         if wall_ended || limits.cpu_limit_ns == 0 {
@@ -64,7 +68,7 @@ impl<C: Callee> Executor<'_, C> {
         frame.set_limits(limits);
         let block = self.enter(callee);
         if let Some(raw) = frame.take_trap() {
-            return Err(match self.ended(limits.job, &raw) {
+            return Err(match self.ended(task.whose, &raw) {
                 Outcome::Trap(trap) => Outcome::Trap(Trap { stage: TrapStage::Initialiser, ..trap }),
                 other => other,
             });

@@ -124,12 +124,11 @@ function map(area, colours) {
 }
 
 function areas(now) {
-  const style = getComputedStyle(document.documentElement);
   const probe = add(document.body, 'i');
   const colours = {};
   for (const name of ['used', 'hot', 'lingering', 'free']) {
     probe.style.color = `var(--${name})`;
-    colours[name] = getComputedStyle(probe).color || style.color;
+    colours[name] = getComputedStyle(probe).color;
   }
   probe.remove();
   const all = document.createDocumentFragment();
