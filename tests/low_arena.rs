@@ -54,6 +54,15 @@ async fn is_there(client: &Client, key: &str) -> bool {
     client.lookup(LookupRequest { target, peek: true, ..LookupRequest::default() }).await.is_ok()
 }
 
+async fn metrics(daemon: &Daemon) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(&daemon.metrics).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
+
 async fn evict(client: &Client, key: &str) {
     let target = Some(evict_request::Target::Key(key.as_bytes().to_vec().into()));
     client.evict(EvictRequest { target, ..EvictRequest::default() }).await.unwrap();
@@ -237,12 +246,23 @@ async fn what_lies_here_and_there_is_linked_together() {
     let above = handle(&client.install(above).await.unwrap());
     assert_eq!(ask(&client, above, "both", &[3]).await, 9 + 40);
 
+    // What reads a variable by its distance must lie near it, whatever it holds itself.
+    let reads = "extern int shared[4]; int get(void) { return shared[2]; }";
+    for flags in [&ABSOLUTE[..], &["-O2", "-fPIE"]] {
+        let reader = || needs(elf("reader", compiled(reads, flags)), &["low"]);
+        let validated = InstallRequest { validate_only: true, ..reader() };
+        assert_eq!(client.install(validated).await.unwrap().diagnostics, [], "{flags:?}");
+        let entry = handle(&client.install(reader()).await.unwrap());
+        assert_eq!(ask(&client, entry, "get", &[]).await, 30, "{flags:?}");
+        evict(&client, "reader").await;
+    }
+
     // Data of another entry that lies elsewhere cannot be addressed in 32 bits.
     let elsewhere = compiled("int shared[4]; int (*const add_near)(int, int);", &anywhere);
     client.install(elf("elsewhere", elsewhere)).await.unwrap();
     let caller = needs(elf("caller2", object(&["-DCALLER"])), &["far", "elsewhere"]);
     let words = ["shared", "of another entry", "compile with -fPIC"];
-    assert_refused(client.install(caller).await, Code::InvalidArgument, "UNSUPPORTED_RELOCATION", &words[1..]);
+    assert_refused(client.install(caller).await, Code::InvalidArgument, "UNSUPPORTED_RELOCATION", &words);
 
     // They go with those who need them, and leave nothing.
     for key in ["caller", "above", "far", "near", "low", "elsewhere"] {
@@ -262,6 +282,17 @@ async fn the_status_the_map_and_the_metrics_have_it() {
     let low = arena.low.clone().unwrap();
     assert_eq!((low.reserved_bytes, low.spans, &*low.refused), (3 * (2 << 20), 3, ""));
     assert_eq!(low.used_bytes, arena.used_bytes - 64, "sums have both");
+    let largest_part = sizes.code_bytes.max(sizes.rodata_bytes).max(sizes.data_bytes).next_multiple_of(64);
+    assert_eq!(low.largest_free_bytes, (2 << 20) - largest_part);
+    let metrics = metrics(&daemon).await;
+    for (sample, bytes) in [
+        ("bytes{state=\"used\"}", low.used_bytes),
+        ("bytes{state=\"reserved\"}", low.reserved_bytes),
+        ("largest_free_bytes", low.largest_free_bytes),
+    ] {
+        let line = format!("codecache_arena_low_{sample} {bytes}");
+        assert!(metrics.lines().any(|it| it == line), "{line} in {metrics}");
+    }
     assert!(low.used_bytes >= sizes.code_bytes + sizes.rodata_bytes + sizes.data_bytes);
     assert!(arena.strategy_reason.contains("below 2 GiB"), "{}", arena.strategy_reason);
     assert_eq!(client.capabilities().await.unwrap().limits.unwrap().low_bytes, 2 << 20);

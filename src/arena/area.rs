@@ -62,6 +62,10 @@ impl Area {
     }
 
     /// Takes a span back where code was last freed at `stamp`.
+    pub(super) fn has_room(&self, granules: u32, align_granules: u32) -> bool {
+        self.blocks.has_room(granules, align_granules)
+    }
+
     pub(super) fn give(&mut self, span: &Span, stamp: Stamp) -> Result<(), FreeError> {
         self.blocks.give(span)?;
         self.granules_used -= span.range().len() as u32;

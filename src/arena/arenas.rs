@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Addresses, AreaStats, ArenaConfig, ArenaStats, Draft, HugePages, Layout, LowRefusal, MapError, OccupancyRun,
+    Addresses, AreaStats, ArenaConfig, ArenaStats, Draft, Gaps, HugePages, Layout, LowRefusal, MapError, OccupancyRun,
     PartKind, ReserveError, WriteWindow,
     barrier::Barrier,
     canary, collapse,
@@ -119,6 +119,19 @@ impl Arenas {
         self.wants(layout).map(drop)
     }
 
+    /// Whether the arena below 2 GiB has room for a layout as it is.
+    pub fn has_low_room(&self, layout: &Layout) -> bool {
+        self.wants(layout).is_ok_and(|wants| self.memory.pool.has_low_room(&wants))
+    }
+
+    /// What is free in the arena below 2 GiB for a layout that must lie there.
+    ///
+    /// # Errors
+    /// Those of [`Self::hold`].
+    pub fn low_gaps(&self, layout: &Layout) -> Result<Gaps, ReserveError> {
+        self.memory.pool.low_gaps(&self.wants(layout)?)
+    }
+
     fn wants(&self, layout: &Layout) -> Result<Wants, ReserveError> {
         let wants = layout.wants(self.memory.geometry(), self.memory.pool.limit_bytes());
         wants.map_err(|error| match (error, self.low_refused()) {
@@ -131,11 +144,11 @@ impl Arenas {
     ///
     /// # Errors
     /// That of the first layout that found no memory.
+    ///
+    /// # Panics
+    /// If one of them must lie below 2 GiB: those are [reserved](Self::reserve) one by one.
     pub fn reserve_many(&self, layouts: &[Layout]) -> Result<Vec<Draft>, ReserveError> {
-        // Few are, and who asks for several at once does so to take one lock for all.
-        if layouts.iter().any(|it| it.low) {
-            return layouts.iter().map(|it| self.reserve(it)).collect();
-        }
+        assert!(!layouts.iter().any(|it| it.low), "what must lie below 2 GiB is reserved one by one");
         let wants = layouts.iter().map(|it| self.wants(it)).collect::<Result<Vec<_>, _>>()?;
         let reserve = || self.memory.pool.reserve_many(&wants, &self.memory.views.opening());
         let grants = self.memory.with_all_free(reserve)?;

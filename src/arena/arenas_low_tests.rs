@@ -9,7 +9,7 @@ use super::{
     *,
 };
 use crate::arena::{
-    FindingLevel, Published, explain,
+    FindingLevel, Lacks, Published, explain,
     faults::{self, Plan},
     geometry::{GUARD_BYTES, HUGE_BYTES, LOW_END, LOW_START},
     memory::TRAP,
@@ -156,14 +156,14 @@ fn a_full_arena_below_2_gib_is_told_apart_and_neither_lends_nor_borrows() {
     let arenas = Arenas::map(&ArenaConfig { low_bytes: 2 * MIB, ..ArenaConfig::new(2 * MIB, 64 * MIB) }).unwrap();
     let held = arenas.reserve(&low(MIB, 0, 0)).unwrap();
     let refused = arenas.reserve(&low(MIB + 1, 0, 0)).unwrap_err();
-    let ReserveError::Fragmented { low: true, part, needed_bytes, largest_free_bytes, .. } = refused else {
+    let ReserveError::Fragmented { lacks: Lacks::Low, part, needed_bytes, largest_free_bytes, .. } = refused else {
         panic!("{refused}")
     };
     assert_eq!((part, needed_bytes, largest_free_bytes), (PartKind::Code, MIB + 64, MIB));
     assert!(refused.to_string().contains("below 2 GiB"), "{refused}");
     // There is room elsewhere, which is of no use; and what lies elsewhere cannot be put here.
     let other = arenas.reserve(&layout(2 * MIB, 0, 0)).unwrap();
-    assert!(matches!(arenas.reserve(&layout(1, 0, 0)), Err(ReserveError::Fragmented { low: false, .. })));
+    assert!(matches!(arenas.reserve(&layout(1, 0, 0)), Err(ReserveError::Fragmented { lacks: Lacks::Common, .. })));
     let refused = arenas.reserve(&low(2 * MIB + 1, 0, 0)).unwrap_err();
     assert!(
         matches!(refused, ReserveError::TooLarge { low: true, max_bytes, .. } if max_bytes == 2 * MIB),
@@ -188,7 +188,10 @@ fn one_limit_bounds_what_is_committed_here_and_there_and_idle_pages_go_either_wa
     }
     let held = arenas.reserve(&layout(MIB / 2, 0, 0)).unwrap();
     let refused = arenas.reserve(&low(MIB, 0, 0)).unwrap_err();
-    assert!(matches!(refused, ReserveError::Fragmented { low: false, .. }), "pages lack, and any will do: {refused}");
+    assert!(
+        matches!(refused, ReserveError::Fragmented { lacks: Lacks::Pages, .. }),
+        "pages lack, and any will do: {refused}"
+    );
     drop(held);
     arenas.reserve(&low(MIB, 0, 0)).unwrap();
 }
@@ -203,13 +206,26 @@ fn what_was_freed_below_2_gib_is_not_given_to_those_who_need_not_lie_there() {
         drop(other);
         assert!(publish_low(&arenas, &constant(value)).addresses().code < LOW_END);
     }
-    let batch = arenas.reserve_many(&[layout(6, 0, 0), low(6, 0, 0), layout(6, 0, 0)]).unwrap();
-    let is_low: Vec<_> = batch.iter().map(|it| it.addresses().code < LOW_END).collect();
-    assert_eq!(is_low, [false, true, false]);
-    let refused = arenas.reserve_many(&[low(MIB, 0, 0), low(2 * MIB, 0, 0)]).unwrap_err();
-    assert!(matches!(refused, ReserveError::Fragmented { low: true, .. }), "{refused}");
-    drop(batch);
     assert_eq!(arenas.stats().total().used_bytes, 0);
+}
+
+#[test]
+#[should_panic(expected = "one by one")]
+fn of_several_at_once_none_may_have_to_lie_below_2_gib() {
+    drop(arenas().reserve_many(&[layout(6, 0, 0), low(6, 0, 0)]));
+}
+
+#[test]
+fn what_threads_keep_for_themselves_stays_where_addresses_below_2_gib_lack() {
+    let arenas = Arenas::map(&ArenaConfig { commit_limit_bytes: 16 * MIB, ..config() }).unwrap();
+    let held = arenas.reserve(&low(2 * MIB, 0, 0)).unwrap();
+    drop(publish(&arenas, &constant(1)));
+    let kept = || arenas.memory.pool.stats(PartKind::Code).spans;
+    assert_eq!(kept(), 1);
+    arenas.reserve(&low(64, 0, 0)).unwrap_err();
+    assert_eq!(kept(), 1, "it lies elsewhere");
+    arenas.reserve(&layout(4 * MIB, 0, 0)).unwrap();
+    drop(held);
 }
 
 #[test]
@@ -306,8 +322,12 @@ fn a_place_that_is_refused_leads_to_the_next_and_what_no_other_place_mends_ends_
         let (refused, failures) = faults::with(&[plan], || Reservation::low(4 * HUGE_BYTES));
         let refused = refused.err().unwrap();
         assert_eq!((refused.errno, refused.tries), (errno, failures));
-        assert_eq!(u64::from(failures), (LOW_END - LOW_START) / HUGE_BYTES - 4 + 1, "each place once");
+        // Up to where the small code model ends: 16 MiB below 2 GiB.
+        assert_eq!(u64::from(failures), (0x7f00_0000 - LOW_START) / HUGE_BYTES - 4 + 1, "each place once");
     }
+    let (refused, failures) = faults::with(&[], || Reservation::low(LOW_END - LOW_START + HUGE_BYTES));
+    let refused = refused.err().map(|it| (it.tries, it.errno));
+    assert_eq!((refused, failures), (Some((0, Errno::ENOMEM)), 0), "there is no place for so much");
     let (refused, _) = faults::with(&[Plan::always(Call::ReserveLow, Errno::ENOMEM)], || Reservation::low(MIB));
     assert_eq!(refused.err(), Some(LowRefusal { bytes: MIB, tries: 1, errno: Errno::ENOMEM }));
     let arenas = faults::with(&[Plan::always(Call::ReserveLow, Errno::EPERM)], || Arenas::map(&config())).0.unwrap();
@@ -326,12 +346,16 @@ fn before_anybody_uses_it_code_has_run_there() {
 
 #[test]
 fn dropped_arenas_keep_no_memory_below_2_gib() {
+    if !alone("arena::arenas::low_tests::dropped_arenas_keep_no_memory_below_2_gib") {
+        return;
+    }
     let arenas = arenas();
     drop(arenas.reserve(&low(MIB, MIB, MIB)).unwrap());
     assert_eq!(pss_bytes(&arenas), 3 * MIB);
     let range = low_range(&arenas);
     drop(arenas);
-    let ours =
-        |it: &&crate::arena::testing::MapEntry| it.name.contains("codecached") && range.contains(&it.range.start);
-    assert_eq!(smaps().iter().filter(ours).map(|it| it.pss_bytes).sum::<u64>(), 0);
+    let left: Vec<_> = smaps().into_iter().filter(|it| range.contains(&it.range.start)).collect();
+    // What is sealed stays, without memory; else the addresses go, too.
+    assert_eq!(left.is_empty(), Reservation::can_seal().is_err());
+    assert_eq!(left.iter().map(|it| it.pss_bytes).sum::<u64>(), 0);
 }

@@ -89,6 +89,17 @@ pub struct LowRefusal {
     pub errno: Errno,
 }
 
+/// What there is too little of: only giving up some of that helps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lacks {
+    /// Pages that may be committed, which all arenas share.
+    Pages,
+    /// Addresses in one piece, but for those below 2 GiB.
+    Common,
+    /// Addresses in one piece below 2 GiB.
+    Low,
+}
+
 /// Why there is no memory for a layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReserveError {
@@ -125,15 +136,15 @@ pub enum ReserveError {
     #[error(
         "no room for {needed_bytes} bytes of {part}{}: largest free run {largest_free_bytes} bytes, \
          {committed_bytes} of at most {commit_limit_bytes} bytes committed",
-        if *low { " below 2 GiB" } else { "" }
+        if *lacks == Lacks::Low { " below 2 GiB" } else { "" }
     )]
     Fragmented {
         /// Which part found no room; if pages lack, the part that lacks most of them.
         part: PartKind,
         /// Of the part; if pages lack, of its missing pages.
         needed_bytes: u64,
-        /// What lacks are addresses below 2 GiB: only giving up memory there helps.
-        low: bool,
+        /// What of.
+        lacks: Lacks,
         /// Of this part's kind, where the layout may lie.
         largest_free_bytes: u64,
         /// Of all kinds.

@@ -38,8 +38,9 @@ pub(super) const GUARD_BYTES: u64 = HUGE_BYTES;
 const AREA_MAX_BYTES: u64 = 256 << 20;
 /// Where the arena below 2 GiB may begin: addresses below are what code gets that reads fields of a null pointer.
 pub(super) const LOW_START: u64 = 16 << 20;
-/// Where it ends at the latest: addresses below fit into 32 bits, whether those are sign-extended or not.
-pub(super) const LOW_END: u64 = 2 << 30;
+/// Where it ends at the latest: addresses below fit into 32 bits, whether those are sign-extended or not, and so do those
+/// 16 MiB behind them, as compilers take for granted in the small code model.
+pub(super) const LOW_END: u64 = (2 << 30) - (16 << 20);
 /// The smallest area that is split for the sake of threads: what lies in one must go into one area as a whole.
 const SHARD_MIN_BYTES: u64 = 32 << 20;
 

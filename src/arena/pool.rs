@@ -10,7 +10,7 @@ use std::{ops::Range, sync::MutexGuard};
 use nix::errno::Errno;
 
 use super::{
-    ReserveError,
+    Gaps, Lacks, ReserveError,
     area::Area,
     blocks::Span,
     commit::{Commit, Credit},
@@ -221,14 +221,27 @@ impl Pool {
                 Err(kind) => lacking = kind,
             }
         }
-        Err(self.no_room(lacking, wants, false))
+        Err(self.no_room(lacking, wants, Lacks::Common))
     }
 
     /// The same in the arena below 2 GiB.
     fn place_low(&self, wants: &Wants) -> Result<(Grant, bool), ReserveError> {
         let arena = self.geometry.low_arena().ok_or(ReserveError::NoLow)?;
         let taken = take(&mut self.shards.lock_wanted(arena), arena as usize, wants);
-        taken.map_err(|lacking| self.no_room(lacking, wants, true))
+        taken.map_err(|lacking| self.no_room(lacking, wants, Lacks::Low))
+    }
+
+    /// Whether the arena below 2 GiB has room as it is.
+    pub(super) fn has_low_room(&self, wants: &Wants) -> bool {
+        let has_room = |arena| Gaps::lacking(&self.shard(arena), wants).next().is_none();
+        self.geometry.low_arena().is_some_and(has_room)
+    }
+
+    /// What is free in the arena below 2 GiB, if there is one.
+    pub(super) fn low_gaps(&self, wants: &Wants) -> Result<Gaps, ReserveError> {
+        let arena = self.geometry.low_arena().ok_or(ReserveError::NoLow)?;
+        let gaps = Gaps::of(&self.shard(arena), arena, wants);
+        Ok(gaps.refused(|part| self.no_room(part, wants, Lacks::Low)))
     }
 
     /// Commits the pages of a grant. Each round either ends this or takes idle pages over.
@@ -381,25 +394,25 @@ impl Pool {
     }
 
     /// Addresses lack.
-    fn no_room(&self, part: PartKind, wants: &Wants, low: bool) -> ReserveError {
+    fn no_room(&self, part: PartKind, wants: &Wants, lacks: Lacks) -> ReserveError {
         let granules = wants[part as usize].map_or(0, |want| want.granules);
-        self.fragmented(part, u64::from(granules) * self.geometry.granule_bytes, low, low)
+        self.fragmented(part, u64::from(granules) * self.geometry.granule_bytes, lacks, lacks == Lacks::Low)
     }
 
     /// Pages lack for what would lie in this arena.
     fn no_pages(&self, arena: u32, part: PartKind, needed_bytes: u64) -> ReserveError {
-        self.fragmented(part, needed_bytes, false, self.geometry.is_low(arena))
+        self.fragmented(part, needed_bytes, Lacks::Pages, self.geometry.is_low(arena))
     }
 
-    /// `low`: it is addresses below 2 GiB that lack. `wanted_low`: they are what was wanted.
-    fn fragmented(&self, part: PartKind, needed_bytes: u64, low: bool, wanted_low: bool) -> ReserveError {
+    /// `low`: of what would lie below 2 GiB.
+    fn fragmented(&self, part: PartKind, needed_bytes: u64, lacks: Lacks, low: bool) -> ReserveError {
         let largest = |arena| self.shard(arena).area(part).largest_free_bytes();
         let (common, all) = (self.geometry.arenas, self.geometry.all_arenas());
-        let wanted = if wanted_low { common..all } else { 0..common };
+        let wanted = if low { common..all } else { 0..common };
         ReserveError::Fragmented {
             part,
             needed_bytes,
-            low,
+            lacks,
             largest_free_bytes: wanted.map(largest).max().unwrap_or(0),
             committed_bytes: self.commit.charged_bytes(),
             commit_limit_bytes: self.limit_bytes(),

@@ -36,10 +36,11 @@ impl Reservation {
     }
 
     /// Addresses below 2 GiB, `used_bytes` of them with the guards at both ends. The place is drawn among those that are
-    /// [`HUGE_BYTES`] apart, which are a thousand; where something lies, the next one is taken, and each is tried once.
+    /// [`HUGE_BYTES`] apart, at most a thousand; where something lies, the next one is taken, and each is tried once.
     pub(super) fn low(used_bytes: u64) -> Result<Self, LowRefusal> {
         let refused = |tries, errno| LowRefusal { bytes: used_bytes, tries, errno };
-        let places = LOW_END.saturating_sub(LOW_START + used_bytes) / HUGE_BYTES + 1;
+        let spare_bytes = (LOW_END - LOW_START).checked_sub(used_bytes);
+        let places = spare_bytes.ok_or_else(|| refused(0, Errno::ENOMEM))? / HUGE_BYTES + 1;
         let first = system::random().map_err(|errno| refused(0, errno))? % places;
         let mut last = refused(0, Errno::ENOMEM);
         for place in (first..places).chain(0..first) {

@@ -17,7 +17,7 @@ use std::{
 };
 
 use super::{
-    ReserveError,
+    Lacks, ReserveError,
     arenas::Memory,
     blocks::Span,
     epochs::Stamp,
@@ -111,8 +111,11 @@ impl Memory {
     ) -> Result<T, ReserveError> {
         let emptied = self.emptied.load(Ordering::Relaxed);
         attempt().or_else(|error| {
-            if !matches!(error, ReserveError::Fragmented { .. } | ReserveError::Commit { .. }) {
-                return Err(error);
+            match error {
+                // Nothing that lies below 2 GiB is on shelves.
+                ReserveError::Fragmented { lacks: Lacks::Low, .. } => return Err(error),
+                ReserveError::Fragmented { .. } | ReserveError::Commit { .. } => {}
+                _ => return Err(error),
             }
             self.empty_shelves();
             // By this thread, or by another one since this one looked: the memory is there now.

@@ -99,6 +99,11 @@ impl ArenaStats {
         self.low.into_iter().fold(KindStats::default(), KindStats::add)
     }
 
+    /// The longest part that could still be placed in every kind of memory below 2 GiB.
+    pub fn low_largest_free_bytes(&self) -> u64 {
+        self.low.into_iter().map(|kind| kind.largest_free_bytes).min().unwrap_or_default()
+    }
+
     /// The memory of a kind, wherever it lies. Its longest free run is that of the arenas that take anything.
     pub fn all(&self, kind: PartKind) -> KindStats {
         let common = match kind {

@@ -16,7 +16,7 @@ use super::{
     lru::{Handle, slot_bytes},
 };
 use crate::{
-    arena::Published,
+    arena::{Lacks, Published},
     code::{Addresses, Image, LinkState, Listing, Signature, Sizes, Symbol, Thread},
 };
 
@@ -122,9 +122,18 @@ impl Entry {
         self.published.layout().low
     }
 
-    /// If it goes, memory below 2 GiB may come free: its own, or that of what lingers for it.
-    pub(super) fn holds_low(&self) -> bool {
-        self.is_low() || self.shares.iter().any(|share| share.entry().is_low())
+    /// Whether its memory is of use where this lacks.
+    pub(super) fn gives(&self, lacks: Lacks) -> bool {
+        match lacks {
+            Lacks::Pages => true,
+            Lacks::Common => !self.is_low(),
+            Lacks::Low => self.is_low(),
+        }
+    }
+
+    /// Whether its going is: its memory, or that of what it is linked against, which may go with it or after it.
+    pub(super) fn helps(&self, lacks: Lacks) -> bool {
+        self.gives(lacks) || self.shares.iter().any(|share| share.entry().gives(lacks))
     }
 
     /// Where the writable data lies, which names it; `None` without any.

@@ -9,13 +9,12 @@ use std::{
 use super::{
     Cache, Dependencies, Exports, Handle, Meta, Name, Placed, Startup, Target, Upload, View, Watched,
     entry::{AtDrop, Entry, Resident},
-    kept::Wanted,
     ledger::{Amount, Charge},
     lru::slot_bytes,
     residents::{Reason, Residents},
 };
 use crate::{
-    arena::{self, Draft, Layout, PublishError, Published, ReserveError},
+    arena::{self, Draft, Lacks, Layout, PublishError, Published, ReserveError},
     code::{self, CodeError, Image, LinkState},
 };
 
@@ -191,6 +190,7 @@ impl Cache {
             return Ok(Installed::existing(view));
         }
         let Needs { layout, link_state, amount } = self.needs(&install.name, &image, &dependencies, held_bytes)?;
+        self.hold_low_room(&layout)?;
         let mut victims = Vec::new();
         let (charge, replaces) = match self.charge(install, amount, &mut victims)? {
             Room::Charged { charge, replaces } => (charge, replaces),
@@ -276,7 +276,7 @@ impl Cache {
             self.free_kept_for(amount.total_bytes());
             match self.charge_once(install, amount, victims) {
                 // Another install may have taken what was freed for this one.
-                Err(InstallError::AllPinned { .. }) if self.free_oldest_kept(Wanted::Bytes) => {}
+                Err(InstallError::AllPinned { .. }) if self.free_oldest_kept(Lacks::Pages) => {}
                 charged => return charged,
             }
         }

@@ -6,21 +6,11 @@ use std::{
 };
 
 use super::{Cache, entry::Entry};
+use crate::arena::Lacks;
 
 /// They stay charged, as lingering: the budget bounds how many there are.
 #[derive(Default)]
 pub(super) struct Kept(Mutex<Queues>);
-
-/// What room is wanted for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
-    /// The budget: whatever is kept will do.
-    Bytes,
-    /// An image that need not lie below 2 GiB. If nothing else is kept, what lies there gives its pages at least.
-    Common,
-    /// One that must.
-    Low,
-}
 
 /// Each entry with its number, the oldest first.
 #[derive(Default)]
@@ -28,7 +18,7 @@ struct Queues {
     /// How many came before.
     next: u64,
     common: VecDeque<(u64, Arc<Entry>)>,
-    /// Those that hold memory below 2 GiB.
+    /// Those whose going helps below 2 GiB.
     low: VecDeque<(u64, Arc<Entry>)>,
 }
 
@@ -37,22 +27,25 @@ impl Kept {
         let mut queues = self.lock();
         let number = queues.next;
         queues.next += 1;
-        let queue = if entry.holds_low() { &mut queues.low } else { &mut queues.common };
+        let queue = if entry.helps(Lacks::Low) { &mut queues.low } else { &mut queues.common };
         queue.push_back((number, entry));
     }
 
     /// The oldest that helps, to be dropped by the caller: outside of the lock.
-    fn pop(&self, wanted: Wanted) -> Option<Arc<Entry>> {
+    fn pop(&self, lacks: Lacks) -> Option<Arc<Entry>> {
         let Queues { common, low, .. } = &mut *self.lock();
         let is_low_older = match (low.front(), common.front()) {
             (Some((low, _)), Some((common, _))) => low < common,
             (low, _) => low.is_some(),
         };
-        let oldest = match wanted {
-            Wanted::Bytes if is_low_older => low.pop_front(),
-            Wanted::Bytes => common.pop_front(),
-            Wanted::Common => common.pop_front().or_else(|| low.pop_front()),
-            Wanted::Low => low.pop_front(),
+        let oldest = match lacks {
+            Lacks::Pages if is_low_older => low.pop_front(),
+            Lacks::Pages => common.pop_front(),
+            Lacks::Common => common.pop_front().or_else(|| {
+                let at = low.iter().position(|(_, entry)| entry.helps(lacks))?;
+                low.remove(at)
+            }),
+            Lacks::Low => low.pop_front(),
         };
         oldest.map(|(_, entry)| entry)
     }
@@ -69,13 +62,13 @@ impl Cache {
     pub(super) fn free_kept_for(&self, bytes: u64) {
         let Some(kept) = &self.kept else { return };
         while self.ledger.charged().total_bytes().saturating_add(bytes) > self.ledger.limit_bytes() {
-            let Some(entry) = kept.pop(Wanted::Bytes) else { return };
+            let Some(entry) = kept.pop(Lacks::Pages) else { return };
             drop(entry);
         }
     }
 
     /// Frees the oldest that is kept and helps; `false` if nothing does.
-    pub(super) fn free_oldest_kept(&self, wanted: Wanted) -> bool {
-        self.kept.as_ref().and_then(|kept| kept.pop(wanted)).is_some()
+    pub(super) fn free_oldest_kept(&self, lacks: Lacks) -> bool {
+        self.kept.as_ref().and_then(|kept| kept.pop(lacks)).is_some()
     }
 }

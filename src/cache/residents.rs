@@ -1,6 +1,11 @@
 //! What the cache lock guards: the index, the order of use and the counts of evictions.
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, HashSet},
+    ops::Bound,
+    sync::Arc,
+    time::Instant,
+};
 
 use super::{
     Meta, Name, Target,
@@ -8,6 +13,7 @@ use super::{
     lru::{Handle, Lru},
     victims::Victims,
 };
+use crate::arena::{Gaps, Lacks};
 
 /// Why an entry went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +46,7 @@ pub struct Evictions {
     pub replaced: EvictionCount,
     /// Of all, those that nobody had used.
     pub never_used: u64,
-    /// Of `capacity`, those that went before an older one, to make contiguous room.
+    /// Of `capacity`, those that went before an older one whose going could help, to make contiguous room.
     pub out_of_order: u64,
 }
 
@@ -158,7 +164,7 @@ impl Residents {
     pub(super) fn insert(&mut self, entry: Arc<Entry>) -> Option<Handle> {
         let name = Arc::clone(entry.meta.name.as_bytes());
         let meta = Arc::clone(&entry.meta);
-        let (last_used, holds_low) = (entry.meta.installed_at, entry.holds_low());
+        let (last_used, holds_low) = (entry.meta.installed_at, entry.helps(Lacks::Low));
         let low = &mut self.low;
         let handle = self.order.insert(|handle| {
             // As many slots as there are below 2 GiB too: what has one here has one there.
@@ -205,37 +211,70 @@ impl Residents {
         (victims.bytes >= bytes).then_some(victims)
     }
 
-    /// The idle entry to evict where contiguous room is missing: the oldest of the `window` oldest for which `fits`
-    /// says that its span alone would do; else the oldest of them that `helps`; else the oldest.
+    /// The idle entry to evict where room is missing, of those whose going helps: the oldest of the `window` oldest for
+    /// which `fits` says that its memory alone would do; else the oldest.
     pub(super) fn evict_for_room(
         &mut self,
         window: usize,
-        helps: impl Fn(&Entry) -> bool,
+        lacks: Lacks,
         fits: impl Fn(&Entry) -> bool,
     ) -> Option<Resident> {
-        let idle = || self.order.oldest_first().filter(|(_, resident)| resident.is_idle());
-        let oldest = idle().next()?.0;
-        let within = || idle().take(window);
-        let victim = within().find(|(_, it)| fits(&it.entry)).or_else(|| within().find(|(_, it)| helps(&it.entry)));
-        self.evict_beside(oldest, victim.map_or(oldest, |(handle, _)| handle))
-    }
-
-    /// The same where it is missing below 2 GiB: of those that hold memory there alone.
-    ///
-    /// As each stands before what it is linked against, which is so here as in the order of all, the oldest is needed by
-    /// nobody who can be found: as long as somebody may go, somebody does.
-    pub(super) fn evict_for_low_room(&mut self, window: usize, fits: impl Fn(&Entry) -> bool) -> Option<Resident> {
-        let all = || self.low.oldest_first().filter_map(|(_, &handle)| Some((handle, self.order.get(handle)?)));
-        let idle = || all().filter(|(_, resident)| resident.is_idle());
+        let idle = || self.order.oldest_first().filter(|(_, it)| it.is_idle() && it.entry.helps(lacks));
         let oldest = idle().next()?.0;
         let victim = idle().take(window).find(|(_, it)| fits(&it.entry)).map_or(oldest, |(handle, _)| handle);
-        let oldest_of_all = self.order.oldest_first().find(|(_, it)| it.is_idle()).map_or(oldest, |(handle, _)| handle);
-        self.evict_beside(oldest_of_all, victim)
-    }
-
-    fn evict_beside(&mut self, oldest: Handle, victim: Handle) -> Option<Resident> {
         self.evictions.out_of_order += u64::from(victim != oldest);
         self.evict(victim, Reason::Capacity)
+    }
+
+    /// Those to evict so that there is room below 2 GiB: of the `window` oldest that nobody holds and whose going helps
+    /// there the first whose memory alone would do; else the oldest, as many as it takes, without those that would free
+    /// nothing there. `None` if all of them would not do: then nobody need go.
+    pub(super) fn victims_for_low_room(&self, window: usize, mut gaps: Gaps) -> Option<Vec<Handle>> {
+        if gaps.suffice() {
+            return Some(Vec::new());
+        }
+        let fits = |it: &Entry| gaps.suffice_with(&it.published);
+        if let Some((handle, _)) = self.idle_low().take(window).find(|(_, it)| fits(&it.entry)) {
+            return Some(vec![handle]);
+        }
+        let mut victims = Victims::default();
+        let mut freed = HashSet::new();
+        for (handle, resident) in self.low_oldest_first() {
+            if !resident.is_idle() && !victims.owners_go(&resident.entry, 1) {
+                continue;
+            }
+            let followers = victims.followers.len();
+            victims.add(handle, &resident.entry);
+            for entry in [&resident.entry].into_iter().chain(&victims.followers[followers..]) {
+                gaps.add(&entry.published);
+                freed.insert(Arc::as_ptr(entry));
+            }
+            if gaps.suffice() {
+                let is_freed = |it: &Arc<Entry>| it.is_low() && freed.contains(&Arc::as_ptr(it));
+                let is_of_use = |it: &Arc<Entry>| is_freed(it) || it.shares.iter().any(|it| is_freed(it.entry()));
+                victims.handles.retain(|&handle| self.get(handle).is_some_and(|it| is_of_use(&it.entry)));
+                return Some(victims.handles);
+            }
+        }
+        None
+    }
+
+    /// Evicts [those](Self::victims_for_low_room).
+    pub(super) fn evict_for_low_room(&mut self, window: usize, gaps: Gaps) -> Option<Vec<Resident>> {
+        let oldest = self.idle_low().next().map(|(handle, _)| handle);
+        let victims = self.victims_for_low_room(window, gaps)?;
+        if victims.first() != oldest.as_ref() {
+            self.evictions.out_of_order += victims.len() as u64;
+        }
+        Some(victims.into_iter().filter_map(|it| self.evict(it, Reason::Capacity)).collect())
+    }
+
+    fn low_oldest_first(&self) -> impl Iterator<Item = (Handle, &Resident)> {
+        self.low.oldest_first().filter_map(|(_, &handle)| Some((handle, self.order.get(handle)?)))
+    }
+
+    fn idle_low(&self) -> impl Iterator<Item = (Handle, &Resident)> {
+        self.low_oldest_first().filter(|(_, resident)| resident.is_idle())
     }
 
     /// Views in the order of names of at most `limit` entries whose name starts so, from the name after `after` on.

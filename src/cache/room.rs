@@ -2,13 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{
-    Cache, InstallError, Victim,
-    dependencies::Share,
-    entry::{Entry, Resident},
-    kept::Wanted,
-};
-use crate::arena::{Draft, Layout, PartKind, ReserveError};
+use super::{Cache, InstallError, Victim, dependencies::Share, entry::Entry};
+use crate::arena::{Draft, Lacks, Layout, PartKind, ReserveError};
 
 /// Times that entries may be evicted for the sake of contiguous room in one install. Each time they free at least as
 /// many bytes as are missing, so that a second time is rare and this many mean that pinned entries stand in the way.
@@ -18,23 +13,15 @@ const CONTIGUITY_ROUNDS_MAX: usize = 64;
 struct Lack {
     part: PartKind,
     needed_bytes: u64,
-    /// Addresses below 2 GiB.
-    low: bool,
-    /// For what does not lie below 2 GiB.
-    common: bool,
+    lacks: Lacks,
 }
 
 impl Lack {
-    /// Whether the going of an entry could be of use at all. Where pages lack instead of addresses, that of any could.
-    fn helps(&self, entry: &Entry) -> bool {
-        if self.low { entry.is_low() } else { !self.common || !entry.is_low() }
-    }
-
     /// Bytes that come free where they are needed if an idle entry goes: its own, and those of what has no other owner.
     fn freed_bytes(&self, entry: &Entry) -> u64 {
         let with_it = entry.shares.iter().map(Share::entry).filter(|it| Arc::strong_count(it) == 1);
         let all = [entry].into_iter().chain(with_it.map(|it| &**it));
-        all.filter(|it| self.helps(it)).map(|it| part_bytes(it, self.part)).sum()
+        all.filter(|it| it.gives(self.lacks)).map(|it| part_bytes(it, self.part)).sum()
     }
 }
 
@@ -44,50 +31,65 @@ impl Cache {
         for _ in 0..CONTIGUITY_ROUNDS_MAX {
             let lack = match self.reserve_over_kept(layout) {
                 Ok(draft) => return Ok(draft),
-                Err(ReserveError::Fragmented { part, needed_bytes, low, .. }) => {
-                    Lack { part, needed_bytes, low, common: !layout.low }
-                }
+                Err(ReserveError::Fragmented { part, needed_bytes, lacks, .. }) => Lack { part, needed_bytes, lacks },
                 Err(error) => return Err(InstallError::Reserve(error)),
             };
-            let mut freed_bytes = 0;
-            while freed_bytes < lack.needed_bytes {
-                let Some(victim) = self.evict_for(&lack) else {
-                    return self.arenas.reserve(layout).map_err(InstallError::Fragmented);
-                };
-                freed_bytes += lack.freed_bytes(&victim.entry).max(self.arenas.granule_bytes());
-                victims.push(self.victim(&victim));
+            let some_went = match lack.lacks {
+                Lacks::Low => self.evict_for_low_room(layout, victims),
+                Lacks::Pages | Lacks::Common => self.evict_for(&lack, victims),
+            };
+            if !some_went {
+                break;
             }
         }
         self.arenas.reserve(layout).map_err(InstallError::Fragmented)
     }
 
-    /// Who goes for want of contiguous room. Below 2 GiB only the going of those helps who hold memory there; elsewhere
-    /// these are passed over as far as the window reaches.
-    fn evict_for(&self, lack: &Lack) -> Option<Resident> {
-        let window = self.eviction_window;
+    /// Evicts entries that have as much of what lacks as is missing; `false` if there are none left that may go.
+    fn evict_for(&self, lack: &Lack, victims: &mut Vec<Victim>) -> bool {
         let fits = |entry: &Entry| lack.freed_bytes(entry) >= lack.needed_bytes;
-        let mut residents = self.residents();
-        match lack.low {
-            true => residents.evict_for_low_room(window, fits),
-            false => residents.evict_for_room(window, |entry| lack.helps(entry), fits),
+        let mut freed_bytes = 0;
+        while freed_bytes < lack.needed_bytes {
+            let victim = self.residents().evict_for_room(self.eviction_window, lack.lacks, fits);
+            let Some(victim) = victim else { return false };
+            freed_bytes += lack.freed_bytes(&victim.entry).max(self.arenas.granule_bytes());
+            victims.push(self.victim(&victim));
         }
+        true
+    }
+
+    /// Evicts those who make room below 2 GiB; `false`, and nobody, if there would be none whoever went.
+    fn evict_for_low_room(&self, layout: &Layout, victims: &mut Vec<Victim>) -> bool {
+        let Ok(gaps) = self.arenas.low_gaps(layout) else { return false };
+        let evicted = self.residents().evict_for_low_room(self.eviction_window, gaps);
+        let Some(evicted) = evicted else { return false };
+        victims.extend(evicted.iter().map(|it| self.victim(it)));
+        true
+    }
+
+    /// Whether there is room below 2 GiB for what must lie there, or would be if all went that may: to be asked before
+    /// anybody goes for bytes.
+    pub(super) fn hold_low_room(&self, layout: &Layout) -> Result<(), InstallError> {
+        let refusal = || -> Result<Option<ReserveError>, InstallError> {
+            let gaps = self.arenas.low_gaps(layout).map_err(InstallError::Reserve)?;
+            let refusal = gaps.refusal();
+            let victims = self.residents().victims_for_low_room(self.eviction_window, gaps);
+            Ok(refusal.filter(|_| victims.is_none()))
+        };
+        if !layout.low || refusal()?.is_none() {
+            return Ok(());
+        }
+        // What is kept for its address alone goes before anybody, and perhaps stands in the way.
+        while !self.arenas.has_low_room(layout) && self.free_oldest_kept(Lacks::Low) {}
+        refusal()?.map_or(Ok(()), |refusal| Err(InstallError::Fragmented(refusal)))
     }
 
     /// The same without evicting: what is kept for its address alone goes before anything that is resident.
     fn reserve_over_kept(&self, layout: &Layout) -> Result<Draft, ReserveError> {
         loop {
-            let refused = match self.arenas.reserve(layout) {
-                Err(refused @ ReserveError::Fragmented { .. }) => refused,
+            match self.arenas.reserve(layout) {
+                Err(ReserveError::Fragmented { lacks, .. }) if self.free_oldest_kept(lacks) => {}
                 reserved => return reserved,
-            };
-            let wanted = match refused {
-                ReserveError::Fragmented { low: true, .. } => Wanted::Low,
-                // It is pages that lack.
-                _ if layout.low => Wanted::Bytes,
-                _ => Wanted::Common,
-            };
-            if !self.free_oldest_kept(wanted) {
-                return Err(refused);
             }
         }
     }

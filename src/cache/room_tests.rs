@@ -9,7 +9,7 @@ use object::{
 
 use super::*;
 use crate::{
-    arena::{ArenaConfig, ReserveError},
+    arena::{ArenaConfig, Lacks, ReserveError},
     code::{CodeError, FlatEntry, Image, Limits, Selection},
 };
 
@@ -98,7 +98,7 @@ fn room_below_2_gib_is_made_by_those_that_lie_there_in_order_of_use() {
     let installed = install(&cache, "d", low(MIB / 4), &[]).unwrap();
     assert_eq!((installed.victims.len(), there(&cache, &all)), (1, vec!["old", "a", "c", "new", "d"]));
     let evictions = cache.stats().evictions;
-    assert_eq!((evictions.capacity.entries, evictions.out_of_order), (1, 1), "before what lies elsewhere and is older");
+    assert_eq!((evictions.capacity.entries, evictions.out_of_order), (1, 0), "what lies elsewhere does not count");
     let installed = install(&cache, "e", low(MIB), &[]).unwrap();
     assert_eq!((installed.victims.len(), there(&cache, &all)), (2, vec!["old", "new", "d", "e"]), "c, then a");
     assert_empty(&arenas, cache);
@@ -112,6 +112,7 @@ fn within_the_window_the_one_goes_whose_place_will_do() {
     install(&cache, "rest", low(3 * MIB / 4), &[]).unwrap();
     install(&cache, "new", low(MIB / 2), &[]).unwrap();
     assert_eq!(there(&cache, &["small", "large", "rest", "new"]), ["small", "rest", "new"]);
+    assert_eq!(cache.stats().evictions.out_of_order, 1);
 }
 
 #[test]
@@ -139,7 +140,7 @@ fn if_what_lies_there_cannot_go_nobody_goes_and_the_error_says_what_is_full() {
     install(&cache, "held", low(MIB), &[]).unwrap();
     let pinned = cache.pin(Target::Name(&name("held"))).unwrap();
     let error = install(&cache, "new", low(MIB + 64), &[]).unwrap_err();
-    assert!(matches!(error, InstallError::Fragmented(ReserveError::Fragmented { low: true, .. })), "{error}");
+    assert!(matches!(error, InstallError::Fragmented(ReserveError::Fragmented { lacks: Lacks::Low, .. })), "{error}");
     assert!(error.to_string().contains("below 2 GiB"), "{error}");
     assert_eq!(there(&cache, &["other", "held", "new"]), ["other", "held"]);
     assert_eq!(cache.stats().evictions.capacity.entries, 0);
@@ -153,15 +154,88 @@ fn if_what_lies_there_cannot_go_nobody_goes_and_the_error_says_what_is_full() {
 }
 
 #[test]
-fn for_room_elsewhere_those_below_2_gib_are_passed_over_as_far_as_the_window_reaches() {
-    for (window, left) in [(16, vec!["low", "new"]), (0, vec!["new"])] {
+fn who_only_needs_what_cannot_go_stays() {
+    let (arenas, cache) = cache(0);
+    install(&cache, "held", low(MIB), &[]).unwrap();
+    for key in ["by", "by2", "by3"] {
+        install(&cache, key, anywhere(1000), &["held"]).unwrap();
+    }
+    let pinned = cache.pin(Target::Name(&name("held"))).unwrap();
+    let all = ["held", "by", "by2", "by3", "free", "new"];
+    let error = install(&cache, "new", low(MIB + 64), &[]).unwrap_err();
+    assert!(matches!(error, InstallError::Fragmented(_)), "{error}");
+    // Nor does it help to be linked against it.
+    let error = install(&cache, "new", low(MIB + 64), &["held"]).unwrap_err();
+    assert!(matches!(error, InstallError::Fragmented(_)), "{error}");
+    assert_eq!((there(&cache, &all), cache.stats().evictions.capacity.entries), (all[..4].to_vec(), 0));
+    // They are older than the one whose place will do.
+    install(&cache, "free", low(MIB), &[]).unwrap();
+    let installed = install(&cache, "new", low(MIB), &[]).unwrap();
+    assert_eq!((installed.victims.len(), there(&cache, &all)), (1, vec!["held", "by", "by2", "by3", "new"]));
+    drop(pinned);
+    install(&cache, "newer", low(2 * MIB), &[]).unwrap();
+    assert_eq!(there(&cache, &all), Vec::<&str>::new());
+    assert_empty(&arenas, cache);
+}
+
+#[test]
+fn where_no_gap_could_become_large_enough_nobody_goes_for_bytes_either() {
+    let (arenas, cache) = cache_with(16, RESERVED, 4 << 20);
+    install(&cache, "old", anywhere(3 * MIB / 2), &[]).unwrap();
+    install(&cache, "a", low(MIB - 64), &[]).unwrap();
+    install(&cache, "middle", low(64), &[]).unwrap();
+    install(&cache, "b", low(MIB), &[]).unwrap();
+    let pinned = cache.pin(Target::Name(&name("middle"))).unwrap();
+    let all = ["old", "a", "middle", "b", "new"];
+    for evicted in [false, true] {
+        if evicted {
+            cache.evict(Target::Name(&name("middle")), None).unwrap();
+        }
+        let error = install(&cache, "new", low(MIB + 64), &[]).unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, InstallError::Fragmented(_)) && text.contains("below 2 GiB"), "{text}");
+        assert_eq!(there(&cache, &["old", "a", "b", "new"]), ["old", "a", "b"]);
+        assert_eq!(cache.stats().evictions.capacity.entries, 0);
+    }
+    drop(pinned);
+    install(&cache, "new", low(MIB + 64), &[]).unwrap();
+    assert!(there(&cache, &all).ends_with(&["new"]));
+    assert_empty(&arenas, cache);
+}
+
+#[test]
+fn for_room_elsewhere_those_below_2_gib_stay_however_many_and_old_they_are() {
+    for window in [16, 0] {
         let (_arenas, cache) = cache(window);
-        install(&cache, "low", low(MIB), &[]).unwrap();
+        let old: Vec<String> = (0..20).map(|at| format!("low{at}")).collect();
+        let old: Vec<&str> = old.iter().map(|it| &**it).collect();
+        for key in &old {
+            install(&cache, key, low(64), &[]).unwrap();
+        }
         install(&cache, "a", anywhere(MIB), &[]).unwrap();
         install(&cache, "b", anywhere(MIB), &[]).unwrap();
         install(&cache, "new", anywhere(3 * MIB / 2), &[]).unwrap();
-        assert_eq!(there(&cache, &["low", "a", "b", "new"]), left, "{window}");
+        assert_eq!((there(&cache, &["a", "b", "new"]), there(&cache, &old)), (vec!["new"], old.clone()), "{window}");
+        assert_eq!(cache.stats().evictions.out_of_order, 0, "{window}");
+        let pinned = cache.pin(Target::Name(&name("new"))).unwrap();
+        let error = install(&cache, "newer", anywhere(MIB), &[]).unwrap_err();
+        let InstallError::Fragmented(ReserveError::Fragmented { lacks: Lacks::Common, .. }) = error else {
+            panic!("{error}")
+        };
+        assert_eq!(there(&cache, &old), old, "{window}");
+        drop(pinned);
     }
+}
+
+#[test]
+fn who_lies_below_2_gib_and_needs_what_does_not_goes_before_it() {
+    let (arenas, cache) = cache(0);
+    install(&cache, "needed", anywhere(MIB), &[]).unwrap();
+    install(&cache, "other", low(64), &[]).unwrap();
+    install(&cache, "by", low(64), &["needed"]).unwrap();
+    install(&cache, "new", anywhere(3 * MIB / 2), &[]).unwrap();
+    assert_eq!(there(&cache, &["needed", "other", "by", "new"]), ["other", "new"]);
+    assert_empty(&arenas, cache);
 }
 
 #[test]
@@ -197,5 +271,9 @@ fn kept_addresses_below_2_gib_are_given_up_for_room_there_and_others_are_not() {
     assert_eq!((cache.stats().charged.lingering_entries, there(&cache, &["e"])), (3, vec!["e"]), "b alone");
     install(&cache, "f", anywhere(3 * MIB / 2), &[]).unwrap();
     assert_eq!((cache.stats().charged.lingering_entries, there(&cache, &["e", "f"]).len()), (1, 2), "a and d, not c");
+    let pinned = cache.pin(Target::Name(&name("f"))).unwrap();
+    assert!(install(&cache, "g", anywhere(MIB), &[]).is_err());
+    assert_eq!(cache.stats().charged.lingering_entries, 1, "c gives no room there");
+    drop(pinned);
     assert_empty(&arenas, cache);
 }

@@ -285,7 +285,8 @@ impl Image {
         }
     }
 
-    /// It holds addresses of its own in 32 bits: it can run below 2 GiB and nowhere else.
+    /// It holds addresses of its own in 32 bits, or distances to what others have below 2 GiB: it can run there and nowhere
+    /// else.
     pub fn needs_low(&self) -> bool {
         self.links.first_low.is_some()
     }

@@ -40,7 +40,7 @@ pub(super) struct Links {
     pub(super) stubs_offset_bytes: u64,
     /// Sections that hold fixups.
     pub(super) sources: Vec<Source>,
-    /// Index of the first fixup that holds an address of the image itself in 32 bits.
+    /// Index of the first fixup for whose sake the image must lie below 2 GiB.
     pub(super) first_low: Option<u32>,
     /// Instructions that load an address from a slot, and compute it instead.
     relaxed: Vec<Relaxed>,
@@ -333,21 +333,19 @@ impl Collector<'_, '_> {
             self.links.fixups.push(fixup);
             return Ok(());
         }
-        let is_by_stub = stubs::leads_there(relocation, place, addend);
         fixup.to = if relocation.is_by_slot() {
             let target = self.target(entity);
             To::Slot(self.slot(target))
         } else if relocation.is_of_slots_start() {
             To::SlotsStart
-        } else if is_by_stub {
+        } else if stubs::leads_there(relocation, place, addend) {
             let target = self.target(entity);
             self.links.targets[target as usize].is_by_stub_alone |= relocation.is_low_address();
             To::Stub(self.stub(target))
         } else {
             To::Target(self.target(entity))
         };
-        let is_of_image = is_by_stub || matches!(place, Place::In(..) | Place::SlotsStart);
-        if relocation.is_low_address() && is_of_image {
+        if stubs::needs_low(relocation, fixup.to, place) {
             self.links.first_low.get_or_insert(self.links.fixups.len() as u32);
         }
         self.links.fixups.push(fixup);

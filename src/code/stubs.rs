@@ -42,6 +42,20 @@ pub(super) fn leads_there(relocation: Relocation, place: Place, addend: i64) -> 
     }
 }
 
+/// Whether a field only fits where the image lies below 2 GiB: with an address of the image itself in 32 bits, or the
+/// distance to what another entry has there.
+pub(super) fn needs_low(relocation: Relocation, to: To, place: Place) -> bool {
+    match relocation {
+        Relocation::Abs32 | Relocation::Abs32S => {
+            matches!(to, To::Stub(_)) || matches!(place, Place::In(..) | Place::SlotsStart)
+        }
+        Relocation::Pc32 | Relocation::Plt32 => {
+            matches!((to, place), (To::Target(_), Place::Provided(provided)) if provided.address <= LOW_MAX)
+        }
+        _ => false,
+    }
+}
+
 impl Links {
     /// A function whose address is taken in 32 bits has its stub's address in all of the image, so that its code finds
     /// it equal to what its tables hold. But for what is loaded from a slot: code that may lie anywhere does that.

@@ -292,6 +292,7 @@ fn executors_give_memory_back_whatever_way_it_is_had() {
         let mut config = ArenaConfig { keep_free_bytes: 0, ..ArenaConfig::new(16 << 20, 16 << 20) };
         way(&mut config);
         let arenas = Arenas::map(&config).unwrap();
+        assert_eq!(arenas.low_bytes(), config.low_bytes, "{config:?}");
         assert_eq!(give_back_by_executors(&arenas).refused_system_calls, 0, "{config:?}");
     }
 }

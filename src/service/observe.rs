@@ -92,6 +92,8 @@ impl Service {
             arena_code: arena_bytes(&code),
             arena_rodata: arena_bytes(&rodata),
             arena_data: arena_bytes(&data),
+            arena_low: arena_bytes(&arena.low_total()),
+            arena_low_largest_free_bytes: arena.low_largest_free_bytes(),
             arena_resident_bytes: memory.committed_bytes,
             arena_huge_page_bytes: self.arenas.huge_bytes(),
             arena_largest_free_bytes: largest.into_iter().min().unwrap_or_default(),
@@ -125,6 +127,7 @@ fn low_arena(arena: &ArenaStats) -> Option<LowArenaStatus> {
         lingering_bytes: memory.lingering_bytes,
         free_bytes: memory.free_bytes,
         spans: memory.spans,
+        largest_free_bytes: arena.low_largest_free_bytes(),
         refused: arena.low_refused.map(|refused| refused.to_string()).unwrap_or_default(),
     };
     (memory.reserved_bytes > 0 || arena.low_refused.is_some()).then_some(status)

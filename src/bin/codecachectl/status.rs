@@ -97,12 +97,13 @@ fn low_arena(low: &LowArenaStatus) -> String {
     }
     let b = units::bytes;
     format!(
-        "{} used, {} lingering, {} free, {} committed of {}",
+        "{} used, {} lingering, {} free, {} committed of {}, {} at once",
         b(low.used_bytes),
         b(low.lingering_bytes),
         b(low.free_bytes),
         b(low.committed_bytes),
-        b(low.reserved_bytes)
+        b(low.reserved_bytes),
+        b(low.largest_free_bytes)
     )
 }
 
@@ -218,6 +219,7 @@ fn low_json(low: &LowArenaStatus) -> Value {
         "lingering_bytes": low.lingering_bytes,
         "free_bytes": low.free_bytes,
         "spans": low.spans,
+        "largest_free_bytes": low.largest_free_bytes,
         "refused": low.refused,
     })
 }

@@ -53,7 +53,7 @@ fn a_field_of_32_bits_holds_the_address_of_what_lies_below_2_gib() {
 }
 
 #[test]
-fn only_addresses_of_its_own_in_32_bits_make_an_image_need_low_ones() {
+fn of_its_own_only_addresses_in_32_bits_make_an_image_need_low_ones() {
     let absolute = |object: &mut Builder| object.symbol("absolute", STB_GLOBAL, STT_NOTYPE, SHN_ABS, 7, 0);
     let absent = |object: &mut Builder| object.symbol("absent", STB_WEAK, STT_NOTYPE, SHN_UNDEF, 0, 0);
     let needs = |blob: &[u8]| parse(blob).unwrap().needs_low();
@@ -183,6 +183,25 @@ fn what_another_entry_has_below_2_gib_is_addressed_directly_and_its_functions_el
             let text = write_at(&parse_against(kind, name, addend, AT), LOW).unwrap_err().to_string();
             assert!(text.contains("of another entry, which does not lie below 2 GiB") && text.contains(name), "{text}");
         }
+    }
+}
+
+#[test]
+fn who_is_near_what_another_entry_has_below_2_gib_must_lie_there_too() {
+    for kind in [R_X86_64_PC32, R_X86_64_PLT32] {
+        // To data no stub leads, nor into the middle of a function.
+        for (name, addend, address) in [("table", 0, LOW.data + 0x10), ("square", 4, LOW.code + 0x10)] {
+            let there = Addresses { code: 0x4000_0000, rodata: 0x4800_0000, data: 0x5000_0000 };
+            let image = parse_against(kind, name, addend, LOW);
+            assert!(image.needs_low(), "{kind:?} {name}");
+            let field = i32_at(&write_at(&image, there).unwrap().code, 8);
+            assert_eq!((there.code + 8).checked_add_signed(field - addend), Some(address), "{kind:?} {name}");
+            assert!(!parse_against(kind, name, addend, AT).needs_low(), "{kind:?} {name}");
+        }
+        assert!(!parse_against(kind, "square", -4, LOW).needs_low(), "a call has a stub");
+    }
+    for kind in [R_X86_64_GOTPCREL, R_X86_64_PC64] {
+        assert!(!parse_against(kind, "table", -4, LOW).needs_low(), "{kind:?} reaches it from anywhere");
     }
 }
 
