@@ -56,7 +56,10 @@ pub enum DaemonError {
     NoWorkers,
     /// No executors.
     #[error("cannot start executors: {0}")]
-    Exec(#[from] exec::StartError),
+    Exec(exec::StartError),
+    /// System calls of code cannot be contained, which the configuration requires.
+    #[error("cannot start executors: {0}; {remedy}", remedy = check::required_remedy(.0))]
+    Filter(exec::FilterError),
     /// No runtime, or no signals.
     #[error("cannot start the runtime: {0}")]
     Runtime(io::Error),
@@ -71,6 +74,15 @@ pub enum DaemonError {
     /// The transport.
     #[error("serving failed: {0}")]
     Serve(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<exec::StartError> for DaemonError {
+    fn from(error: exec::StartError) -> Self {
+        match error {
+            exec::StartError::Filter { error } => Self::Filter(error),
+            error => Self::Exec(error),
+        }
+    }
 }
 
 /// Runs the daemon until SIGTERM or SIGINT, and drains it. Blocks.
@@ -131,6 +143,9 @@ fn build(config: &Config) -> Result<Parts, DaemonError> {
     let arenas = Arenas::map(&arena_config(config))?;
     // No thread before this line, if there are to be worker processes.
     let workers = prepare_workers(config, &arenas)?;
+    if let Some(refused) = arenas.low_refused() {
+        tracing::warn!(%refused, "objects with absolute addresses in 32 bits are refused: arena.low_bytes has no effect");
+    }
     let cache = Cache::new(
         &CacheConfig {
             budget_bytes: config.cache.budget_bytes,
@@ -185,7 +200,7 @@ fn exec_config(config: &Config, arenas: Option<&Arenas>) -> ExecConfig {
         stack_guard_bytes: config.exec.stack_guard_bytes,
         call_memory_max_bytes: config.exec.call_memory_max_bytes,
         tick: Duration::from_micros(config.exec.watchdog_tick_us),
-        code: arenas.iter().map(|arenas| arenas.executable_range()).collect(),
+        code: arenas.map(|arenas| arenas.executable_ranges().collect()).unwrap_or_default(),
         code_flips: arenas.is_some_and(Arenas::flips_protection),
         filter: filter_policy(config),
     }
@@ -285,6 +300,7 @@ fn arena_config(config: &Config) -> ArenaConfig {
     let commit_limit_bytes = (config.cache.budget_bytes as f64 * COMMIT_PER_BUDGET) as u64;
     let directory = &config.arena.directory;
     ArenaConfig {
+        low_bytes: config.arena.low_bytes,
         granule_bytes: config.arena.granule_bytes,
         shards: shards(config),
         keep_free_bytes: config.arena.keep_free_bytes,

@@ -20,6 +20,7 @@ mod ledger;
 mod lru;
 mod name;
 mod residents;
+mod room;
 mod startup;
 mod upload;
 mod victims;
@@ -27,6 +28,8 @@ mod watch;
 
 #[cfg(test)]
 mod dependencies_tests;
+#[cfg(test)]
+mod room_tests;
 #[cfg(test)]
 mod watch_tests;
 

@@ -1,9 +1,9 @@
 //! Which system calls an executor's thread may make, as a program for the kernel: `seccomp_data` in, a verdict out.
 //!
-//! In this order: a call by another ABI than x86-64's own is refused, whoever makes it; so is every call whose
-//! instruction lies in code; what is on [`ALWAYS`] or [`conditional`] is allowed; the rest is refused. The last two
-//! concern the daemon's own instructions, those of the C library among them: what an executor does between two calls,
-//! and what code can reach that jumps there.
+//! In this order: a call by the 32-bit interface is refused, whoever makes it; so is every call whose instruction lies
+//! in code; what is on [`ALWAYS`] or [`conditional`] is allowed; the rest is refused, all numbers of the x32 interface
+//! among it. The last two concern the daemon's own instructions, those of the C library among them: what an executor
+//! does between two calls, and what code can reach that jumps there.
 //!
 //! To refuse is SECCOMP_RET_TRAP: the call is not made, and SIGSYS comes. The handler ends the call of code by a trap;
 //! where none runs it answers ENOSYS and counts, as a kernel without that system call would. Killing instead would let
@@ -17,13 +17,15 @@ use std::ops::Range;
 
 use libc::sock_filter;
 
+use super::arch::{ARCH_GET_FS, ARCH_SET_FS};
+
 /// Ranges of code at most. Bounds the program, of which the kernel takes 4096 instructions.
 pub(super) const RANGES_MAX: usize = 16;
 /// What comes in `si_errno` with a SIGSYS of this filter, to tell it from those of other filters.
 pub(super) const MARK: u16 = 0xc0de;
 
 pub(super) const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
-/// Set in the numbers of the x32 ABI, and in negative ones.
+/// Set in the numbers of the x32 interface, and in negative ones.
 pub(super) const X32_BIT: u32 = 0x4000_0000;
 
 const REFUSED: u32 = libc::SECCOMP_RET_TRAP | MARK as u32;
@@ -42,8 +44,6 @@ const MADV_HWPOISON: u32 = 100;
 const MADV_GUARD_INSTALL: u32 = 102;
 /// What wakes the runtime: a write of one 64-bit number to an event descriptor.
 const EVENT_BYTES: u64 = 8;
-const ARCH_SET_FS: u32 = 0x1002;
-const ARCH_GET_FS: u32 = 0x1003;
 /// The libc crate has no names for them yet.
 const SYS_URETPROBE: libc::c_long = 335;
 const SYS_UPROBE: libc::c_long = 336;
@@ -135,8 +135,8 @@ fn conditional(code: &[Range<u64>], daemon: Daemon) -> Vec<(libc::c_long, Vec<Te
         // The C library, of stacks of threads that ended.
         (libc::SYS_madvise, vec![Test::Bits { argument: 2, mask: !1, value: MADV_GUARD_INSTALL }]),
         // The handler, and the way back from code, restore the thread pointer.
-        (libc::SYS_arch_prctl, vec![is(0, ARCH_SET_FS)]),
-        (libc::SYS_arch_prctl, vec![is(0, ARCH_GET_FS)]),
+        (libc::SYS_arch_prctl, vec![is(0, ARCH_SET_FS as u32)]),
+        (libc::SYS_arch_prctl, vec![is(0, ARCH_GET_FS as u32)]),
         // The last words of a panic, or of the C library.
         (libc::SYS_write, vec![is(0, libc::STDERR_FILENO as u32)]),
         (libc::SYS_writev, vec![is(0, libc::STDERR_FILENO as u32)]),
@@ -149,11 +149,9 @@ fn conditional(code: &[Range<u64>], daemon: Daemon) -> Vec<(libc::c_long, Vec<Te
     rules.extend(LAST_SIGNALS.map(last));
     // Freed code is wiped so.
     let executable = is(2, (libc::PROT_READ | libc::PROT_EXEC) as u32);
-    for range in code.iter().filter(|_| daemon.flips_protection) {
-        let within = [
-            Test::AtLeast { argument: 0, value: range.start },
-            Test::AtMost { argument: 0, value: range.end.saturating_sub(1) },
-        ];
+    for range in ranges(code).filter(|_| daemon.flips_protection) {
+        let within =
+            [Test::AtLeast { argument: 0, value: range.start }, Test::AtMost { argument: 0, value: range.end - 1 }];
         rules.push((libc::SYS_mprotect, vec![executable, within[0], within[1]]));
     }
     rules
@@ -178,6 +176,11 @@ pub(super) fn worker_program(code: &[Range<u64>], worker: Daemon) -> Vec<sock_fi
     compose(code, WORKER_ALWAYS, worker_conditional(worker))
 }
 
+/// Those that hold anything.
+fn ranges(code: &[Range<u64>]) -> impl Iterator<Item = &Range<u64>> {
+    code.iter().filter(|range| !range.is_empty())
+}
+
 /// The program for a daemon's executors. System calls made by instructions in `code` are refused:
 /// at most [`RANGES_MAX`] ranges, empty ones have no effect.
 pub(super) fn program(code: &[Range<u64>], daemon: Daemon) -> Vec<sock_filter> {
@@ -190,19 +193,17 @@ fn compose(
     conditional: Vec<(libc::c_long, Vec<Test>)>,
 ) -> Vec<sock_filter> {
     assert!(code.len() <= RANGES_MAX, "the caller holds the number of ranges to its bound");
-    let mut blocks = vec![
-        vec![load(ARCH), Op::If(Compare::Equal, AUDIT_ARCH_X86_64, To::Miss, To::Next), Op::Verdict(REFUSED)],
-        vec![load(NUMBER), Op::If(Compare::AtLeast, X32_BIT, To::Next, To::Miss), Op::Verdict(REFUSED)],
-    ];
-    for range in code.iter().filter(|range| !range.is_empty()) {
+    let mut blocks =
+        vec![vec![Op::Load(ARCH), Op::If(Compare::Equal, AUDIT_ARCH_X86_64, To::Miss, To::Next), Op::Verdict(REFUSED)]];
+    for range in ranges(code) {
         // The pointer is that of the next instruction.
         let after = [at_least(POINTER, range.start + 1), at_most(POINTER, range.end), vec![Op::Verdict(REFUSED)]];
         blocks.push(after.concat());
     }
-    blocks.push(vec![load(NUMBER)]);
+    blocks.push(vec![Op::Load(NUMBER)]);
     blocks.extend(always.iter().map(|number| vec![is_number(*number), Op::Verdict(ALLOWED)]));
     for (number, tests) in conditional {
-        let mut block = vec![load(NUMBER), is_number(number)];
+        let mut block = vec![Op::Load(NUMBER), is_number(number)];
         block.extend(tests.into_iter().flat_map(Test::ops));
         block.push(Op::Verdict(ALLOWED));
         blocks.push(block);
@@ -244,19 +245,15 @@ impl Test {
         let at = |argument| ARGUMENTS + argument * 2 * HALF_BYTES;
         match self {
             Self::Bits { argument, mask, value } => {
-                vec![load(at(argument)), Op::And(mask), Op::If(Compare::Equal, value, To::Next, To::Miss)]
+                vec![Op::Load(at(argument)), Op::And(mask), Op::If(Compare::Equal, value, To::Next, To::Miss)]
             }
             Self::Below { argument, bound } => {
-                vec![load(at(argument)), Op::If(Compare::AtLeast, bound, To::Miss, To::Next)]
+                vec![Op::Load(at(argument)), Op::If(Compare::AtLeast, bound, To::Miss, To::Next)]
             }
             Self::AtLeast { argument, value } => at_least(at(argument), value),
             Self::AtMost { argument, value } => at_most(at(argument), value),
         }
     }
-}
-
-fn load(offset: u32) -> Op {
-    Op::Load(offset)
 }
 
 fn is_number(number: libc::c_long) -> Op {
@@ -267,10 +264,10 @@ fn is_number(number: libc::c_long) -> Op {
 fn at_least(offset: u32, value: u64) -> Vec<Op> {
     let (high, low) = halves(value);
     vec![
-        load(offset + HALF_BYTES),
+        Op::Load(offset + HALF_BYTES),
         Op::If(Compare::Above, high, To::Over(3), To::Next),
         Op::If(Compare::Equal, high, To::Next, To::Miss),
-        load(offset),
+        Op::Load(offset),
         Op::If(Compare::AtLeast, low, To::Next, To::Miss),
     ]
 }
@@ -279,10 +276,10 @@ fn at_least(offset: u32, value: u64) -> Vec<Op> {
 fn at_most(offset: u32, value: u64) -> Vec<Op> {
     let (high, low) = halves(value);
     vec![
-        load(offset + HALF_BYTES),
+        Op::Load(offset + HALF_BYTES),
         Op::If(Compare::Above, high, To::Miss, To::Next),
         Op::If(Compare::Equal, high, To::Next, To::Over(2)),
-        load(offset),
+        Op::Load(offset),
         Op::If(Compare::Above, low, To::Miss, To::Next),
     ]
 }

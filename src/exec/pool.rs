@@ -1,146 +1,42 @@
 //! The pool: executors, their watchdog, and the way in.
 
+mod start;
+mod stats;
+mod work;
+
 use std::fmt;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use libc::sock_filter;
 use nix::errno::Errno;
 use tokio::sync::oneshot;
 
 use super::batch::{Batch, BatchDone, ColumnType};
-use super::call::{ArgError, Call, Callee, Done, Outcome, check_args};
-use super::confine::{FilterError, FilterPolicy, FilterState, this_daemon, try_filter};
+use super::call::{ArgError, Call, Callee, Outcome, check_args};
+use super::confine::{FilterState, this_daemon};
 use super::executor::Obstacle;
-use super::filter::{RANGES_MAX, program};
+use super::filter::program;
 use super::queue::{Full, Queue};
 use super::series::{Place, Series, SeriesCall, SeriesTicket};
-use super::stack::{Slot, SlotError, SlotSizes};
+use super::stack::Slot;
 use super::ticket::{Answer, Desk, Ticket};
-use super::trap::{Trap, TrapKind};
 use super::watchdog::{VictimCell, Watchdog};
 use super::worker::{Keeper, Nursery, WorkerStats, Workers};
 use super::writable::{Writable, Writables};
 use super::{executor, signals, worker};
+pub(super) use start::slot_sizes;
+pub use start::{ExecConfig, StartError};
+use start::{claim_slots, filter_state};
+use stats::Counters;
+pub use stats::PoolStats;
+pub(super) use work::{Job, Work};
 
 /// Ticks without a running call after which the watchdog sleeps until there is one: waking it costs more than a tick.
 const IDLE_TICKS: u32 = 16;
-/// Shorter ticks would cost more of a core than they give.
-const TICK_MIN: Duration = Duration::from_micros(100);
-
-/// Sizes of a pool.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExecConfig {
-    /// Threads that run code, 1 to [`super::EXECUTORS_MAX`].
-    pub executors: usize,
-    /// Calls that may wait, all together; at least 1.
-    pub queue_max: usize,
-    /// Stack of a call, in bytes.
-    pub stack_bytes: usize,
-    /// Inaccessible bytes below it: a function with a larger frame could jump over them. 64 MiB is usual.
-    pub stack_guard_bytes: usize,
-    /// Memory for the buffers and the heap of a call, per executor, in bytes.
-    pub call_memory_max_bytes: usize,
-    /// How often limits are checked, and so how exact they are; at least 100 us, 1 ms is usual.
-    pub tick: Duration,
-    /// Where code may lie, at most 16 ranges of addresses: system calls that are made there are traps.
-    pub code: Vec<Range<u64>>,
-    /// It is made writable and executable by turns, also by executors, which give code memory back.
-    pub code_flips: bool,
-    /// Whether executors run under a filter of system calls.
-    pub filter: FilterPolicy,
-}
-
-impl ExecConfig {
-    pub(super) fn check(&self) -> Result<(), StartError> {
-        let ExecConfig { executors, queue_max, tick, .. } = *self;
-        if executors == 0 || queue_max == 0 || tick < TICK_MIN {
-            return Err(StartError::Config { executors, queue_max, tick });
-        }
-        if self.code.len() > RANGES_MAX {
-            return Err(StartError::Ranges { given: self.code.len() });
-        }
-        Ok(())
-    }
-}
-
-/// Why a pool cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// No executor, no queue, or a tick that is too short.
-    #[error(
-        "a pool needs at least 1 executor (given {executors}), 1 waiting call (given {queue_max}) and a tick of {TICK_MIN:?} (given {tick:?})"
-    )]
-    Config {
-        /// Executors in the configuration.
-        executors: usize,
-        /// Waiting calls in the configuration.
-        queue_max: usize,
-        /// Tick in the configuration.
-        tick: Duration,
-    },
-    /// More ranges of code than the filter of system calls takes.
-    #[error("code may lie in at most {RANGES_MAX} ranges of addresses (given {given})")]
-    Ranges {
-        /// Ranges in the configuration.
-        given: usize,
-    },
-    /// System calls of code cannot be contained, which the configuration requires.
-    #[error(
-        "system calls of code cannot be contained: {error}; {}, or set exec.system_call_filter to try",
-        .error.remedy()
-    )]
-    Filter {
-        /// Why.
-        error: FilterError,
-    },
-    /// Memory of an executor.
-    #[error("executor {executor}: {error}")]
-    Slot {
-        /// Which one.
-        executor: usize,
-        /// What failed.
-        error: SlotError,
-    },
-    /// The process's signal handler.
-    #[error("installing the signal handler: {0}")]
-    Signals(Errno),
-    /// The operating system gave no thread.
-    #[error("starting the thread {name}: {error}")]
-    Thread {
-        /// Its name.
-        name: String,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// No worker process could be had, or it did not run what does nothing.
-    #[error("executor {executor}: no worker process runs anything: see the log")]
-    NoWorker {
-        /// Which one.
-        executor: usize,
-    },
-    /// A step towards worker processes.
-    #[error("worker processes: {step}: {errno}")]
-    Worker {
-        /// Which one.
-        step: &'static str,
-        /// Why.
-        errno: Errno,
-    },
-    /// Alternate stack, signal mask or CPU clock of an executor.
-    #[error("setting up the signals of executor {executor}: {errno}")]
-    SetUp {
-        /// Which one.
-        executor: usize,
-        /// Why.
-        errno: Errno,
-    },
-}
-
 /// Why a call was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -182,124 +78,6 @@ pub struct RejectedSeries<C> {
     pub call: Box<Call<C>>,
     /// The calls.
     pub calls: Vec<SeriesCall>,
-}
-
-/// The sizes of an executor's memory.
-pub(super) fn slot_sizes(config: &ExecConfig) -> SlotSizes {
-    SlotSizes {
-        guard_bytes: config.stack_guard_bytes,
-        stack_bytes: config.stack_bytes,
-        memory_bytes: config.call_memory_max_bytes,
-    }
-}
-
-/// Counts of a pool: of this moment, and since its start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PoolStats {
-    /// Threads that run code.
-    pub executors: usize,
-    /// Executors that have a call now.
-    pub running: usize,
-    /// Calls that wait now.
-    pub queued: usize,
-    /// Calls that may wait.
-    pub queue_max: usize,
-    /// Calls that have ended: the sum of those below.
-    pub calls: u64,
-    /// Calls whose code returned.
-    pub returned: u64,
-    /// Calls that ended by a trap, in the order of [`TrapKind::ALL`].
-    pub traps: [u64; TrapKind::ALL.len()],
-    /// Calls whose caller or pool went away, before or while they ran.
-    pub cancelled: u64,
-    /// Calls whose deadline had passed before they began.
-    pub late: u64,
-    /// Whether system calls of code are contained.
-    pub filter: FilterState,
-    /// System calls of executors between calls that the filter refused. They were answered with ENOSYS.
-    pub refused_system_calls: u64,
-}
-
-impl PoolStats {
-    /// Calls that ended by a trap of this kind.
-    pub fn trapped(&self, kind: TrapKind) -> u64 {
-        self.traps[kind as usize]
-    }
-
-    /// Calls that ended by a limit of time.
-    pub fn timeouts(&self) -> u64 {
-        self.trapped(TrapKind::Timeout)
-    }
-}
-
-/// Counters since the start.
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    returned: AtomicU64,
-    traps: [AtomicU64; TrapKind::ALL.len()],
-    cancelled: AtomicU64,
-    late: AtomicU64,
-}
-
-impl Counters {
-    pub(super) fn count(&self, outcome: &Outcome) {
-        let counter = match outcome {
-            Outcome::Returned { .. } => &self.returned,
-            Outcome::Trap(trap) => &self.traps[trap.kind as usize],
-            Outcome::Cancelled => &self.cancelled,
-            Outcome::DeadlineBeforeStart => &self.late,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// A job of the queue.
-#[derive(Debug)]
-pub(super) struct Job<C> {
-    pub(super) work: Work<C>,
-    pub(super) submitted: Instant,
-}
-
-/// What an executor is to do.
-#[derive(Debug)]
-pub(super) enum Work<C> {
-    /// One call.
-    Call(Call<C>, oneshot::Sender<Done>),
-    /// The call for each row.
-    Batch(Call<C>, Batch, oneshot::Sender<BatchDone>),
-    /// The call with the arguments of each of a series.
-    Series(Call<C>, Arc<Series>, oneshot::Sender<()>),
-}
-
-impl<C> Work<C> {
-    fn into_call(self) -> Call<C> {
-        match self {
-            Work::Call(call, _) | Work::Batch(call, ..) | Work::Series(call, ..) => call,
-        }
-    }
-
-    /// Answers that it was cancelled before it began. A series does that for each of its calls.
-    fn cancel(self, submitted: Instant) -> Outcome {
-        let queued = submitted.elapsed();
-        let outcome = |call: &Call<C>| Outcome::Trap(Trap::before_start(call.entry));
-        // An error means that the caller has gone.
-        match self {
-            Work::Call(call, sender) => {
-                let outcome = outcome(&call);
-                drop(call);
-                let _ = sender.send(Done { outcome: outcome.clone(), queued, ..Done::cancelled() });
-                outcome
-            }
-            Work::Batch(call, _, sender) => {
-                let outcome = outcome(&call);
-                drop(call);
-                let done = Done { outcome: outcome.clone(), queued, ..Done::cancelled() };
-                let _ = sender.send(BatchDone { done, ..BatchDone::cancelled() });
-                outcome
-            }
-            Work::Series(..) => Outcome::Cancelled,
-        }
-    }
 }
 
 /// What the threads of a pool share.
@@ -443,7 +221,10 @@ impl<C: Callee> Pool<C> {
     pub fn cancel_in_series(&self, id: u64, series: &Series, number: u64) -> bool {
         match series.cancel(number) {
             Place::Gone => false,
-            Place::Waiting => true,
+            Place::Waiting(trap) => {
+                self.shared.counters.count(&Outcome::Trap(trap));
+                true
+            }
             Place::Running => {
                 // No other call has the number, so the mark does no harm if this one ends meanwhile.
                 let mark = |executor: usize| {
@@ -597,23 +378,6 @@ impl<C: Callee> Desk for Shared<C> {
     fn is_waiting(&self, id: u64) -> bool {
         self.queue.is_waiting(id)
     }
-}
-
-/// What executors will run under. It is tried out, even if it need not be had: either all executors have it or none.
-fn filter_state(policy: FilterPolicy) -> Result<FilterState, StartError> {
-    match policy {
-        FilterPolicy::Off => Ok(FilterState::Off),
-        FilterPolicy::Require => {
-            try_filter().map(|()| FilterState::InForce).map_err(|error| StartError::Filter { error })
-        }
-        FilterPolicy::Try => Ok(try_filter().map_or_else(FilterState::Unavailable, |()| FilterState::InForce)),
-    }
-}
-
-fn claim_slots(config: &ExecConfig) -> Result<Vec<Slot>, StartError> {
-    let sizes = slot_sizes(config);
-    let claim = |executor| Slot::claim(sizes).map_err(|error| StartError::Slot { executor, error });
-    (0..config.executors).map(claim).collect()
 }
 
 /// The body of the watchdog thread: until the queue has ended and no executor runs anything.

@@ -304,13 +304,7 @@ impl Nursery {
         let pid = self.zygote.fork_worker(cell)?;
         // It is this process's child, and nobody has waited for it: the number is still its own.
         let process = system::open_process(pid)?;
-        Ok(Arc::new(Worker {
-            pid,
-            process,
-            cell,
-            death: OnceLock::new(),
-            executor: AtomicUsize::new(0),
-        }))
+        Ok(Arc::new(Worker { pid, process, cell, death: OnceLock::new(), executor: AtomicUsize::new(0) }))
     }
 
     fn ring(&self) {

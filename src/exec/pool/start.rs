@@ -1,0 +1,146 @@
+//! What a pool is started with, and why it cannot be.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use crate::exec::confine::{FilterError, FilterPolicy, FilterState, try_filter};
+use crate::exec::filter::RANGES_MAX;
+use crate::exec::stack::{Slot, SlotError, SlotSizes};
+
+/// Shorter ticks would cost more of a core than they give.
+const TICK_MIN: Duration = Duration::from_micros(100);
+
+/// Sizes of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecConfig {
+    /// Threads that run code, 1 to [`crate::exec::EXECUTORS_MAX`].
+    pub executors: usize,
+    /// Calls that may wait, all together; at least 1.
+    pub queue_max: usize,
+    /// Stack of a call, in bytes.
+    pub stack_bytes: usize,
+    /// Inaccessible bytes below it: a function with a larger frame could jump over them. 64 MiB is usual.
+    pub stack_guard_bytes: usize,
+    /// Memory for the buffers and the heap of a call, per executor, in bytes.
+    pub call_memory_max_bytes: usize,
+    /// How often limits are checked, and so how exact they are; at least 100 us, 1 ms is usual.
+    pub tick: Duration,
+    /// Where code may lie, at most 16 ranges of addresses: system calls that are made there are traps.
+    pub code: Vec<Range<u64>>,
+    /// It is made writable and executable by turns, also by executors, which give code memory back.
+    pub code_flips: bool,
+    /// Whether executors run under a filter of system calls.
+    pub filter: FilterPolicy,
+}
+
+impl ExecConfig {
+    pub(in crate::exec) fn check(&self) -> Result<(), StartError> {
+        let ExecConfig { executors, queue_max, tick, .. } = *self;
+        if executors == 0 || queue_max == 0 || tick < TICK_MIN {
+            return Err(StartError::Config { executors, queue_max, tick });
+        }
+        if self.code.len() > RANGES_MAX {
+            return Err(StartError::Ranges { given: self.code.len() });
+        }
+        Ok(())
+    }
+}
+
+/// Why a pool cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No executor, no queue, or a tick that is too short.
+    #[error(
+        "a pool needs at least 1 executor (given {executors}), 1 waiting call (given {queue_max}) and a tick of {TICK_MIN:?} (given {tick:?})"
+    )]
+    Config {
+        /// Executors in the configuration.
+        executors: usize,
+        /// Waiting calls in the configuration.
+        queue_max: usize,
+        /// Tick in the configuration.
+        tick: Duration,
+    },
+    /// More ranges of code than the filter of system calls takes.
+    #[error("code may lie in at most {RANGES_MAX} ranges of addresses (given {given})")]
+    Ranges {
+        /// Ranges in the configuration.
+        given: usize,
+    },
+    /// System calls of code cannot be contained, which the configuration requires.
+    #[error("system calls of code cannot be contained: {error}")]
+    Filter {
+        /// Why.
+        error: FilterError,
+    },
+    /// Memory of an executor.
+    #[error("executor {executor}: {error}")]
+    Slot {
+        /// Which one.
+        executor: usize,
+        /// What failed.
+        error: SlotError,
+    },
+    /// The process's signal handler.
+    #[error("installing the signal handler: {0}")]
+    Signals(Errno),
+    /// The operating system gave no thread.
+    #[error("starting the thread {name}: {error}")]
+    Thread {
+        /// Its name.
+        name: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// No worker process could be had, or it did not run what does nothing.
+    #[error("executor {executor}: no worker process runs anything: see the log")]
+    NoWorker {
+        /// Which one.
+        executor: usize,
+    },
+    /// A step towards worker processes.
+    #[error("worker processes: {step}: {errno}")]
+    Worker {
+        /// Which one.
+        step: &'static str,
+        /// Why.
+        errno: Errno,
+    },
+    /// Alternate stack, signal mask or CPU clock of an executor.
+    #[error("setting up the signals of executor {executor}: {errno}")]
+    SetUp {
+        /// Which one.
+        executor: usize,
+        /// Why.
+        errno: Errno,
+    },
+}
+
+/// The sizes of an executor's memory.
+pub(in crate::exec) fn slot_sizes(config: &ExecConfig) -> SlotSizes {
+    SlotSizes {
+        guard_bytes: config.stack_guard_bytes,
+        stack_bytes: config.stack_bytes,
+        memory_bytes: config.call_memory_max_bytes,
+    }
+}
+
+/// An executor's memory, for each.
+pub(super) fn claim_slots(config: &ExecConfig) -> Result<Vec<Slot>, StartError> {
+    let sizes = slot_sizes(config);
+    let claim = |executor| Slot::claim(sizes).map_err(|error| StartError::Slot { executor, error });
+    (0..config.executors).map(claim).collect()
+}
+
+/// What executors will run under. It is tried out, even if it need not be had: either all executors have it or none.
+pub(super) fn filter_state(policy: FilterPolicy) -> Result<FilterState, StartError> {
+    match policy {
+        FilterPolicy::Off => Ok(FilterState::Off),
+        FilterPolicy::Require => {
+            try_filter().map(|()| FilterState::InForce).map_err(|error| StartError::Filter { error })
+        }
+        FilterPolicy::Try => Ok(try_filter().map_or_else(FilterState::Unavailable, |()| FilterState::InForce)),
+    }
+}
