@@ -44,6 +44,12 @@ fn workers(daemon: &Daemon) -> BTreeSet<u32> {
     children(daemon).into_iter().filter(|pid| named(pid).trim() == "codecached-work").collect()
 }
 
+/// Not one that has ended and is not waited for.
+fn lives(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:") && !line.contains('Z'))
+}
+
 fn descriptors(daemon: &Daemon) -> usize {
     fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count()
 }
@@ -318,7 +324,7 @@ async fn nothing_grows_and_nothing_is_left_at_the_end() {
     daemon.terminate();
     assert_eq!(daemon.wait(), Some(0));
     for pid in all {
-        until("the end of the process", async || (!fs::exists(format!("/proc/{pid}")).unwrap()).then_some(())).await;
+        until("the end of the process", async || (!lives(pid)).then_some(())).await;
     }
 }
 
@@ -329,6 +335,6 @@ async fn workers_end_with_the_daemon_however_it_ends() {
     assert!(all.len() >= 5);
     drop(daemon);
     for pid in all {
-        until("the end of the process", async || (!fs::exists(format!("/proc/{pid}")).unwrap()).then_some(())).await;
+        until("the end of the process", async || (!lives(pid)).then_some(())).await;
     }
 }

@@ -1,4 +1,5 @@
-//! What a call costs: the guard, the recovery, the hand-over to an executor, and many calls at once, in process and by gRPC.
+//! What a call costs: the guard, the recovery, the hand-over to an executor, and many calls at once, in process, in worker
+//! processes and by gRPC.
 //!
 //! ```text
 //! cargo bench --bench exec -- [--peer FILE ...]
@@ -10,6 +11,7 @@
 #![allow(clippy::print_stdout)] // Its figures are its output.
 
 mod grpc;
+mod worker;
 
 use std::{
     error::Error,
@@ -64,8 +66,23 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     let code = Code::new()?;
+    let config = config(&code);
+    let workers = worker::prepare(&code, &config)?;
     guarded(&code, &peer)?;
-    let pool = Pool::start(ExecConfig {
+    let pool = Pool::start(config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build()?;
+    recovery(&code, &pool, &runtime);
+    handover(&code, &pool, &runtime);
+    batches(&code, &pool, &runtime)?;
+    series(&code, &pool, &runtime);
+    // Its threads spin for a moment after a call, as those of the daemon do.
+    drop(pool);
+    worker::all(&code, workers, &runtime)?;
+    grpc::all(&runtime, &peer)
+}
+
+fn config(code: &Code) -> ExecConfig {
+    ExecConfig {
         executors: 2,
         queue_max: 1024,
         stack_bytes: STACK_BYTES,
@@ -75,15 +92,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         code: code.arenas.executable_ranges().collect(),
         code_flips: code.arenas.flips_protection(),
         filter: FilterPolicy::Require,
-    })?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build()?;
-    recovery(&code, &pool, &runtime);
-    handover(&code, &pool, &runtime);
-    batches(&code, &pool, &runtime)?;
-    series(&code, &pool, &runtime);
-    // Its threads spin for a moment after a call, as those of the daemon do.
-    drop(pool);
-    grpc::all(&runtime, &peer)
+    }
 }
 
 /// Entries to call.
@@ -94,7 +103,8 @@ struct Code {
 
 impl Code {
     fn new() -> Result<Self, Box<dyn Error>> {
-        let arenas = Arenas::map(&ArenaConfig::new(64 << 20, 64 << 20))?;
+        // So that worker processes have it, too.
+        let arenas = Arenas::map(&ArenaConfig { inherited: true, ..ArenaConfig::new(64 << 20, 64 << 20) })?;
         let config =
             CacheConfig { budget_bytes: 32 << 20, eviction_window: 16, generation_seed: 1, clock: Instant::now };
         let cache = Cache::new(&config, Arc::clone(&arenas), ImportTable::default());

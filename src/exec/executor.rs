@@ -143,7 +143,7 @@ impl<C: Callee> Executor<'_, C> {
             done.outcome = Outcome::DeadlineBeforeStart;
         } else if sender.is_closed() {
             done.outcome = Outcome::Cancelled;
-        } else if self.slot.frame().is_cancelled(whose.job, whose.call) {
+        } else if self.victim.is_cancelled(whose.job, whose.call) {
             done.outcome = Outcome::Trap(Trap::before_start(call.entry));
         } else {
             self.cpu.begin(taken);
@@ -210,7 +210,7 @@ impl<C: Callee> Executor<'_, C> {
 
     /// The outcome of code at `entry` that did not come back.
     fn ended(&self, task: &Task<'_, C>, entry: u64, broken: &Broken) -> Outcome {
-        let (frame, whose) = (self.slot.frame(), task.whose);
+        let whose = task.whose;
         // What such code touched is not known.
         for part in [&self.region, &Region::of_stack(self.slot), &Region::of_thread(self.slot)] {
             part.give_back();
@@ -224,7 +224,7 @@ impl<C: Callee> Executor<'_, C> {
         if trap.kind != TrapKind::Timeout {
             return Outcome::Trap(trap);
         }
-        if frame.is_cancelled(whose.job, whose.call) {
+        if self.victim.is_cancelled(whose.job, whose.call) {
             return Outcome::Trap(Trap { kind: TrapKind::Cancelled, ..trap });
         }
         if self.shared.queue.is_stopping() { Outcome::Cancelled } else { Outcome::Trap(trap) }

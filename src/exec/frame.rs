@@ -32,10 +32,6 @@ pub(super) struct Frame {
     pub(super) context: Context,
     /// The watchdog asks to end the call that has this `seq`.
     pub(super) kill: AtomicU64,
-    /// Id of the job whose caller has gone, or that somebody wants to end.
-    pub(super) cancelled_job: AtomicU64,
-    /// Id of the call of a series that somebody wants to end.
-    pub(super) cancelled_call: AtomicU64,
     job: AtomicU64,
     call: AtomicU64,
     cpu_limit_ns: AtomicU64,
@@ -112,12 +108,6 @@ impl Frame {
         // a later call mean a changed `seq`.
         fence(Ordering::Acquire);
         (self.context.seq.load(Ordering::Relaxed) == seq).then_some((seq, limits))
-    }
-
-    /// Whether `job` was cancelled, or `call` if it is one of a series.
-    pub(super) fn is_cancelled(&self, job: u64, call: u64) -> bool {
-        self.cancelled_job.load(Ordering::Relaxed) == job
-            || (call != 0 && self.cancelled_call.load(Ordering::Relaxed) == call)
     }
 
     /// Notes what ended the call, unless something did before; answers how many times it was asked in this call.

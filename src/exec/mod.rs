@@ -5,7 +5,9 @@
 //! that faults, overflows its stack, wrecks the registers or never ends is stopped by a signal handler that resumes
 //! behind the trampoline; the caller gets a [`Trap`].
 //!
-//! This contains faults and system calls. It is not a security boundary: code runs in this process, so a wild write can
+//! Where [`Workers`] are prepared, calls run in processes of their own instead: see `worker`.
+//!
+//! In threads this contains faults and system calls. It is not a security boundary: code runs in this process, so a wild write can
 //! hit any memory of it, other threads' included, and it can jump to instructions of the daemon, which may make the few
 //! system calls that executors need. A user shadow stack must be off (Rust programs do not ask for
 //! one): the recovery moves the stack pointer without it.
@@ -16,7 +18,7 @@
 //! while it runs, `host` the functions it may call, `thread` the thread pointer that some have of their own,
 //! `thread_switch` how it is exchanged, `errno` the host's error number, `processor` what code may know of that, `watchdog` the limits, `schedule` who
 //! runs next, `writable` what decides that, `queue` that behind a lock, `executor` one thread and what runs before the first call, `pool` and `ticket` the face. `batch` and `series` are many calls at once;
-//! `measure` is for the bench.
+//! `worker` is calls in other processes, `measure` is for the bench.
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("exec has a trampoline for x86-64 Linux only; another architecture needs a file beside exec/x86_64.rs");

@@ -209,7 +209,7 @@ impl<C: Callee> Pool<C> {
     pub fn cancel(&self, id: u64) -> bool {
         let mut runs = false;
         let mark = |executor: usize| {
-            self.shared.slots[executor].frame().cancelled_job.store(id, Ordering::Relaxed);
+            self.shared.victims[executor].cancel_job(id);
             runs = true;
         };
         let Some(Job { work, submitted }) = self.shared.queue.cancel(id, mark) else { return runs };
@@ -228,7 +228,7 @@ impl<C: Callee> Pool<C> {
             Place::Running => {
                 // No other call has the number, so the mark does no harm if this one ends meanwhile.
                 let mark = |executor: usize| {
-                    self.shared.slots[executor].frame().cancelled_call.store(number, Ordering::Relaxed);
+                    self.shared.victims[executor].cancel_call(number);
                 };
                 self.shared.queue.running(id, mark)
             }
@@ -368,7 +368,7 @@ impl<C: Callee> fmt::Debug for Pool<C> {
 
 impl<C: Callee> Desk for Shared<C> {
     fn cancel(&self, id: u64) {
-        let mark = |executor: usize| self.slots[executor].frame().cancelled_job.store(id, Ordering::Relaxed);
+        let mark = |executor: usize| self.victims[executor].cancel_job(id);
         if let Some(job) = self.queue.cancel(id, mark) {
             self.counters.count(&Outcome::Cancelled);
             drop(job);

@@ -105,7 +105,7 @@ impl Trap {
     /// The end of a call of `entry` of which its worker process told nothing.
     pub(super) fn of_lost(entry: u64, lost: Lost) -> Trap {
         let trap = Trap { kind: TrapKind::Worker, stage: TrapStage::Call, ..Trap::before_start(entry) };
-        let died = |trap, death| match death {
+        let died = |trap: Trap, death| match death {
             Death::Exit(status) => Trap { exit_status: Some(status), ..trap },
             Death::Signal(signal) => Trap { signal, ..trap },
         };

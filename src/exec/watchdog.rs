@@ -6,7 +6,7 @@
 //! nothing. CPU limits go by the executor's CPU clock, so a thread that was preempted is not blamed.
 #![allow(unsafe_code)] // Clocks of other threads, and signals to one thread.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -72,16 +72,38 @@ impl Victim {
 
 /// Who runs an executor's calls now, if anybody.
 #[derive(Debug, Default)]
-pub(super) struct VictimCell(Mutex<Option<Victim>>);
+pub(super) struct VictimCell {
+    victim: Mutex<Option<Victim>>,
+    /// Id of the job whose caller has gone, or that somebody wants to end.
+    cancelled_job: AtomicU64,
+    /// Id of the call of a series that somebody wants to end.
+    cancelled_call: AtomicU64,
+}
 
 impl VictimCell {
     pub(super) fn set(&self, victim: Option<Victim>) {
         *self.lock() = victim;
     }
 
+    /// The job of this id is to end, if it is the one that runs.
+    pub(super) fn cancel_job(&self, id: u64) {
+        self.cancelled_job.store(id, Ordering::Relaxed);
+    }
+
+    /// The same for a call of a series.
+    pub(super) fn cancel_call(&self, number: u64) {
+        self.cancelled_call.store(number, Ordering::Relaxed);
+    }
+
+    /// Whether `job` was cancelled, or `call` if it is one of a series.
+    pub(super) fn is_cancelled(&self, job: u64, call: u64) -> bool {
+        self.cancelled_job.load(Ordering::Relaxed) == job
+            || (call != 0 && self.cancelled_call.load(Ordering::Relaxed) == call)
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, Option<Victim>> {
         // A value is moved under it, or a signal sent.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.victim.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -111,8 +133,9 @@ impl Watchdog {
     pub(super) fn scan(&mut self, slots: &[Slot], victims: &[VictimCell], stop_all: bool) {
         for ((slot, victim), watched) in slots.iter().zip(victims).zip(&mut self.watched) {
             let Some((seq, limits)) = slot.frame().running() else { continue };
+            let stop = stop_all || victim.is_cancelled(limits.job, limits.call);
             if let Some(victim) = &*victim.lock() {
-                watched.look(self.epoch, slot.frame(), victim, seq, limits, stop_all);
+                watched.look(self.epoch, slot.frame(), victim, seq, limits, stop);
             }
         }
     }
@@ -131,10 +154,8 @@ impl Watched {
             *self = Watched { seq, cpu_at_first_sight: cpu, resend: RESEND_FIRST, next_signal: None };
         }
         let cpu_used = cpu.saturating_sub(self.cpu_at_first_sight);
-        let over = stop
-            || frame.is_cancelled(limits.job, limits.call)
-            || nanos(now.duration_since(epoch)) >= limits.wall_end_ns
-            || nanos(cpu_used) >= limits.cpu_limit_ns;
+        let over =
+            stop || nanos(now.duration_since(epoch)) >= limits.wall_end_ns || nanos(cpu_used) >= limits.cpu_limit_ns;
         if over && self.next_signal.is_none_or(|next| now >= next) {
             // Before the signal: the handler compares.
             frame.kill.store(seq, Ordering::Release);

@@ -56,7 +56,7 @@ impl<C: Callee> Executor<'_, C> {
             |kind, signal, stage| Trap { kind, pc: step.entry, signal, stage, ..Trap::before_start(step.entry) };
         // Steps that are shorter than a tick each could else go on for ever.
         let wall_ended = nanos(self.shared.epoch.elapsed()) >= limits.wall_end_ns;
-        if frame.is_cancelled(limits.job, limits.call) {
+        if self.victim.is_cancelled(limits.job, limits.call) {
             return Err(Outcome::Trap(stopped(TrapKind::Cancelled, 0, TrapStage::Initialiser)));
         }
         if self.shared.queue.is_stopping() {

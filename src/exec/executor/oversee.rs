@@ -77,7 +77,7 @@ impl<'a, C: Callee> Executor<'a, C> {
     }
 }
 
-/// Knows when a call in a worker should have ended. It looks at nothing that code can write but to its own harm.
+/// Knows when a call in a worker should have ended, by nothing that code can write.
 pub(super) struct Overseer<'e, 'a, C: Callee> {
     executor: &'e Executor<'a, C>,
     limits: Limits,
@@ -91,7 +91,7 @@ impl<C: Callee> Watch for Overseer<'_, '_, C> {
         nanos(self.shared.epoch.elapsed()) >= wall_end_ns
             || nanos(cpu.saturating_sub(began)) >= cpu_limit_ns
             || self.shared.queue.is_stopping()
-            || self.executor.slot.frame().is_cancelled(job, call)
+            || self.executor.victim.is_cancelled(job, call)
     }
 
     fn cpu(&self) -> Duration {
