@@ -19,7 +19,7 @@ function wild_write
     ret
 done wild_write
 
-/* The same downwards, from the end of its own stack to its end and beyond. */
+/* Over all of its stack that others use, and beyond. */
 function smash_stack
     mov %rsp, %rdi
 1:  movq $0x41414141, (%rdi)

@@ -49,7 +49,8 @@ impl<'a, C: Callee> Executor<'a, C> {
         let frame = self.slot.frame();
         frame.context.prepare(arch::nothing_address(), &Registers::default());
         let wall_end_ns = nanos(self.shared.epoch.elapsed() + FIRST);
-        let limits = Limits { job: 0, call: 0, cpu_limit_ns: u64::MAX, wall_end_ns };
+        // A number that no job has, not even none.
+        let limits = Limits { job: u64::MAX, call: 0, cpu_limit_ns: u64::MAX, wall_end_ns };
         frame.set_limits(limits);
         hand.run(frame, &[], 0, &self.overseer(limits)).map_err(|lost| {
             tracing::error!(?lost, "a worker process ran nothing");

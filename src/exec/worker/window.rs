@@ -165,3 +165,48 @@ impl Window {
 fn len(data: &Range<u64>) -> usize {
     (data.end - data.start) as usize
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::batch::ColumnType;
+
+    fn pages(count: usize) -> (Vec<u64>, Range<u64>) {
+        let memory: Vec<u64> = (0..count as u64 * 512).collect();
+        let start = memory.as_ptr() as u64;
+        (memory, start..start + count as u64 * 4096)
+    }
+
+    #[test]
+    fn data_goes_to_its_place_in_the_window_and_back_and_what_has_none_is_told() {
+        let ((_first, one), (mut second, two)) = (pages(1), pages(2));
+        let window = Window::map(&WindowLayout::new(&[one.clone(), two.clone()])).unwrap();
+        assert_eq!(window.address(&(two.start + 8..two.start + 16)), Some(window.base + 4096 + 8));
+        let part = two.start + 800..two.start + 1600;
+        assert!(window.copy_in(&part) && window.copy_in(&one));
+        second.fill(7);
+        window.copy_out(&part);
+        let expected = |at: u64| if (100..200).contains(&at) { at } else { 7 };
+        assert!((0..1024).all(|at| second[at as usize] == expected(at)));
+        window.clear();
+        window.copy_out(&two);
+        assert!(second.iter().all(|word| *word == 0), "nothing is left of what was shown");
+        let reaches_over = two.end - 8..two.end + 8;
+        assert!(!window.copy_in(&reaches_over) && !window.copy_in(&(0..8)));
+    }
+
+    #[test]
+    fn a_batch_is_placed_behind_the_data_with_room_for_its_results() {
+        let window = Window::map(&WindowLayout::new(&[])).unwrap();
+        let column = |value: u8, bytes: usize| Column { kind: ColumnType::I64, values: vec![value; bytes].into() };
+        let batch = Batch::new(3, vec![column(1, 24), column(2, 8)]).unwrap();
+        assert!(fits(&batch, 24));
+        let away = window.place(&batch, 24);
+        assert_eq!((away.columns.len(), away.results), (2, window.base));
+        assert!(away.columns.iter().all(|at| at.is_multiple_of(64) && *at >= away.results as u64 + 24));
+        let mut results = [9; 24];
+        window.fetch(&Away { results: away.columns[0] as usize, ..away }, &mut results);
+        assert_eq!(results, [1; 24]);
+        assert!(!fits(&batch, COLUMNS_BYTES), "columns and results together");
+    }
+}
