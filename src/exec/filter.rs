@@ -162,8 +162,8 @@ fn worker_conditional(worker: Daemon) -> Vec<(libc::c_long, Vec<Test>)> {
     let is = |argument, value| Test::Bits { argument, mask: u32::MAX, value };
     let exactly = |argument, value| vec![Test::AtLeast { argument, value }, Test::AtMost { argument, value }];
     let mut rules = vec![
-        (libc::SYS_arch_prctl, vec![is(0, ARCH_SET_FS)]),
-        (libc::SYS_arch_prctl, vec![is(0, ARCH_GET_FS)]),
+        (libc::SYS_arch_prctl, exactly(0, ARCH_SET_FS)),
+        (libc::SYS_arch_prctl, exactly(0, ARCH_GET_FS)),
         (libc::SYS_rt_sigaction, exactly(1, worker.default_action)),
     ];
     let last = |signal: libc::c_int| (libc::SYS_tgkill, vec![is(0, worker.process), is(2, signal as u32)]);

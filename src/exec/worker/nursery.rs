@@ -190,7 +190,7 @@ impl Nursery {
     }
 
     /// The thread: until it is stopped.
-    pub(super) fn run(&self) {
+    pub(in crate::exec) fn run(&self) {
         loop {
             let again = self.refill();
             let living = {
