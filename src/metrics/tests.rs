@@ -199,6 +199,7 @@ fn numbered_snapshot() -> Snapshot {
         evicted_requested: Evicted { entries: 1014, bytes: 1015 },
         evicted_replaced: Evicted { entries: 1016, bytes: 1017 },
         evicted_never_used: 1018,
+        workers: Workers { alive: 1024, spawned: 1025, failed_spawns: 1026, exited: 1027, killed: 1028, stopped: 1029 },
     }
 }
 
@@ -239,6 +240,12 @@ fn each_field_of_a_snapshot_has_its_own_sample() {
         ("codecache_evictions_total{reason=\"replaced\"}", 1016.0),
         ("codecache_evicted_bytes_total{reason=\"replaced\"}", 1017.0),
         ("codecache_evicted_never_used_total", 1018.0),
+        ("codecache_workers", 1024.0),
+        ("codecache_worker_spawns_total", 1025.0),
+        ("codecache_worker_spawn_failures_total", 1026.0),
+        ("codecache_worker_deaths_total{cause=\"exited\"}", 1027.0),
+        ("codecache_worker_deaths_total{cause=\"killed\"}", 1028.0),
+        ("codecache_worker_deaths_total{cause=\"stopped\"}", 1029.0),
     ] {
         assert_eq!(value(&text, sample), wanted, "{sample}");
     }
