@@ -1,6 +1,11 @@
 //! What the cache lock guards: the index, the order of use and the counts of evictions.
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     Meta, Name, Namespace, Target,
@@ -8,6 +13,9 @@ use super::{
     lru::{Handle, Lru},
     victims::Victims,
 };
+
+/// An entry whose last use is no longer ago was likely to be used again.
+pub(super) const RECENT: Duration = Duration::from_secs(60);
 
 /// Why an entry went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +48,8 @@ pub struct Evictions {
     pub replaced: EvictionCount,
     /// Of all, those that nobody had used.
     pub never_used: u64,
+    /// Of `capacity`, those whose last use was less than a minute ago: the budget is too small for what is used.
+    pub recently_used: u64,
     /// Of `capacity`, those that went before an older one, to make contiguous room.
     pub out_of_order: u64,
 }
@@ -161,7 +171,7 @@ impl Residents {
         Some(handle)
     }
 
-    pub(super) fn evict(&mut self, handle: Handle, reason: Reason) -> Option<Resident> {
+    pub(super) fn evict(&mut self, handle: Handle, reason: Reason, now: Instant) -> Option<Resident> {
         let resident = self.order.remove(handle)?;
         self.index.remove(resident.entry.meta.name.as_bytes());
         let count = match reason {
@@ -172,6 +182,8 @@ impl Residents {
         count.entries += 1;
         count.bytes += resident.entry.charge.amount().total_bytes();
         self.evictions.never_used += u64::from(!resident.used);
+        let recent = resident.used && now.saturating_duration_since(resident.last_used) < RECENT;
+        self.evictions.recently_used += u64::from(recent && reason == Reason::Capacity);
         Some(resident)
     }
 
@@ -193,13 +205,18 @@ impl Residents {
 
     /// The idle entry to evict where contiguous room is missing: the oldest of the `window` oldest for which `fits`
     /// says that its span alone would do; else the oldest.
-    pub(super) fn evict_for_room(&mut self, window: usize, fits: impl Fn(&Entry) -> bool) -> Option<Resident> {
+    pub(super) fn evict_for_room(
+        &mut self,
+        window: usize,
+        now: Instant,
+        fits: impl Fn(&Entry) -> bool,
+    ) -> Option<Resident> {
         let idle = || self.order.oldest_first().filter(|(_, resident)| resident.is_idle());
         let oldest = idle().next()?.0;
         let victim =
             idle().take(window).find(|(_, resident)| fits(&resident.entry)).map_or(oldest, |(handle, _)| handle);
         self.evictions.out_of_order += u64::from(victim != oldest);
-        self.evict(victim, Reason::Capacity)
+        self.evict(victim, Reason::Capacity, now)
     }
 
     /// Views in key order of at most `limit` entries under the prefix, from the name after `after` on.

@@ -24,6 +24,10 @@ pub(super) const EVICTED_BYTES: Named =
     ("codecache_evicted_bytes_total", "Charged bytes of entries that went, by reason.");
 pub(super) const EVICTED_NEVER_USED: Named =
     ("codecache_evicted_never_used_total", "Entries that went without a lookup or an execution since their install.");
+pub(super) const EVICTED_RECENTLY_USED: Named = (
+    "codecache_evicted_recently_used_total",
+    "Entries that went to make room although they had been used less than a minute before.",
+);
 
 pub(super) const BUILD_INFO: Named = ("codecache_build_info", "Always 1; the labels say what runs.");
 pub(super) const GRPC_IN_FLIGHT: Named =
@@ -105,6 +109,7 @@ pub(super) const COUNTERS: &[Named] = &[
     EVICTIONS,
     EVICTED_BYTES,
     EVICTED_NEVER_USED,
+    EVICTED_RECENTLY_USED,
 ];
 
 pub(super) const GAUGES: &[Named] = &[

@@ -16,6 +16,11 @@ impl Service {
         self.arenas.stats()
     }
 
+    /// Takes each lock of the cache, the arenas and the executors once. Blocks for as long as one of them is held.
+    pub fn touch_locks(&self) {
+        let _counts = self.counts();
+    }
+
     /// The counts in a status; who and how it is stays for the caller to fill in.
     pub(super) fn counts(&self) -> GetStatusResponse {
         let (cache, arena, pool) = (self.cache.stats(), self.arenas.stats(), self.pool.stats());
@@ -100,6 +105,7 @@ impl Service {
             evicted_requested: evicted(cache.evictions.requested),
             evicted_replaced: evicted(cache.evictions.replaced),
             evicted_never_used: cache.evictions.never_used,
+            evicted_recently_used: cache.evictions.recently_used,
         }
     }
 }
