@@ -8,6 +8,7 @@ mod context;
 mod diagnostics;
 mod disasm;
 mod failure;
+mod health;
 mod install;
 mod listing;
 mod picture;
@@ -68,6 +69,7 @@ fn run(arguments: Arguments) -> Result<Report, Failure> {
             Command::Stats => status::stats(&context).await,
             Command::Arenas(asked) => arenas::run(&context, asked).await,
             Command::Capabilities => status::capabilities(&context).await,
+            Command::Health(asked) => health::run(&context, asked).await,
             Command::Bench(asked) => bench::run(&context, asked).await,
         }
     })
