@@ -1,6 +1,8 @@
 //! Builds the parts in order, runs them, and drains them.
 
 mod check;
+mod manager;
+mod passed;
 
 use std::{
     collections::hash_map::RandomState,
@@ -34,11 +36,15 @@ use crate::{
 };
 
 pub use check::{Explained, check, explain};
+use manager::Manager;
+use passed::{Passed, Socket};
 
 /// Committed memory stays within this share of the budget.
 const COMMIT_PER_BUDGET: f64 = 1.05;
 /// How often recorded times are folded into histograms.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(2);
+/// Beyond the grace, until the process is gone: the last answers, files for profilers, memory of the arenas.
+const END_GRACE: Duration = Duration::from_secs(5);
 /// Time for the last answers to reach their clients.
 const ANSWER_GRACE: Duration = Duration::from_millis(500);
 
@@ -65,6 +71,12 @@ pub enum DaemonError {
         /// Of the system.
         error: io::Error,
     },
+    /// The service manager.
+    #[error("cannot use what the service manager passed: {0}")]
+    Manager(io::Error),
+    /// A socket that nobody asked for.
+    #[error("the service manager passed a socket at {0}, where server.listen does not listen")]
+    Passed(String),
     /// The transport.
     #[error("serving failed: {0}")]
     Serve(Box<dyn std::error::Error + Send + Sync>),
@@ -152,11 +164,8 @@ fn build(config: &Config) -> Result<Parts, DaemonError> {
 
 async fn run(config: &Config, service: Service, metrics: Arc<Metrics>) -> Result<(), DaemonError> {
     let mut stop_signals = StopSignals::new().map_err(DaemonError::Runtime)?;
-    let mut listeners = Vec::new();
-    for listen in &config.server.listen {
-        let error = |error| DaemonError::Listen { address: listen.to_string(), error };
-        listeners.push(Listener::bind(&endpoint(listen)).await.map_err(error)?);
-    }
+    let manager = Arc::new(Manager::of_environment().map_err(DaemonError::Manager)?);
+    let listeners = listeners(config).await?;
     let targets: Result<Vec<_>, _> = listeners.iter().map(Listener::target).collect();
     let targets = targets.map_err(DaemonError::Runtime)?.join(" ");
     let (stop, stopping) = watch::channel(false);
@@ -168,6 +177,7 @@ async fn run(config: &Config, service: Service, metrics: Arc<Metrics>) -> Result
             metrics.upkeep();
         }
     });
+    let watched = tokio::spawn(tell_alive(Arc::clone(&manager), service.clone()));
     let (reporter, health) = server::health().await;
     let transport = Transport {
         connections_max: config.server.connections_max,
@@ -177,9 +187,12 @@ async fn run(config: &Config, service: Service, metrics: Arc<Metrics>) -> Result
     let drained = async {
         server::set_serving(&reporter, true).await;
         tracing::info!(listen = targets, metrics = metrics_address, pid = std::process::id(), "ready");
+        manager.ready(&targets);
         let signal = stop_signals.next().await;
-        let until = Instant::now() + Duration::from_millis(config.server.grace_ms);
+        let grace = Duration::from_millis(config.server.grace_ms);
+        let until = Instant::now() + grace;
         tracing::info!(signal, grace_ms = config.server.grace_ms, "draining");
+        manager.stopping(grace, END_GRACE);
         server::set_serving(&reporter, false).await;
         service.start_draining();
         drain_calls(&service, until - ANSWER_GRACE.min(Duration::from_millis(config.server.grace_ms / 2))).await;
@@ -193,8 +206,41 @@ async fn run(config: &Config, service: Service, metrics: Arc<Metrics>) -> Result
         () = drained => Ok(()),
     };
     upkeep.abort();
+    watched.abort();
     tracing::info!("stopped");
     result
+}
+
+/// The sockets of `server.listen`: those that were passed, the others opened here.
+async fn listeners(config: &Config) -> Result<Vec<Listener>, DaemonError> {
+    let mut passed = passed::passed().map_err(DaemonError::Manager)?;
+    let mut listeners = Vec::new();
+    for listen in &config.server.listen {
+        let error = |error| DaemonError::Listen { address: listen.to_string(), error };
+        let there = passed.iter().position(|it| it.address == *listen).map(|at| passed.swap_remove(at));
+        let listener = match there {
+            Some(Passed { address: Listen::Unix(path), socket: Socket::Unix(it) }) => Listener::passed_unix(it, path),
+            Some(Passed { socket: Socket::Tcp(it), .. }) => Listener::passed_tcp(it),
+            _ => Listener::bind(&endpoint(listen)).await,
+        };
+        listeners.push(listener.map_err(error)?);
+    }
+    // Served nowhere, its clients would wait without end.
+    passed.pop().map_or(Ok(listeners), |it| Err(DaemonError::Passed(it.address.to_string())))
+}
+
+/// Tells the service manager's watchdog that the daemon does not hang, for as long as that is so: the runtime gets to
+/// this, and the locks of the parts can be had.
+async fn tell_alive(manager: Arc<Manager>, service: Service) {
+    let Some(interval) = manager.alive_interval() else { return };
+    let mut interval = tokio::time::interval(interval);
+    loop {
+        interval.tick().await;
+        let service = service.clone();
+        if tokio::task::spawn_blocking(move || service.touch_locks()).await.is_ok() {
+            manager.alive();
+        }
+    }
 }
 
 async fn drain_calls(service: &Service, until: Instant) {

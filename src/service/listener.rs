@@ -38,8 +38,15 @@ pub enum Endpoint {
 
 /// A socket that listens.
 pub enum Listener {
-    /// A unix socket, unlinked by whoever drains.
-    Unix(UnixListener, PathBuf),
+    /// A unix socket; the file is removed on drop if it was made here.
+    Unix {
+        /// That accepts.
+        socket: UnixListener,
+        /// Its file.
+        path: PathBuf,
+        /// Somebody else opened it, and keeps it.
+        passed: bool,
+    },
     /// A TCP socket.
     Tcp(TcpListener),
 }
@@ -58,9 +65,27 @@ impl Listener {
                 remove_stale(path).await?;
                 let listener = UnixListener::bind(path)?;
                 fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
-                Ok(Self::Unix(listener, path.clone()))
+                Ok(Self::Unix { socket: listener, path: path.clone(), passed: false })
             }
         }
+    }
+
+    /// Of a unix socket that somebody else opened, to be called on a thread of the runtime. Its file is left alone.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn passed_unix(socket: std::os::unix::net::UnixListener, path: PathBuf) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self::Unix { socket: UnixListener::from_std(socket)?, path, passed: true })
+    }
+
+    /// The same of a TCP socket.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn passed_tcp(socket: std::net::TcpListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self::Tcp(TcpListener::from_std(socket)?))
     }
 
     /// What a client connects to: `unix:PATH` or `http://ADDRESS:PORT`.
@@ -69,14 +94,14 @@ impl Listener {
     /// Those of the system.
     pub fn target(&self) -> io::Result<String> {
         match self {
-            Self::Unix(_, path) => Ok(format!("unix:{}", path.display())),
+            Self::Unix { path, .. } => Ok(format!("unix:{}", path.display())),
             Self::Tcp(listener) => Ok(format!("http://{}", listener.local_addr()?)),
         }
     }
 
     async fn accept(&self) -> io::Result<Stream> {
         match self {
-            Self::Unix(listener, _) => Ok(Stream::Unix(listener.accept().await?.0)),
+            Self::Unix { socket, .. } => Ok(Stream::Unix(socket.accept().await?.0)),
             Self::Tcp(listener) => {
                 let stream = listener.accept().await?.0;
                 stream.set_nodelay(true)?;
@@ -88,7 +113,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Self::Unix(_, path) = self {
+        if let Self::Unix { path, passed: false, .. } = self {
             // Gone already is as good.
             drop(fs::remove_file(path));
         }

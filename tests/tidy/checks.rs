@@ -46,6 +46,7 @@ pub(crate) const UNSAFE_FILES: &[&str] = &[
     "src/arena/reservation.rs",
     "src/arena/reuse.rs",
     "src/arena/system.rs",
+    "src/daemon/passed.rs",
     "src/exec/errno.rs",
     "src/exec/host/allocate.rs",
     "src/exec/host/characters.rs",
