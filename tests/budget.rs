@@ -17,7 +17,7 @@ use codecached::{
     arena::{ArenaConfig, Arenas},
     cache::{Cache, CacheConfig, Install, InstallError, Name, Namespace, Pinned, Target},
     code::{self, FlatEntry, Image, ImportTable},
-    exec::{self, Call, ExecConfig, Outcome, Pool, ResultType, Scalar},
+    exec::{self, Call, ExecConfig, FilterPolicy, Outcome, Pool, ResultType, Scalar},
 };
 use support::Random;
 
@@ -340,5 +340,8 @@ fn executors() -> ExecConfig {
         stack_guard_bytes: 64 << 20,
         call_memory_max_bytes: 1 << 20,
         tick: Duration::from_millis(1),
+        code: vec![],
+        code_flips: false,
+        filter: FilterPolicy::Require,
     }
 }

@@ -12,7 +12,7 @@ use codecached::{
     arena::{ArenaConfig, Arenas},
     cache::{Cache, CacheConfig, Install, Name, Namespace, Pinned, Target},
     code::{Image, ImportTable, Limits, Selection},
-    exec::{Arg, Call, ExecConfig, Outcome, Pool, ResultType, Scalar},
+    exec::{Arg, Call, ExecConfig, FilterPolicy, Outcome, Pool, ResultType, Scalar},
     tools::{Tools, ToolsConfig},
 };
 
@@ -50,6 +50,9 @@ fn pool() -> Pool<Pinned> {
         stack_guard_bytes: 64 << 10,
         call_memory_max_bytes: 64 << 10,
         tick: Duration::from_millis(1),
+        code: vec![],
+        code_flips: false,
+        filter: FilterPolicy::Require,
     };
     Pool::start(config).unwrap()
 }

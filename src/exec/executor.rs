@@ -4,12 +4,14 @@ mod initialise;
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
 use super::call::{Call, Callee, Done, Outcome, Scalar};
+use super::confine::{FilterError, confine};
 use super::errno;
 use super::frame::Limits;
 use super::memory::{Placed, Region};
@@ -25,15 +27,13 @@ use super::watchdog::{Victim, nanos};
 const CPU_RESOLUTION: Duration = Duration::from_micros(20);
 
 /// The body of an executor thread. Tells by `started` whether it could be set up.
-pub(super) fn run<C: Callee>(shared: &Shared<C>, index: usize, started: &SyncSender<Result<(), Errno>>) {
+pub(super) fn run<C: Callee>(shared: &Shared<C>, index: usize, started: &SyncSender<Result<(), Obstacle>>) {
     let _abort = AbortOnPanic;
     let slot = &shared.slots[index];
-    let set_up = ThreadSignals::enter(slot.alt_stack()).and_then(|signals| Ok((signals, Victim::current()?)));
-    let (_signals, victim) = match set_up {
+    let (_signals, victim) = match set_up(shared, slot) {
         Ok(set_up) => set_up,
-        Err(errno) => return started.send(Err(errno)).unwrap_or_default(),
+        Err(obstacle) => return started.send(Err(obstacle)).unwrap_or_default(),
     };
-    slot.frame().context.init(slot.stack().end);
     let known = OnceLock::set(&shared.victims[index], victim);
     debug_assert!(known.is_ok(), "executor {index} starts once");
     if started.send(Ok(())).is_err() {
@@ -45,6 +45,29 @@ pub(super) fn run<C: Callee>(shared: &Shared<C>, index: usize, started: &SyncSen
     while let Some(entry) = shared.queue.next(index) {
         executor.serve(entry);
     }
+}
+
+/// Makes the calling thread one that code can run on. The filter of system calls comes last: it is there for good, and
+/// what the rest needs is not among what it allows.
+fn set_up<C>(shared: &Shared<C>, slot: &Slot) -> Result<(ThreadSignals, Victim), Obstacle> {
+    let signals = ThreadSignals::enter(slot.alt_stack()).map_err(Obstacle::Signals)?;
+    let victim = Victim::current().map_err(Obstacle::Signals)?;
+    slot.frame().blocked_signals.store(signals.blocked, Ordering::Relaxed);
+    slot.frame().context.init(slot.stack().end);
+    if let Some(program) = &shared.filter {
+        confine(program).map_err(Obstacle::Filter)?;
+        slot.frame().filtered.store(true, Ordering::Relaxed);
+    }
+    Ok((signals, victim))
+}
+
+/// What keeps a thread from being an executor.
+#[derive(Debug)]
+pub(super) enum Obstacle {
+    /// Alternate stack, signal mask or CPU clock.
+    Signals(Errno),
+    /// The filter of system calls.
+    Filter(FilterError),
 }
 
 /// A panic here would leave a lane locked and a caller waiting for ever, so the process ends.

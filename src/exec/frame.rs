@@ -4,7 +4,7 @@
 //! All fields are atomics: the watchdog reads while the executor writes, and code that runs could scribble over it,
 //! so there is never a plain Rust reference to its contents. Zeroed memory is a valid frame.
 
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 
 use super::arch::Context;
 use super::heap::HeapState;
@@ -35,6 +35,12 @@ pub(super) struct Frame {
     cpu_limit_ns: AtomicU64,
     wall_end_ns: AtomicU64,
     trap: TrapRecord,
+    /// What the thread blocks while it is an executor's.
+    pub(super) blocked_signals: AtomicU64,
+    /// The thread is under the filter of system calls.
+    pub(super) filtered: AtomicBool,
+    /// System calls between calls of code that the filter refused.
+    refused: AtomicU64,
     /// The heap of the call.
     pub(super) heap: HeapState,
 }
@@ -48,6 +54,8 @@ struct TrapRecord {
     pc: AtomicU64,
     address: AtomicU64,
     abort_return: AtomicU64,
+    number: AtomicI32,
+    arch: AtomicU32,
 }
 
 impl Frame {
@@ -91,9 +99,21 @@ impl Frame {
             self.trap.pc.store(raw.pc, Ordering::Relaxed);
             self.trap.address.store(raw.address, Ordering::Relaxed);
             self.trap.abort_return.store(raw.abort_return, Ordering::Relaxed);
+            self.trap.number.store(raw.number, Ordering::Relaxed);
+            self.trap.arch.store(raw.arch, Ordering::Relaxed);
         }
         self.trap.count.store(before + 1, Ordering::Relaxed);
         before + 1
+    }
+
+    /// The executor itself was kept from a system call. For the signal handler: atomics only.
+    pub(super) fn count_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// What ended the last call, once; `None` if it returned.
@@ -109,6 +129,8 @@ impl Frame {
             pc: self.trap.pc.load(Ordering::Relaxed),
             address: self.trap.address.load(Ordering::Relaxed),
             abort_return: self.trap.abort_return.load(Ordering::Relaxed),
+            number: self.trap.number.load(Ordering::Relaxed),
+            arch: self.trap.arch.load(Ordering::Relaxed),
         })
     }
 }

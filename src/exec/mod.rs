@@ -5,12 +5,14 @@
 //! that faults, overflows its stack, wrecks the registers or never ends is stopped by a signal handler that resumes
 //! behind the trampoline; the caller gets a [`Trap`].
 //!
-//! This contains faults. It is not a security boundary: code runs in this process, so a wild write can hit any memory
-//! of it, and its system calls are not filtered here. A user shadow stack must be off (Rust programs do not ask for
+//! This contains faults and system calls. It is not a security boundary: code runs in this process, so a wild write can
+//! hit any memory of it, other threads' included, and it can jump to instructions of the daemon, which may make the few
+//! system calls that executors need. A user shadow stack must be off (Rust programs do not ask for
 //! one): the recovery moves the stack pointer without it.
 //!
 //! Files, from the bottom: `stack` maps an executor's memory, `frame` is what trampoline, handler, watchdog and
-//! executor share, `x86_64` is the trampoline, `signals` the handler, `memory` and `heap` what code may use
+//! executor share, `x86_64` is the trampoline, `signals` the handler, `filter` says which system calls threads may make,
+//! `confine` puts them under it, `system_call` is one that was refused, `memory` and `heap` what code may use
 //! while it runs, `host` the functions it may call, `thread` the thread pointer that some have of their own,
 //! `thread_switch` how it is exchanged, `errno` the host's error number, `processor` what code may know of that, `watchdog` the limits, `schedule` who
 //! runs next, `writable` what decides that, `queue` that behind a lock, `executor` one thread and what runs before the first call, `pool` and `ticket` the face.
@@ -20,8 +22,10 @@ compile_error!("exec has a trampoline for x86-64 Linux only; another architectur
 
 mod call;
 mod callee;
+mod confine;
 mod errno;
 mod executor;
+mod filter;
 mod frame;
 mod heap;
 mod host;
@@ -32,6 +36,7 @@ mod queue;
 mod schedule;
 mod signals;
 mod stack;
+mod system_call;
 mod thread;
 mod thread_switch;
 mod ticket;
@@ -44,6 +49,8 @@ mod x86_64;
 #[cfg(test)]
 mod chain_tests;
 #[cfg(test)]
+mod confined_tests;
+#[cfg(test)]
 mod host_tests;
 #[cfg(test)]
 mod hostile_tests;
@@ -53,6 +60,8 @@ mod initialise_tests;
 mod limit_tests;
 #[cfg(test)]
 mod schedule_tests;
+#[cfg(test)]
+mod system_call_tests;
 #[cfg(test)]
 mod test_code;
 #[cfg(test)]
@@ -64,10 +73,12 @@ pub use call::{
     Arg, ArgError, Call, Callee, Done, FLOAT_ARGS_MAX, INT_ARGS_MAX, Outcome, ResultType, Scalar, Step, Thread,
     check_args,
 };
+pub use confine::{FilterError, FilterPolicy, FilterState, try_filter};
 pub use host::{IMPORTS_VERSION, imports};
 pub use pool::{ExecConfig, Pool, PoolStats, Refusal, Rejected, StartError};
 pub use processor::constants;
 pub use stack::{EXECUTORS_MAX, SlotError};
+pub use system_call::{Abi, SystemCall};
 pub use thread::{CONTROL_BYTES, THREAD_MAX_BYTES};
 pub use thread_switch::thread_switch;
 pub use ticket::Ticket;

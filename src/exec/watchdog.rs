@@ -94,7 +94,7 @@ impl Watchdog {
 impl Watched {
     fn look(&mut self, epoch: Instant, frame: &Frame, victim: &Victim, seq: u64, limits: Limits, stop: bool) {
         let now = Instant::now();
-        let Some(cpu) = victim.cpu() else { return };
+        let Some(cpu) = victim.cpu() else { vanished() };
         if self.seq != seq {
             *self = Watched { seq, cpu_at_first_sight: cpu, resend: RESEND_FIRST, next_signal: None };
         }
@@ -111,6 +111,13 @@ impl Watched {
             self.resend = (self.resend * 2).min(RESEND_MAX);
         }
     }
+}
+
+/// A thread ended in the middle of a call, which only code can do that went to the C library's instructions. Its caller
+/// would wait for ever and its lanes stay locked, so the process ends, as it does for a panic there.
+fn vanished() -> ! {
+    eprintln!("codecached: code ended the thread that it ran on");
+    std::process::abort();
 }
 
 /// Nanoseconds, at most what fits: 584 years.

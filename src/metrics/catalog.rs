@@ -28,6 +28,10 @@ pub(super) const EVICTED_RECENTLY_USED: Named = (
     "codecache_evicted_recently_used_total",
     "Entries that went to make room although they had been used less than a minute before.",
 );
+pub(super) const EXECUTOR_SYSTEM_CALLS_REFUSED: Named = (
+    "codecache_executor_system_calls_refused_total",
+    "System calls of executors between calls that the filter refused, of which one is usual; what code is refused are traps.",
+);
 
 pub(super) const BUILD_INFO: Named = ("codecache_build_info", "Always 1; the labels say what runs.");
 pub(super) const GRPC_IN_FLIGHT: Named =
@@ -52,6 +56,8 @@ pub(super) const BUDGET_LIMIT_BYTES: Named =
 pub(super) const LRU_OLDEST_IDLE: Named =
     ("codecache_lru_oldest_idle_seconds", "Time since the last use of the entry that goes next; 0 without entries.");
 pub(super) const EXECUTORS: Named = ("codecache_executors", "Threads that run code, by state.");
+pub(super) const EXECUTORS_FILTERED: Named =
+    ("codecache_executors_filtered", "Threads that run code under the filter of system calls: all of them or none.");
 pub(super) const EXECUTIONS_IN_FLIGHT: Named = ("codecache_executions_in_flight", "Executions that wait or run.");
 
 pub(super) const GRPC_DURATION: Histogram = Histogram {
@@ -110,6 +116,7 @@ pub(super) const COUNTERS: &[Named] = &[
     EVICTED_BYTES,
     EVICTED_NEVER_USED,
     EVICTED_RECENTLY_USED,
+    EXECUTOR_SYSTEM_CALLS_REFUSED,
 ];
 
 pub(super) const GAUGES: &[Named] = &[
@@ -127,6 +134,7 @@ pub(super) const GAUGES: &[Named] = &[
     BUDGET_LIMIT_BYTES,
     LRU_OLDEST_IDLE,
     EXECUTORS,
+    EXECUTORS_FILTERED,
     EXECUTIONS_IN_FLIGHT,
 ];
 

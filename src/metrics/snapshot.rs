@@ -51,6 +51,10 @@ pub struct Snapshot {
     pub executors_idle: u64,
     /// Executors that run a call.
     pub executors_running: u64,
+    /// Executors under the filter of system calls.
+    pub executors_filtered: u64,
+    /// System calls that executors themselves were refused, since the start.
+    pub executor_system_calls_refused: u64,
     /// Executions that wait or run.
     pub executions_in_flight: u64,
     /// Entries that went to make room, since the start.
@@ -101,6 +105,8 @@ pub(super) struct SnapshotHandles {
     budget_limit_bytes: Gauge,
     lru_oldest_idle: Gauge,
     executors: By<ExecutorState, Gauge>,
+    executors_filtered: Gauge,
+    executor_system_calls_refused: Counter,
     executions_in_flight: Gauge,
     evictions: By<EvictionReason, Counter>,
     evicted_bytes: By<EvictionReason, Counter>,
@@ -128,6 +134,8 @@ impl SnapshotHandles {
             budget_limit_bytes: registry.gauge(catalog::BUDGET_LIMIT_BYTES, &[]),
             lru_oldest_idle: registry.gauge(catalog::LRU_OLDEST_IDLE, &[]),
             executors: registry.gauges(catalog::EXECUTORS, "state"),
+            executors_filtered: registry.gauge(catalog::EXECUTORS_FILTERED, &[]),
+            executor_system_calls_refused: registry.counter(catalog::EXECUTOR_SYSTEM_CALLS_REFUSED, &[]),
             executions_in_flight: registry.gauge(catalog::EXECUTIONS_IN_FLIGHT, &[]),
             evictions: registry.counters(catalog::EVICTIONS, "reason"),
             evicted_bytes: registry.counters(catalog::EVICTED_BYTES, "reason"),
@@ -149,6 +157,8 @@ impl SnapshotHandles {
         set(self.entries.get(EntryState::Lingering), now.entries_lingering);
         set(self.executors.get(ExecutorState::Idle), now.executors_idle);
         set(self.executors.get(ExecutorState::Running), now.executors_running);
+        set(&self.executors_filtered, now.executors_filtered);
+        self.executor_system_calls_refused.absolute(now.executor_system_calls_refused);
         set(&self.executions_in_flight, now.executions_in_flight);
         self.lru_oldest_idle.set(now.lru_oldest_idle.as_secs_f64());
     }

@@ -2,10 +2,11 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::Service;
+use super::{Service, convert};
 use crate::{
     arena::{ArenaStats, KindStats},
     cache::EvictionCount,
+    exec::FilterState,
     metrics::{ArenaBytes, Evicted, Snapshot},
     proto::{ArenaStatus, BudgetStatus, CounterStatus, EntryStatus, ExecutorStatus, GetStatusResponse},
 };
@@ -19,6 +20,11 @@ impl Service {
     /// Takes each lock of the cache, the arenas and the executors once. Blocks for as long as one of them is held.
     pub fn touch_locks(&self) {
         let _counts = self.counts();
+    }
+
+    /// Whether system calls of code are contained.
+    pub fn filter_state(&self) -> FilterState {
+        self.pool.stats().filter
     }
 
     /// The counts in a status; who and how it is stays for the caller to fill in.
@@ -53,6 +59,7 @@ impl Service {
                 queued: pool.queued as u32,
                 queue_max: pool.queue_max as u32,
             }),
+            system_calls: Some(convert::system_calls(&pool)),
             counters: Some(CounterStatus {
                 lookup_hits: cache.lookups.hits,
                 lookup_misses: cache.lookups.misses,
@@ -100,6 +107,8 @@ impl Service {
             lru_oldest_idle: cache.oldest_idle.unwrap_or_default(),
             executors_idle: (pool.executors - pool.running) as u64,
             executors_running: pool.running as u64,
+            executors_filtered: if pool.filter == FilterState::InForce { pool.executors as u64 } else { 0 },
+            executor_system_calls_refused: pool.refused_system_calls,
             executions_in_flight: (pool.running + pool.queued) as u64,
             evicted_capacity: evicted(cache.evictions.capacity),
             evicted_requested: evicted(cache.evictions.requested),

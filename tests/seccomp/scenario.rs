@@ -23,6 +23,8 @@ use crate::{
 
 /// `ud2`
 const BROKEN: &[u8] = &[0x0f, 0x0b];
+/// `mov eax, 39; syscall; ret`
+const ASKING: &[u8] = &[0xb8, 0x27, 0, 0, 0, 0x0f, 0x05, 0xc3];
 /// `jmp .`
 const SPIN: &[u8] = &[0xeb, 0xfe];
 /// `call .`
@@ -94,9 +96,12 @@ async fn work(socket: &Path, patience: Duration) -> Result<Client, String> {
         Some(Outcome::Returned(it)) => expect("sum", it.value.and_then(|it| it.kind), Some(Kind::I32(5)))?,
         other => return Err(format!("sum: {other:?}")),
     }
-    for (key, code, kind) in
-        [("broken", BROKEN, TrapKind::Ill), ("spin", SPIN, TrapKind::Timeout), ("deep", DEEP, TrapKind::StackOverflow)]
-    {
+    for (key, code, kind) in [
+        ("broken", BROKEN, TrapKind::Ill),
+        ("spin", SPIN, TrapKind::Timeout),
+        ("deep", DEEP, TrapKind::StackOverflow),
+        ("asking", ASKING, TrapKind::Syscall),
+    ] {
         client.install(flat(key, code)).await.map_err(text)?;
         expect(key, trap(client.execute(timed(key, Duration::from_millis(50))).await)?, kind)?;
     }
