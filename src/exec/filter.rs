@@ -1,9 +1,9 @@
 //! Which system calls an executor's thread may make, as a program for the kernel: `seccomp_data` in, a verdict out.
 //!
-//! In this order: a call by another ABI than x86-64's own is refused, whoever makes it; so is every call whose
-//! instruction lies in code; what is on [`ALWAYS`] or [`conditional`] is allowed; the rest is refused. The last two
-//! concern the daemon's own instructions, those of the C library among them: what an executor does between two calls,
-//! and what code can reach that jumps there.
+//! In this order: a call by the 32-bit interface is refused, whoever makes it; so is every call whose instruction lies
+//! in code; what is on [`ALWAYS`] or [`conditional`] is allowed; the rest is refused, all numbers of the x32 interface
+//! among it. The last two concern the daemon's own instructions, those of the C library among them: what an executor
+//! does between two calls, and what code can reach that jumps there.
 //!
 //! To refuse is SECCOMP_RET_TRAP: the call is not made, and SIGSYS comes. The handler ends the call of code by a trap;
 //! where none runs it answers ENOSYS and counts, as a kernel without that system call would. Killing instead would let
@@ -23,7 +23,7 @@ pub(super) const RANGES_MAX: usize = 16;
 pub(super) const MARK: u16 = 0xc0de;
 
 pub(super) const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
-/// Set in the numbers of the x32 ABI, and in negative ones.
+/// Set in the numbers of the x32 interface, and in negative ones.
 pub(super) const X32_BIT: u32 = 0x4000_0000;
 
 const REFUSED: u32 = libc::SECCOMP_RET_TRAP | MARK as u32;
@@ -151,10 +151,8 @@ fn conditional(code: &[Range<u64>], daemon: Daemon) -> Vec<(libc::c_long, Vec<Te
 /// at most [`RANGES_MAX`] ranges, empty ones have no effect.
 pub(super) fn program(code: &[Range<u64>], daemon: Daemon) -> Vec<sock_filter> {
     assert!(code.len() <= RANGES_MAX, "the caller holds the number of ranges to its bound");
-    let mut blocks = vec![
-        vec![load(ARCH), Op::If(Compare::Equal, AUDIT_ARCH_X86_64, To::Miss, To::Next), Op::Verdict(REFUSED)],
-        vec![load(NUMBER), Op::If(Compare::AtLeast, X32_BIT, To::Next, To::Miss), Op::Verdict(REFUSED)],
-    ];
+    let mut blocks =
+        vec![vec![load(ARCH), Op::If(Compare::Equal, AUDIT_ARCH_X86_64, To::Miss, To::Next), Op::Verdict(REFUSED)]];
     for range in code.iter().filter(|range| !range.is_empty()) {
         // The pointer is that of the next instruction.
         let after = [at_least(POINTER, range.start + 1), at_most(POINTER, range.end), vec![Op::Verdict(REFUSED)]];

@@ -122,24 +122,27 @@ fn asked() -> impl Strategy<Value = (Vec<Range<u64>>, Data)> {
         let edges: Vec<u64> = edges;
         let in_code = near(edges.clone());
         let numbers = prop_oneof![
-            select([ALWAYS, CONDITIONAL].concat()).prop_map(|number| number as u32),
-            0_u32..600,
-            select(vec![0x4000_0000, 0x3fff_ffff, 0x4000_0027, u32::MAX, 0x8000_0027]),
-            any::<u32>()
+            4 => select(CONDITIONAL).prop_map(|number| number as u32),
+            2 => select(ALWAYS).prop_map(|number| number as u32),
+            1 => 0_u32..600,
+            1 => select(vec![0x4000_0000, 0x3fff_ffff, 0x4000_0027, u32::MAX, 0x8000_0027]),
+            1 => any::<u32>()
         ];
         let arch = prop_oneof![
             9 => Just(AUDIT_ARCH_X86_64),
             1 => select(vec![0x4000_0003, 0xc000_00b7, 0, AUDIT_ARCH_X86_64 + 1])
         ];
         let pointer = prop_oneof![near(edges), any::<u64>()];
-        let first = prop_oneof![in_code, any::<u64>()];
-        (numbers, arch, pointer, arguments(), first).prop_map(move |(number, arch, pointer, mut arguments, first)| {
-            // What protection is changed of: near the ranges.
-            if number == libc::SYS_mprotect as u32 {
-                arguments[0] = first;
-            }
-            (code.clone(), Data { number, arch, pointer, arguments })
-        })
+        let changed = (prop_oneof![in_code, any::<u64>()], select(vec![0, 1, 3, 4, 5, 5, 5, 7]));
+        (numbers, arch, pointer, arguments(), changed).prop_map(
+            move |(number, arch, pointer, mut arguments, changed)| {
+                // Near the ranges, and to what is telling.
+                if number == libc::SYS_mprotect as u32 {
+                    (arguments[0], arguments[2]) = changed;
+                }
+                (code.clone(), Data { number, arch, pointer, arguments })
+            },
+        )
     })
 }
 
