@@ -25,6 +25,7 @@ pub mod cache;
 pub mod client;
 pub mod code;
 pub mod config;
+pub mod confine;
 pub mod daemon;
 pub mod demo;
 pub mod exec;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::call::{Call, Callee, Done, Outcome, Scalar};
-use super::confine::{FilterError, confine};
+use super::confine::FilterError;
 use super::errno;
 use super::frame::Limits;
 use super::memory::{Placed, Region};
@@ -22,6 +22,7 @@ use super::stack::{Slot, give_back};
 use super::thread::Block;
 use super::trap::{RawTrap, TrapKind};
 use super::watchdog::{Victim, nanos};
+use crate::confine::install;
 
 /// Shorter times are not measured by the CPU clock, which costs a system call.
 const CPU_RESOLUTION: Duration = Duration::from_micros(20);
@@ -55,7 +56,7 @@ fn set_up<C>(shared: &Shared<C>, slot: &Slot) -> Result<(ThreadSignals, Victim),
     slot.frame().blocked_signals.store(signals.blocked, Ordering::Relaxed);
     slot.frame().context.init(slot.stack().end);
     if let Some(program) = &shared.filter {
-        confine(program).map_err(Obstacle::Filter)?;
+        install(program).map_err(|error| Obstacle::Filter(error.into()))?;
         slot.frame().filtered.store(true, Ordering::Relaxed);
     }
     Ok((signals, victim))

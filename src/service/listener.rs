@@ -2,8 +2,11 @@
 
 use std::{
     fs, io,
-    net::SocketAddr,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
+    net::{self, SocketAddr},
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net as unix,
+    },
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
@@ -11,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::socket::{Backlog, listen};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -26,6 +30,8 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of the connection preface and the head of the SETTINGS frame that follows it.
 /// <https://www.rfc-editor.org/rfc/rfc9113#name-http-2-connection-preface>
 const GREETING_BYTES: usize = 24 + 9;
+/// Connections that may wait in the kernel's queue of a TCP socket.
+const QUEUE_MAX: i32 = 1024;
 
 /// Where to listen.
 #[derive(Debug, Clone)]
@@ -36,19 +42,19 @@ pub enum Endpoint {
     Tcp(SocketAddr),
 }
 
-/// A socket that listens.
+/// A socket that listens, opened before there is a runtime: what is confined may open none.
 pub enum Listener {
     /// A unix socket; the file is removed on drop if it was made here.
     Unix {
         /// That accepts.
-        socket: UnixListener,
+        socket: unix::UnixListener,
         /// Its file.
         path: PathBuf,
         /// Somebody else opened it, and keeps it.
         passed: bool,
     },
     /// A TCP socket.
-    Tcp(TcpListener),
+    Tcp(net::TcpListener),
 }
 
 impl Listener {
@@ -57,35 +63,22 @@ impl Listener {
     ///
     /// # Errors
     /// Those of the system, `AddrInUse` for a live socket or a file that is none.
-    pub async fn bind(endpoint: &Endpoint) -> io::Result<Self> {
+    pub fn bind(endpoint: &Endpoint) -> io::Result<Self> {
         match endpoint {
-            Endpoint::Tcp(address) => Ok(Self::Tcp(TcpListener::bind(address).await?)),
+            Endpoint::Tcp(address) => {
+                let socket = net::TcpListener::bind(address)?;
+                // The library's own is shorter than the others of this daemon.
+                listen(&socket, Backlog::new(QUEUE_MAX)?)?;
+                Ok(Self::Tcp(socket))
+            }
             Endpoint::Unix(path) => {
                 make_directory(path)?;
-                remove_stale(path).await?;
-                let listener = UnixListener::bind(path)?;
+                remove_stale(path)?;
+                let listener = unix::UnixListener::bind(path)?;
                 fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
                 Ok(Self::Unix { socket: listener, path: path.clone(), passed: false })
             }
         }
-    }
-
-    /// Of a unix socket that somebody else opened, to be called on a thread of the runtime. Its file is left alone.
-    ///
-    /// # Errors
-    /// Those of the system.
-    pub fn passed_unix(socket: std::os::unix::net::UnixListener, path: PathBuf) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
-        Ok(Self::Unix { socket: UnixListener::from_std(socket)?, path, passed: true })
-    }
-
-    /// The same of a TCP socket.
-    ///
-    /// # Errors
-    /// Those of the system.
-    pub fn passed_tcp(socket: std::net::TcpListener) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
-        Ok(Self::Tcp(TcpListener::from_std(socket)?))
     }
 
     /// What a client connects to: `unix:PATH` or `http://ADDRESS:PORT`.
@@ -99,11 +92,40 @@ impl Listener {
         }
     }
 
+    /// To accept from, on a thread of the runtime.
+    pub(super) fn incoming(self) -> io::Result<Incoming> {
+        let socket = match &self {
+            Self::Unix { socket, .. } => {
+                socket.set_nonblocking(true)?;
+                Socket::Unix(UnixListener::from_std(socket.try_clone()?)?)
+            }
+            Self::Tcp(socket) => {
+                socket.set_nonblocking(true)?;
+                Socket::Tcp(TcpListener::from_std(socket.try_clone()?)?)
+            }
+        };
+        Ok(Incoming { socket, _listener: self })
+    }
+}
+
+/// A socket that listens, as the runtime has it.
+pub(super) struct Incoming {
+    socket: Socket,
+    /// Its file goes with it.
+    _listener: Listener,
+}
+
+enum Socket {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+impl Incoming {
     async fn accept(&self) -> io::Result<Stream> {
-        match self {
-            Self::Unix { socket, .. } => Ok(Stream::Unix(socket.accept().await?.0)),
-            Self::Tcp(listener) => {
-                let stream = listener.accept().await?.0;
+        match &self.socket {
+            Socket::Unix(socket) => Ok(Stream::Unix(socket.accept().await?.0)),
+            Socket::Tcp(socket) => {
+                let stream = socket.accept().await?.0;
                 stream.set_nodelay(true)?;
                 Ok(Stream::Tcp(stream))
             }
@@ -122,14 +144,14 @@ impl Drop for Listener {
 
 /// Accepts until told to stop. Beyond the bound of connections, clients wait in the kernel's queue.
 pub(super) async fn accept(
-    listener: Listener,
+    incoming: Incoming,
     connections: Arc<Semaphore>,
     accepted: mpsc::Sender<io::Result<Connection>>,
     mut stop: watch::Receiver<bool>,
 ) {
     let forever = async {
         loop {
-            let stream = match listener.accept().await {
+            let stream = match incoming.accept().await {
                 Ok(stream) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -158,13 +180,13 @@ fn make_directory(socket: &Path) -> io::Result<()> {
     fs::set_permissions(directory, fs::Permissions::from_mode(0o750))
 }
 
-async fn remove_stale(path: &Path) -> io::Result<()> {
+fn remove_stale(path: &Path) -> io::Result<()> {
     let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
     let in_use = |what: &str| io::Error::new(io::ErrorKind::AddrInUse, format!("{} {what}", path.display()));
     if !metadata.file_type().is_socket() {
         return Err(in_use("is there and is no socket"));
     }
-    match UnixStream::connect(path).await {
+    match unix::UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         _ => Err(in_use("is served by another process")),
     }
