@@ -133,7 +133,9 @@ fn build(config: &Config) -> Result<Parts, DaemonError> {
     let cache = if config.tools.keep_addresses { cache.keeping_addresses() } else { cache };
     let pool = Pool::start(ExecConfig {
         executors: executors(config),
+        spare_executors: config.exec.spare_executors,
         queue_max: config.exec.queue_max,
+        queue_tenant_max: queue_namespace_max(config),
         stack_bytes: config.exec.stack_bytes,
         stack_guard_bytes: config.exec.stack_guard_bytes,
         call_memory_max_bytes: config.exec.call_memory_max_bytes,
@@ -312,6 +314,13 @@ fn executors(config: &Config) -> usize {
     match config.exec.executors {
         0 => cores().clamp(2, exec::EXECUTORS_MAX),
         executors => executors,
+    }
+}
+
+fn queue_namespace_max(config: &Config) -> usize {
+    match config.exec.queue_namespace_max {
+        0 => config.exec.queue_max - config.exec.queue_max / 4,
+        max => max.min(config.exec.queue_max),
     }
 }
 

@@ -12,7 +12,7 @@ use codecached::{
     arena::{ArenaConfig, Arenas},
     cache::{Cache, CacheConfig, Install, Name, Namespace, Pinned, Target},
     code::{Image, ImportTable, Limits, Selection},
-    exec::{Arg, Call, ExecConfig, Outcome, Pool, ResultType, Scalar},
+    exec::{Arg, Call, ExecConfig, Outcome, Pool, Priority, ResultType, Scalar},
     tools::{Tools, ToolsConfig},
 };
 
@@ -45,7 +45,9 @@ fn cache(is_told: bool) -> Cache {
 fn pool() -> Pool<Pinned> {
     let config = ExecConfig {
         executors: 1,
+        spare_executors: 0,
         queue_max: 16,
+        queue_tenant_max: 16,
         stack_bytes: 1 << 20,
         stack_guard_bytes: 64 << 10,
         call_memory_max_bytes: 64 << 10,
@@ -74,6 +76,7 @@ fn backtrace(cache: &Cache, pool: &Pool<Pinned>, key: u64) -> String {
     let call = Call {
         entry: callee.function("call_outer").unwrap(),
         callee,
+        priority: Priority::Normal,
         args: vec![Arg::U64(3)],
         result: ResultType::U64,
         cpu_limit: Duration::from_secs(30),

@@ -25,6 +25,8 @@ use crate::{
 pub struct Meta {
     /// Namespace and key.
     pub name: Name,
+    /// Stands for the namespace where nothing else of it may be known; differs from process to process.
+    pub tenant: u64,
     /// BLAKE3 of the blob.
     pub digest: [u8; 32],
     /// Digest of everything in the install that decides what the entry does.

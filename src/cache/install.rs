@@ -218,6 +218,7 @@ impl Cache {
         let (shares, reached) = dependencies.into_shares();
         let meta = Meta {
             name: install.name.clone(),
+            tenant: install.name.tenant(&self.tenants),
             digest: install.digest,
             identity: install.identity,
             sizes,

@@ -33,6 +33,7 @@ mod watch_tests;
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
+    hash::RandomState,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -140,6 +141,9 @@ pub struct Cache {
     eviction_window: usize,
     clock: Clock,
     watcher: Option<Watcher>,
+    /// Makes numbers of namespaces. Its keys are nobody's to know, so that nobody can find a namespace with the number of
+    /// another.
+    tenants: RandomState,
     kept: Option<Kept>,
 }
 
@@ -154,6 +158,7 @@ impl Cache {
             eviction_window: config.eviction_window,
             clock: config.clock,
             watcher: None,
+            tenants: RandomState::new(),
             kept: None,
         }
     }

@@ -106,8 +106,11 @@ pub const KEYS: &[Key] = &[
     count("code.symbols_max", 1, 16_777_216),
     count("code.relocations_max", 1, 16_777_216),
     Key { path: "code.screen", kind: Kind::Word(&["off", "warn", "reject"]) },
-    count("exec.executors", 0, 256),
+    // With those beside them no more than a process can have: `exec::EXECUTORS_MAX`.
+    count("exec.executors", 0, 192),
+    count("exec.spare_executors", 0, 32),
     count("exec.queue_max", 1, 65_536),
+    count("exec.queue_namespace_max", 0, 65_536),
     bytes("exec.stack_bytes", 64 * KIB, GIB),
     bytes("exec.stack_guard_bytes", 64 * KIB, GIB),
     bytes("exec.call_memory_max_bytes", 64 * KIB, GIB),

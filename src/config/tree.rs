@@ -160,8 +160,12 @@ pub enum Screen {
 pub struct Exec {
     /// Threads that run code; 0: one per core, at least 2.
     pub executors: usize,
+    /// Threads beside them for namespaces of which no call runs.
+    pub spare_executors: usize,
     /// Calls that may wait, all together.
     pub queue_max: usize,
+    /// Calls of one namespace that may wait; 0: three quarters of `queue_max`.
+    pub queue_namespace_max: usize,
     /// Bytes of stack of a call.
     pub stack_bytes: usize,
     /// Bytes of inaccessible address space below a stack.
@@ -362,7 +366,9 @@ impl Default for Exec {
     fn default() -> Self {
         Self {
             executors: 0,
+            spare_executors: 1,
             queue_max: 1024,
+            queue_namespace_max: 0,
             stack_bytes: 1 << 20,
             stack_guard_bytes: 64 << 20,
             call_memory_max_bytes: 64 << 20,

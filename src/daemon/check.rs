@@ -43,7 +43,14 @@ pub fn check(config: &Config) -> Result<Vec<(String, String)>, DaemonError> {
             "arena reservation",
             format!("{} bytes for each of code, read-only data and data", config.arena.reserve_max_bytes),
         ),
-        ("executors", format!("{} threads, a fault in one was recovered", executors(config))),
+        (
+            "executors",
+            format!(
+                "{} threads and {} spare ones, a fault in one was recovered",
+                executors(config),
+                config.exec.spare_executors
+            ),
+        ),
         ("system calls from code", "not contained in this version".to_owned()),
     ]
     .map(|(name, finding)| (name.to_owned(), finding))

@@ -19,7 +19,11 @@ pub trait Callee: Send + Sync + 'static {
     /// Addresses of the executable bytes.
     fn code_range(&self) -> Range<u64>;
 
-    /// The writable data that its calls may touch and that others share.
+    /// Whose calls these are, by a number that says nothing else. Tenants share the executors' time in equal parts, and what
+    /// the calls of one leave behind is kept from the code of others.
+    fn tenant(&self) -> u64;
+
+    /// The writable data that its calls may touch and that others share. No data is shared between tenants.
     fn writable(&self) -> Writables;
 
     /// What is made anew for each call in the thread that runs it; `None`: the executor's own thread pointer will do.
@@ -154,6 +158,23 @@ impl Scalar {
     }
 }
 
+/// Which calls of one tenant go first. Gains nothing over other tenants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Priority {
+    /// After the others.
+    Low,
+    /// As most.
+    #[default]
+    Normal,
+    /// Before the others.
+    High,
+}
+
+impl Priority {
+    /// Every priority, the lowest first.
+    pub const ALL: [Priority; 3] = [Priority::Low, Priority::Normal, Priority::High];
+}
+
 /// One call of one entry.
 #[derive(Debug)]
 pub struct Call<C> {
@@ -161,6 +182,8 @@ pub struct Call<C> {
     pub callee: C,
     /// Absolute address of the entry, inside [`Callee::code_range`].
     pub entry: u64,
+    /// Among the calls of its tenant. In a lane of writable data calls keep the order in which they came.
+    pub priority: Priority,
     /// Arguments; see [`check_args`] for their limits.
     pub args: Vec<Arg>,
     /// Type of the result.

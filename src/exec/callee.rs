@@ -10,6 +10,10 @@ impl Callee for Pinned {
         Pinned::code_range(self)
     }
 
+    fn tenant(&self) -> u64 {
+        self.meta().tenant
+    }
+
     fn writable(&self) -> Writables {
         // What an entry is linked against holds its own data, which its code may change.
         Writables::new(self.shared_data().map(|(id, reentrant)| Writable { id, reentrant }))

@@ -42,8 +42,8 @@ pub(super) fn run<C: Callee>(shared: &Shared<C>, index: usize, started: &SyncSen
     // Ends in a zero, as the C library's own: no string goes over it.
     let canary = RandomState::new().hash_one(index) << 8;
     let mut executor = Executor { shared, slot, region: Region::of_slot(slot), cpu: CpuMeter::new(victim), canary };
-    while let Some(entry) = shared.queue.next(index) {
-        executor.serve(entry);
+    while let Some((entry, taken)) = shared.queue.next(index) {
+        executor.serve(entry, taken);
     }
 }
 
@@ -68,13 +68,16 @@ struct Executor<'a, C: Callee> {
 }
 
 impl<C: Callee> Executor<'_, C> {
-    fn serve(&mut self, entry: Entry<Job<C>>) {
-        let Entry { id, lanes, job: Job { call, sender, submitted } } = entry;
-        let taken = Instant::now();
+    fn serve(&mut self, entry: Entry<Job<C>>, taken: Instant) {
+        let Entry { id, lanes, job: Job { call, sender, submitted }, .. } = entry;
         let unwanted = self.slot.frame().is_cancelled(id) || sender.is_closed();
         let late = call.deadline.is_some_and(|deadline| deadline <= taken);
-        let mut done =
-            Done { outcome: Outcome::Cancelled, queued: taken - submitted, wall: Duration::ZERO, cpu: Duration::ZERO };
+        let mut done = Done {
+            outcome: Outcome::Cancelled,
+            queued: taken.saturating_duration_since(submitted),
+            wall: Duration::ZERO,
+            cpu: Duration::ZERO,
+        };
         let mut faulted = false;
         if late {
             done.outcome = Outcome::DeadlineBeforeStart;

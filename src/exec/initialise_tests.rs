@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::call::{Arg, Call, Callee, Outcome, ResultType, Scalar, Step};
-use super::pool::{ExecConfig, Pool};
-use super::test_code::{CALL_MEMORY_BYTES, TestCode, assemble, eventually, import, wait};
+use super::call::{Arg, Call, Callee, Outcome, Priority, ResultType, Scalar, Step};
+use super::pool::Pool;
+use super::test_code::{TestCode, assemble, config, eventually, import, wait};
 use super::trap::{Trap, TrapKind, TrapStage};
 use super::writable::{Writable, Writables};
 
@@ -93,11 +93,15 @@ impl Started {
     fn call(&self, function: u64, cpu_limit: Duration) -> Call<Started> {
         let (callee, entry) = (self.clone(), self.address(function));
         let (args, result, wall_cap) = (vec![Arg::U64(7)], ResultType::U64, Duration::from_secs(60));
-        Call { callee, entry, args, result, cpu_limit, wall_cap, deadline: None }
+        Call { callee, entry, priority: Priority::Normal, args, result, cpu_limit, wall_cap, deadline: None }
     }
 }
 
 impl Callee for Started {
+    fn tenant(&self) -> u64 {
+        0
+    }
+
     fn code_range(&self) -> Range<u64> {
         self.0.code.code_range()
     }
@@ -137,10 +141,7 @@ const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(5);
 
 fn pool(executors: usize) -> Pool<Started> {
-    let (stack_bytes, stack_guard_bytes) = (256 << 10, 64 << 20);
-    let (queue_max, call_memory_max_bytes, tick) = (256, CALL_MEMORY_BYTES, Duration::from_millis(1));
-    let config = ExecConfig { executors, queue_max, stack_bytes, stack_guard_bytes, call_memory_max_bytes, tick };
-    Pool::start(config).unwrap()
+    Pool::start(config(executors, 256)).unwrap()
 }
 
 fn run(pool: &Pool<Started>, call: Call<Started>) -> Outcome {

@@ -12,8 +12,8 @@
 //! Files, from the bottom: `stack` maps an executor's memory, `frame` is what trampoline, handler, watchdog and
 //! executor share, `x86_64` is the trampoline, `signals` the handler, `memory` and `heap` what code may use
 //! while it runs, `host` the functions it may call, `thread` the thread pointer that some have of their own,
-//! `thread_switch` how it is exchanged, `errno` the host's error number, `processor` what code may know of that, `watchdog` the limits, `schedule` who
-//! runs next, `writable` what decides that, `queue` that behind a lock, `executor` one thread and what runs before the first call, `pool` and `ticket` the face.
+//! `thread_switch` how it is exchanged, `errno` the host's error number, `processor` what code may know of that, `watchdog` the limits, `fair` whose turn it is,
+//! `schedule` who runs next, `writable` what keeps calls from that, `queue` that behind a lock, `executor` one thread and what runs before the first call, `pool` and `ticket` the face.
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("exec has a trampoline for x86-64 Linux only; another architecture needs a file beside exec/x86_64.rs");
@@ -22,6 +22,7 @@ mod call;
 mod callee;
 mod errno;
 mod executor;
+mod fair;
 mod frame;
 mod heap;
 mod host;
@@ -44,6 +45,8 @@ mod x86_64;
 #[cfg(test)]
 mod chain_tests;
 #[cfg(test)]
+mod fair_tests;
+#[cfg(test)]
 mod host_tests;
 #[cfg(test)]
 mod hostile_tests;
@@ -61,8 +64,8 @@ mod tests;
 mod thread_tests;
 
 pub use call::{
-    Arg, ArgError, Call, Callee, Done, FLOAT_ARGS_MAX, INT_ARGS_MAX, Outcome, ResultType, Scalar, Step, Thread,
-    check_args,
+    Arg, ArgError, Call, Callee, Done, FLOAT_ARGS_MAX, INT_ARGS_MAX, Outcome, Priority, ResultType, Scalar, Step,
+    Thread, check_args,
 };
 pub use host::{IMPORTS_VERSION, imports};
 pub use pool::{ExecConfig, Pool, PoolStats, Refusal, Rejected, StartError};

@@ -11,9 +11,10 @@ use nix::errno::Errno;
 use tokio::sync::oneshot;
 
 use super::call::{ArgError, Call, Callee, Done, Outcome, check_args};
-use super::queue::{Full, Queue};
+use super::queue::{Full, Incoming, Queue};
+use super::schedule::{Bounds, NoRoom};
 use super::stack::{Slot, SlotError, SlotSizes};
-use super::ticket::{Desk, Ticket};
+use super::ticket::{CallId, Desk, Ticket};
 use super::trap::TrapKind;
 use super::watchdog::{Victim, Watchdog};
 use super::{executor, signals};
@@ -26,10 +27,14 @@ const TICK_MIN: Duration = Duration::from_micros(100);
 /// Sizes of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExecConfig {
-    /// Threads that run code, 1 to [`super::EXECUTORS_MAX`].
+    /// Threads that run code, at least 1; with the spare ones at most [`super::EXECUTORS_MAX`].
     pub executors: usize,
+    /// Threads beside them that run code only of tenants of which no other call runs.
+    pub spare_executors: usize,
     /// Calls that may wait, all together; at least 1.
     pub queue_max: usize,
+    /// Calls of one tenant that may wait; at least 1.
+    pub queue_tenant_max: usize,
     /// Stack of a call, in bytes.
     pub stack_bytes: usize,
     /// Inaccessible bytes below it: a function with a larger frame could jump over them. 64 MiB is usual.
@@ -40,18 +45,31 @@ pub struct ExecConfig {
     pub tick: Duration,
 }
 
+impl ExecConfig {
+    fn bounds(&self) -> Bounds {
+        Bounds {
+            executors: self.executors + self.spare_executors,
+            spare: self.spare_executors,
+            waiting_max: self.queue_max,
+            waiting_tenant_max: self.queue_tenant_max,
+        }
+    }
+}
+
 /// Why a pool cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// No executor, no queue, or a tick that is too short.
     #[error(
-        "a pool needs at least 1 executor (given {executors}), 1 waiting call (given {queue_max}) and a tick of {TICK_MIN:?} (given {tick:?})"
+        "a pool needs at least 1 executor (given {executors}), 1 waiting call (given {queue_max}, {queue_tenant_max} of a tenant) and a tick of {TICK_MIN:?} (given {tick:?})"
     )]
     Config {
         /// Executors in the configuration.
         executors: usize,
         /// Waiting calls in the configuration.
         queue_max: usize,
+        /// Of one tenant.
+        queue_tenant_max: usize,
         /// Tick in the configuration.
         tick: Duration,
     },
@@ -93,6 +111,12 @@ pub enum Refusal {
         /// Calls that may wait.
         queue_max: usize,
     },
+    /// As many calls of the tenant wait as may.
+    #[error("{queue_tenant_max} calls of this tenant wait already")]
+    TenantSaturated {
+        /// Calls of one tenant that may wait.
+        queue_tenant_max: usize,
+    },
     /// The pool is ending.
     #[error("no new calls are taken")]
     Draining,
@@ -119,14 +143,24 @@ pub struct Rejected<C> {
 /// Counts of a pool: of this moment, and since its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolStats {
-    /// Threads that run code.
+    /// Threads that run code, the spare ones too.
     pub executors: usize,
+    /// Of those, which only run code of tenants of which no other call runs.
+    pub spare_executors: usize,
     /// Executors that have a call now.
     pub running: usize,
     /// Calls that wait now.
     pub queued: usize,
+    /// Tenants whose calls wait now.
+    pub tenants_queued: usize,
     /// Calls that may wait.
     pub queue_max: usize,
+    /// Calls of one tenant that may wait.
+    pub queue_tenant_max: usize,
+    /// Calls that were refused because as many waited as may.
+    pub refused: u64,
+    /// Calls that were refused because as many of their tenant waited as may.
+    pub refused_tenant: u64,
     /// Calls that have ended: the sum of those below.
     pub calls: u64,
     /// Calls whose code returned.
@@ -158,6 +192,8 @@ pub(super) struct Counters {
     traps: [AtomicU64; TrapKind::ALL.len()],
     cancelled: AtomicU64,
     late: AtomicU64,
+    refused: AtomicU64,
+    refused_tenant: AtomicU64,
 }
 
 impl Counters {
@@ -203,14 +239,16 @@ pub struct Pool<C: Callee> {
 impl<C: Callee> Pool<C> {
     /// Maps the executors' memory and starts their threads, `exec-0` and so on.
     pub fn start(config: ExecConfig) -> Result<Pool<C>, StartError> {
-        let ExecConfig { executors, queue_max, tick, .. } = config;
-        if executors == 0 || queue_max == 0 || tick < TICK_MIN {
-            return Err(StartError::Config { executors, queue_max, tick });
+        let ExecConfig { executors, queue_max, queue_tenant_max, tick, .. } = config;
+        if executors == 0 || queue_max == 0 || queue_tenant_max == 0 || tick < TICK_MIN {
+            return Err(StartError::Config { executors, queue_max, queue_tenant_max, tick });
         }
         signals::install().map_err(StartError::Signals)?;
+        let bounds = config.bounds();
+        let (executors, epoch) = (bounds.executors, Instant::now());
         let shared = Arc::new(Shared {
-            epoch: Instant::now(),
-            queue: Queue::new(executors, queue_max),
+            epoch,
+            queue: Queue::new(bounds, epoch),
             slots: claim_slots(&config)?,
             victims: (0..executors).map(|_| OnceLock::new()).collect(),
             counters: Counters::default(),
@@ -228,12 +266,14 @@ impl<C: Callee> Pool<C> {
         if let Err(refusal) = self.check(&call) {
             return Err(Rejected { refusal, call: Box::new(call) });
         }
-        let lanes = call.callee.writable();
+        let (tenant, priority, lanes, now) =
+            (call.callee.tenant(), call.priority, call.callee.writable(), Instant::now());
         let (sender, receiver) = oneshot::channel();
-        match self.shared.queue.submit(lanes, Job { call, sender, submitted: Instant::now() }) {
+        let job = Job { call, sender, submitted: now };
+        match self.shared.queue.submit(Incoming { tenant, priority, lanes, now, job }) {
             Ok(id) => {
                 let desk: Weak<Shared<C>> = Arc::downgrade(&self.shared);
-                Ok(Ticket::new(receiver, desk, id))
+                Ok(Ticket::new(receiver, desk, CallId { tenant, id }))
             }
             Err((full, job)) => Err(Rejected { refusal: self.refusal(full), call: Box::new(job.call) }),
         }
@@ -246,11 +286,17 @@ impl<C: Callee> Pool<C> {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (returned, cancelled, late) = (read(&counters.returned), read(&counters.cancelled), read(&counters.late));
         let traps = counters.traps.each_ref().map(read);
+        let config = &self.shared.config;
         PoolStats {
-            executors: self.shared.config.executors,
+            executors: config.bounds().executors,
+            spare_executors: config.spare_executors,
             running: counts.running,
             queued: counts.waiting,
-            queue_max: self.shared.config.queue_max,
+            tenants_queued: counts.tenants_waiting,
+            queue_max: config.queue_max,
+            queue_tenant_max: config.queue_tenant_max,
+            refused: read(&counters.refused),
+            refused_tenant: read(&counters.refused_tenant),
             calls: returned + cancelled + late + traps.iter().sum::<u64>(),
             returned,
             traps,
@@ -271,8 +317,16 @@ impl<C: Callee> Pool<C> {
     }
 
     fn refusal(&self, full: Full) -> Refusal {
+        let (config, counters) = (&self.shared.config, &self.shared.counters);
         match full {
-            Full::Saturated => Refusal::Saturated { queue_max: self.shared.config.queue_max },
+            Full::NoRoom(NoRoom::All) => {
+                counters.refused.fetch_add(1, Ordering::Relaxed);
+                Refusal::Saturated { queue_max: config.queue_max }
+            }
+            Full::NoRoom(NoRoom::Tenant) => {
+                counters.refused_tenant.fetch_add(1, Ordering::Relaxed);
+                Refusal::TenantSaturated { queue_tenant_max: config.queue_tenant_max }
+            }
             Full::Draining => Refusal::Draining,
         }
     }
@@ -318,16 +372,16 @@ impl<C: Callee> fmt::Debug for Pool<C> {
 }
 
 impl<C: Callee> Desk for Shared<C> {
-    fn cancel(&self, id: u64) {
-        let mark = |executor: usize| self.slots[executor].frame().cancelled_job.store(id, Ordering::Relaxed);
-        if let Some(job) = self.queue.cancel(id, mark) {
+    fn cancel(&self, call: CallId) {
+        let mark = |executor: usize| self.slots[executor].frame().cancelled_job.store(call.id, Ordering::Relaxed);
+        if let Some(job) = self.queue.cancel(call.tenant, call.id, mark) {
             self.counters.count(&Outcome::Cancelled);
             drop(job);
         }
     }
 
-    fn is_waiting(&self, id: u64) -> bool {
-        self.queue.is_waiting(id)
+    fn is_waiting(&self, call: CallId) -> bool {
+        self.queue.is_waiting(call.tenant, call.id)
     }
 }
 
@@ -338,7 +392,7 @@ fn claim_slots(config: &ExecConfig) -> Result<Vec<Slot>, StartError> {
         memory_bytes: config.call_memory_max_bytes,
     };
     let claim = |executor| Slot::claim(sizes).map_err(|error| StartError::Slot { executor, error });
-    (0..config.executors).map(claim).collect()
+    (0..config.bounds().executors).map(claim).collect()
 }
 
 /// The body of the watchdog thread: until the queue has ended and no executor runs anything.

@@ -7,7 +7,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Instant;
 
-use super::schedule::{Cancelled, Entry, Schedule};
+use super::call::Priority;
+use super::schedule::{Bounds, Cancelled, Entry, NoRoom, Schedule};
+use super::watchdog::nanos;
 use super::writable::Writables;
 
 /// How often an executor looks for the next call before it sleeps. Short: the executors share their cores with the
@@ -17,8 +19,8 @@ const SPINS: usize = 50;
 /// Why a queue does not take a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Full {
-    /// As many wait as may.
-    Saturated,
+    /// There is no room for one more.
+    NoRoom(NoRoom),
     /// The pool is ending.
     Draining,
 }
@@ -28,8 +30,25 @@ pub(super) enum Full {
 pub(super) struct QueueCounts {
     /// Jobs that wait.
     pub(super) waiting: usize,
+    /// Tenants that have some of them.
+    pub(super) tenants_waiting: usize,
     /// Executors that have a job.
     pub(super) running: usize,
+}
+
+/// A job that comes in.
+#[derive(Debug)]
+pub(super) struct Incoming<J> {
+    /// Whose it is.
+    pub(super) tenant: u64,
+    /// Among the jobs of its tenant.
+    pub(super) priority: Priority,
+    /// The writable data that it may touch.
+    pub(super) lanes: Writables,
+    /// When it came.
+    pub(super) now: Instant,
+    /// The job itself.
+    pub(super) job: J,
 }
 
 #[derive(Debug)]
@@ -38,6 +57,8 @@ struct State<J> {
     next_id: u64,
     /// Executors that sleep, the one that fell asleep last at the end: its caches are the warmest.
     idle: Vec<usize>,
+    /// Executors that are awake without a job, and will look once more before they sleep.
+    looking: usize,
     draining: bool,
     stopping: bool,
     watchdog_sleeps: bool,
@@ -77,20 +98,23 @@ impl Sleeper {
 pub(super) struct Queue<J> {
     state: Mutex<State<J>>,
     quiet: Condvar,
-    /// The number of ready jobs, for looking without the lock; a hint.
-    ready: AtomicUsize,
+    /// What the schedule counts from.
+    epoch: Instant,
+    /// How many executors would find a job, for looking without the lock; a hint.
+    takeable: AtomicUsize,
     executors: Vec<Sleeper>,
     watchdog: Sleeper,
 }
 
 impl<J> Queue<J> {
-    /// An empty queue of `executors`, with room for `waiting_max` jobs.
-    pub(super) fn new(executors: usize, waiting_max: usize) -> Queue<J> {
+    /// An empty queue.
+    pub(super) fn new(bounds: Bounds, epoch: Instant) -> Queue<J> {
         let state = State {
-            schedule: Schedule::new(executors, waiting_max),
+            schedule: Schedule::new(bounds),
             // Zero is the id in a frame that has not seen a cancel.
             next_id: 1,
-            idle: Vec::with_capacity(executors),
+            idle: Vec::with_capacity(bounds.executors),
+            looking: 0,
             draining: false,
             stopping: false,
             watchdog_sleeps: false,
@@ -98,116 +122,118 @@ impl<J> Queue<J> {
         Queue {
             state: Mutex::new(state),
             quiet: Condvar::new(),
-            ready: AtomicUsize::new(0),
-            executors: (0..executors).map(|_| Sleeper::default()).collect(),
+            epoch,
+            takeable: AtomicUsize::new(0),
+            executors: (0..bounds.executors).map(|_| Sleeper::default()).collect(),
             watchdog: Sleeper::default(),
         }
     }
 
     /// Takes a job in; answers its id, or gives it back.
-    pub(super) fn submit(&self, lanes: Writables, job: J) -> Result<u64, (Full, J)> {
+    pub(super) fn submit(&self, incoming: Incoming<J>) -> Result<u64, (Full, J)> {
+        let Incoming { tenant, priority, lanes, now, job } = incoming;
         let mut state = self.lock();
         if state.draining {
             return Err((Full::Draining, job));
         }
         let id = state.next_id;
-        match state.schedule.submit(Entry { id, lanes, job }) {
-            Err(job) => Err((Full::Saturated, job)),
-            Ok(ready) => {
-                state.next_id += 1;
-                self.publish(&state);
-                let sleeper = if ready { state.idle.pop() } else { None };
-                drop(state);
-                if let Some(executor) = sleeper {
-                    self.executors[executor].wake();
-                }
-                Ok(id)
-            }
-        }
+        let entry = Entry { id, tenant, priority, lanes, job };
+        state.schedule.submit(entry, self.since_epoch(now)).map_err(|(no_room, job)| (Full::NoRoom(no_room), job))?;
+        state.next_id += 1;
+        self.wake_for_jobs(state, 0);
+        Ok(id)
     }
 
-    /// `executor` is done with what it had; sleeps until there is a next job. `None` when the queue has ended.
-    pub(super) fn next(&self, executor: usize) -> Option<Entry<J>> {
+    /// `executor` is done with what it had; sleeps until there is a next job, and answers when it took that. `None` when
+    /// the queue has ended.
+    pub(super) fn next(&self, executor: usize) -> Option<(Entry<J>, Instant)> {
         self.executors[executor].register();
+        let mut now = Instant::now();
         let mut state = self.lock();
-        state.schedule.free(executor);
+        state.schedule.free(executor, self.since_epoch(now));
         self.tell_quiet(&state);
+        state.looking += 1;
         loop {
-            if let Some(entry) = state.schedule.take(executor) {
-                self.publish(&state);
+            if let Some(entry) = state.schedule.take(executor, self.since_epoch(now)) {
+                state.looking -= 1;
                 let wake_watchdog = std::mem::take(&mut state.watchdog_sleeps);
-                drop(state);
+                self.wake_for_jobs(state, 0);
                 if wake_watchdog {
                     self.watchdog.wake();
                 }
-                return Some(entry);
+                return Some((entry, now));
             }
             if state.stopping {
+                state.looking -= 1;
                 return None;
             }
             drop(state);
             let seen = self.spin();
             state = self.lock();
-            if !seen && state.schedule.ready() == 0 && !state.stopping {
+            if !seen && state.schedule.takeable() == 0 && !state.stopping {
+                // Who wakes it counts it as looking again.
+                state.looking -= 1;
                 state.idle.push(executor);
                 drop(state);
                 self.executors[executor].sleep();
                 state = self.lock();
             }
+            now = Instant::now();
         }
     }
 
     /// A job of these lanes has ended; runs `restore` outside of the lock for each whose data must be restored now.
     pub(super) fn settle(&self, lanes: &Writables, faulted: bool, restore: impl Fn(u64)) {
         let mut state = self.lock();
-        let settled = state.schedule.settle(lanes, faulted);
-        let mut released = settled.released;
-        if !settled.restore.is_empty() {
+        let due = state.schedule.settle(lanes, faulted);
+        if !due.is_empty() {
             // What waits behind the restore is not ready: nobody should look for it.
             self.publish(&state);
             drop(state);
-            settled.restore.iter().for_each(|id| restore(*id));
+            due.iter().for_each(|id| restore(*id));
             state = self.lock();
-            released += state.schedule.restored(&settled.restore);
+            state.schedule.restored(&due);
         }
         // The caller comes for the first of them itself.
-        self.wake_some(state, released.saturating_sub(1));
+        self.wake_for_jobs(state, 1);
     }
 
     /// Jobs of these lanes may overlap from now on, also those that came before.
     pub(super) fn open(&self, lanes: &[u64]) {
         let mut state = self.lock();
-        let released = state.schedule.open(lanes);
-        self.wake_some(state, released);
+        state.schedule.open(lanes);
+        self.wake_for_jobs(state, 0);
     }
 
-    /// Takes a waiting job out, or calls `running` with the executor that has it.
-    pub(super) fn cancel(&self, id: u64, running: impl FnOnce(usize)) -> Option<J> {
+    /// Takes a waiting job of this tenant out, or calls `running` with the executor that has it.
+    pub(super) fn cancel(&self, tenant: u64, id: u64, running: impl FnOnce(usize)) -> Option<J> {
         let mut state = self.lock();
-        match state.schedule.cancel(id) {
+        match state.schedule.cancel(tenant, id) {
             Cancelled::Gone => None,
             Cancelled::Running(executor) => {
                 // Inside the lock: else the executor could by then have another job, and that one's mark be lost.
                 running(executor);
                 None
             }
-            Cancelled::Waiting(job, released) => {
+            Cancelled::Waiting(job) => {
                 self.tell_quiet(&state);
-                self.wake_some(state, released);
+                self.wake_for_jobs(state, 0);
                 Some(job)
             }
         }
     }
 
-    /// Whether the job waits.
-    pub(super) fn is_waiting(&self, id: u64) -> bool {
-        self.lock().schedule.is_waiting(id)
+    /// Whether the job, of this tenant, waits.
+    pub(super) fn is_waiting(&self, tenant: u64, id: u64) -> bool {
+        self.lock().schedule.is_waiting(tenant, id)
     }
 
     /// Counts of this moment.
     pub(super) fn counts(&self) -> QueueCounts {
         let state = self.lock();
-        QueueCounts { waiting: state.schedule.waiting(), running: state.schedule.running() }
+        let schedule = &state.schedule;
+        let (waiting, running) = (schedule.waiting(), schedule.running());
+        QueueCounts { waiting, tenants_waiting: schedule.tenants_waiting(), running }
     }
 
     /// Refuses new jobs and waits until none is left, or `until`; answers whether none is left.
@@ -232,8 +258,10 @@ impl<J> Queue<J> {
         let cleared = state.schedule.clear();
         self.publish(&state);
         self.tell_quiet(&state);
-        let executors = state.idle.len();
-        self.wake_some(state, executors);
+        let sleepers = std::mem::take(&mut state.idle);
+        state.looking += sleepers.len();
+        drop(state);
+        self.wake(&sleepers);
         cleared
     }
 
@@ -261,27 +289,39 @@ impl<J> Queue<J> {
         }
     }
 
-    /// True as soon as there seems to be a ready job.
+    /// True as soon as there seems to be a job to take.
     fn spin(&self) -> bool {
         (0..SPINS).any(|_| {
             std::hint::spin_loop();
-            self.ready.load(Ordering::Relaxed) != 0
+            self.takeable.load(Ordering::Relaxed) != 0
         })
     }
 
-    /// Lets the lock go and wakes up to `count` executors.
-    fn wake_some(&self, mut state: MutexGuard<'_, State<J>>, count: usize) {
+    /// Lets the lock go and wakes as many executors as there are jobs for, without those that look already and `coming`
+    /// others. Who takes a job wakes further ones by this, if one job made more of them ready.
+    fn wake_for_jobs(&self, mut state: MutexGuard<'_, State<J>>, coming: usize) {
         self.publish(&state);
-        let keep = state.idle.len().saturating_sub(count);
-        let sleepers = state.idle.split_off(keep);
-        drop(state);
-        for executor in sleepers {
-            self.executors[executor].wake();
+        let wanted = state.schedule.takeable().saturating_sub(state.looking + coming);
+        if wanted == 0 || state.idle.is_empty() {
+            return;
         }
+        let keep = state.idle.len().saturating_sub(wanted);
+        let sleepers = state.idle.split_off(keep);
+        state.looking += sleepers.len();
+        drop(state);
+        self.wake(&sleepers);
+    }
+
+    fn wake(&self, sleepers: &[usize]) {
+        sleepers.iter().for_each(|executor| self.executors[*executor].wake());
     }
 
     fn publish(&self, state: &State<J>) {
-        self.ready.store(state.schedule.ready(), Ordering::Relaxed);
+        self.takeable.store(state.schedule.takeable(), Ordering::Relaxed);
+    }
+
+    fn since_epoch(&self, now: Instant) -> u64 {
+        nanos(now.saturating_duration_since(self.epoch))
     }
 
     fn tell_quiet(&self, state: &State<J>) {

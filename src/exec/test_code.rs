@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
-use super::call::{Arg, Call, Callee, Done, Outcome, ResultType, Scalar, Thread};
+use super::call::{Arg, Call, Callee, Done, Outcome, Priority, ResultType, Scalar, Thread};
 use super::pool::{ExecConfig, Pool};
 use super::ticket::Ticket;
 use super::writable::{Writable, Writables};
@@ -55,6 +55,7 @@ pub(super) struct TestCode {
     bytes: usize,
     writable: Option<Writable>,
     thread: Option<Thread>,
+    tenant: u64,
     pub(super) restores: AtomicUsize,
 }
 
@@ -75,6 +76,13 @@ impl TestCode {
         Arc::new(code)
     }
 
+    /// Code of another tenant than all other code.
+    pub(super) fn of_tenant(code: &[u8], tenant: u64) -> Arc<TestCode> {
+        let mut code = Self::map(code, None);
+        code.tenant = tenant;
+        Arc::new(code)
+    }
+
     fn map(code: &[u8], writable: Option<Writable>) -> TestCode {
         let bytes = code.len().next_multiple_of(PAGE_BYTES);
         let length = NonZeroUsize::new(bytes).expect("code is not empty");
@@ -85,7 +93,7 @@ impl TestCode {
         unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), page.as_ptr().cast::<u8>(), code.len()) };
         // SAFETY: the mapping made above.
         unsafe { mprotect(page, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_EXEC) }.unwrap();
-        TestCode { page, bytes, writable, thread: None, restores: AtomicUsize::new(0) }
+        TestCode { page, bytes, writable, thread: None, tenant: 0, restores: AtomicUsize::new(0) }
     }
 
     pub(super) fn entry(&self) -> u64 {
@@ -103,6 +111,10 @@ impl Drop for TestCode {
 impl Callee for Arc<TestCode> {
     fn code_range(&self) -> Range<u64> {
         self.entry()..self.entry() + self.bytes as u64
+    }
+
+    fn tenant(&self) -> u64 {
+        self.tenant
     }
 
     fn writable(&self) -> Writables {
@@ -123,22 +135,28 @@ pub(super) type TestPool = Pool<Arc<TestCode>>;
 pub(super) const CALL_MEMORY_BYTES: usize = 4 << 20;
 
 pub(super) fn pool(executors: usize, queue_max: usize) -> TestPool {
-    let config = ExecConfig {
+    Pool::start(config(executors, queue_max)).unwrap()
+}
+
+pub(super) fn config(executors: usize, queue_max: usize) -> ExecConfig {
+    ExecConfig {
         executors,
+        spare_executors: 0,
         queue_max,
+        queue_tenant_max: queue_max,
         stack_bytes: 256 << 10,
         stack_guard_bytes: 64 << 20,
         call_memory_max_bytes: CALL_MEMORY_BYTES,
         tick: Duration::from_millis(1),
-    };
-    Pool::start(config).unwrap()
+    }
 }
 
 /// A call with limits that no test that means well reaches.
 pub(super) fn call(code: &Arc<TestCode>, args: Vec<Arg>, result: ResultType) -> Call<Arc<TestCode>> {
     let limit = Duration::from_secs(60);
     let callee = Arc::clone(code);
-    Call { callee, entry: code.entry(), args, result, cpu_limit: limit, wall_cap: limit, deadline: None }
+    let entry = code.entry();
+    Call { callee, entry, priority: Priority::Normal, args, result, cpu_limit: limit, wall_cap: limit, deadline: None }
 }
 
 struct Unpark(thread::Thread);

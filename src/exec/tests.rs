@@ -190,7 +190,9 @@ fn what_cannot_be_called_is_given_back() {
 fn a_pool_that_could_not_run_anything_is_refused() {
     let config = ExecConfig {
         executors: 0,
+        spare_executors: 0,
         queue_max: 1,
+        queue_tenant_max: 1,
         stack_bytes: 1,
         stack_guard_bytes: 1,
         call_memory_max_bytes: 1,

@@ -11,12 +11,21 @@ use tokio::sync::oneshot::Receiver;
 
 use super::call::{Done, Outcome};
 
+/// A call of a pool.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CallId {
+    /// Whose it is.
+    pub(super) tenant: u64,
+    /// Unique in the life of the pool.
+    pub(super) id: u64,
+}
+
 /// What a ticket asks of its pool.
 pub(super) trait Desk: Send + Sync {
     /// The caller has gone: do not run it, or stop it.
-    fn cancel(&self, id: u64);
+    fn cancel(&self, call: CallId);
     /// Whether it has not begun.
-    fn is_waiting(&self, id: u64) -> bool;
+    fn is_waiting(&self, call: CallId) -> bool;
 }
 
 /// Resolves to the end of a submitted call. Dropping it cancels: a call that waits is not run, one that runs is stopped
@@ -26,18 +35,18 @@ pub struct Ticket {
     receiver: Receiver<Done>,
     /// Weak: a forgotten ticket must not keep the memory of a pool that has ended.
     desk: Weak<dyn Desk>,
-    id: u64,
+    call: CallId,
     answered: bool,
 }
 
 impl Ticket {
-    pub(super) fn new(receiver: Receiver<Done>, desk: Weak<dyn Desk>, id: u64) -> Ticket {
-        Ticket { receiver, desk, id, answered: false }
+    pub(super) fn new(receiver: Receiver<Done>, desk: Weak<dyn Desk>, call: CallId) -> Ticket {
+        Ticket { receiver, desk, call, answered: false }
     }
 
     /// Whether an executor has taken the call, or it has ended.
     pub fn started(&self) -> bool {
-        self.desk.upgrade().is_none_or(|desk| !desk.is_waiting(self.id))
+        self.desk.upgrade().is_none_or(|desk| !desk.is_waiting(self.call))
     }
 }
 
@@ -59,14 +68,18 @@ impl Drop for Ticket {
             return;
         }
         if let Some(desk) = self.desk.upgrade() {
-            desk.cancel(self.id);
+            desk.cancel(self.call);
         }
     }
 }
 
 impl fmt::Debug for Ticket {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Ticket").field("id", &self.id).field("answered", &self.answered).finish_non_exhaustive()
+        formatter
+            .debug_struct("Ticket")
+            .field("id", &self.call.id)
+            .field("answered", &self.answered)
+            .finish_non_exhaustive()
     }
 }
 

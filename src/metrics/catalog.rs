@@ -19,6 +19,8 @@ pub(super) const INSTALL_REJECTIONS: Named =
 pub(super) const EXECUTIONS: Named = ("codecache_executions_total", "Executions, by outcome.");
 pub(super) const TRAPS: Named =
     ("codecache_traps_total", "Executions that did not return, by what ended them; timeouts are among them.");
+pub(super) const QUEUE_REFUSALS: Named =
+    ("codecache_queue_refusals_total", "Executions that were refused because too many waited, by the bound.");
 pub(super) const EVICTIONS: Named = ("codecache_evictions_total", "Entries that went, by reason.");
 pub(super) const EVICTED_BYTES: Named =
     ("codecache_evicted_bytes_total", "Charged bytes of entries that went, by reason.");
@@ -102,6 +104,7 @@ pub(super) const COUNTERS: &[Named] = &[
     INSTALL_REJECTIONS,
     EXECUTIONS,
     TRAPS,
+    QUEUE_REFUSALS,
     EVICTIONS,
     EVICTED_BYTES,
     EVICTED_NEVER_USED,

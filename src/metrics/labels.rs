@@ -224,6 +224,16 @@ labels! {
 }
 
 labels! {
+    /// Too many of what waited.
+    QueueBound {
+        /// Executions.
+        All = "queue",
+        /// Executions of one namespace.
+        Namespace = "queue_namespace",
+    }
+}
+
+labels! {
     /// Why an entry went.
     EvictionReason {
         /// To make room.

@@ -18,7 +18,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 
 pub use labels::{
     BlobFormat, BudgetComponent, EntryState, EvictionReason, ExecutionOutcome, ExecutorState, GrpcCode, InstallResult,
-    InstallStage, Label, LookupResult, MemoryKind, MemoryState, Rejection, Rpc, TrapKind,
+    InstallStage, Label, LookupResult, MemoryKind, MemoryState, QueueBound, Rejection, Rpc, TrapKind,
 };
 pub use snapshot::{ArenaBytes, Evicted, Snapshot};
 

@@ -6,7 +6,7 @@ use metrics::{Counter, Gauge};
 
 use super::{
     catalog,
-    labels::{BudgetComponent, EntryState, EvictionReason, ExecutorState, MemoryKind, MemoryState},
+    labels::{BudgetComponent, EntryState, EvictionReason, ExecutorState, MemoryKind, MemoryState, QueueBound},
     registry::{By, Registry},
 };
 
@@ -53,6 +53,10 @@ pub struct Snapshot {
     pub executors_running: u64,
     /// Executions that wait or run.
     pub executions_in_flight: u64,
+    /// Executions that were refused because as many waited as may, since the start.
+    pub queue_refusals: u64,
+    /// Executions that were refused because as many of their namespace waited as may, since the start.
+    pub queue_namespace_refusals: u64,
     /// Entries that went to make room, since the start.
     pub evicted_capacity: Evicted,
     /// Entries that went because a client asked, since the start.
@@ -100,6 +104,7 @@ pub(super) struct SnapshotHandles {
     lru_oldest_idle: Gauge,
     executors: By<ExecutorState, Gauge>,
     executions_in_flight: Gauge,
+    queue_refusals: By<QueueBound, Counter>,
     evictions: By<EvictionReason, Counter>,
     evicted_bytes: By<EvictionReason, Counter>,
     evicted_never_used: Counter,
@@ -126,6 +131,7 @@ impl SnapshotHandles {
             lru_oldest_idle: registry.gauge(catalog::LRU_OLDEST_IDLE, &[]),
             executors: registry.gauges(catalog::EXECUTORS, "state"),
             executions_in_flight: registry.gauge(catalog::EXECUTIONS_IN_FLIGHT, &[]),
+            queue_refusals: registry.counters(catalog::QUEUE_REFUSALS, "bound"),
             evictions: registry.counters(catalog::EVICTIONS, "reason"),
             evicted_bytes: registry.counters(catalog::EVICTED_BYTES, "reason"),
             evicted_never_used: registry.counter(catalog::EVICTED_NEVER_USED, &[]),
@@ -146,6 +152,8 @@ impl SnapshotHandles {
         set(self.executors.get(ExecutorState::Idle), now.executors_idle);
         set(self.executors.get(ExecutorState::Running), now.executors_running);
         set(&self.executions_in_flight, now.executions_in_flight);
+        self.queue_refusals.get(QueueBound::All).absolute(now.queue_refusals);
+        self.queue_refusals.get(QueueBound::Namespace).absolute(now.queue_namespace_refusals);
         self.lru_oldest_idle.set(now.lru_oldest_idle.as_secs_f64());
     }
 

@@ -191,6 +191,8 @@ fn numbered_snapshot() -> Snapshot {
         executors_idle: 1009,
         executors_running: 1010,
         executions_in_flight: 1011,
+        queue_refusals: 1021,
+        queue_namespace_refusals: 1022,
         evicted_capacity: Evicted { entries: 1012, bytes: 1013 },
         evicted_requested: Evicted { entries: 1014, bytes: 1015 },
         evicted_replaced: Evicted { entries: 1016, bytes: 1017 },

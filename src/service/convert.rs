@@ -6,7 +6,7 @@ use super::{failure::Failure, signature};
 use crate::{
     cache::{Dependency, Meta, Rank, View},
     code::PartKind,
-    exec::{Arg, ResultType, Scalar, Trap, TrapKind, TrapStage},
+    exec::{Arg, Priority, ResultType, Scalar, Trap, TrapKind, TrapStage},
     metrics,
     proto::{self, value::Kind},
 };
@@ -121,6 +121,16 @@ pub(super) fn result_type(wire: i32) -> Result<ResultType, Failure> {
         Ok(Wire::F32) => Ok(ResultType::F32),
         Ok(Wire::F64) => Ok(ResultType::F64),
         Err(_) => Err(Failure::field("result", format!("{wire} is no type that this version knows"))),
+    }
+}
+
+pub(super) fn priority(wire: i32) -> Result<Priority, Failure> {
+    use proto::Priority as Wire;
+    match Wire::try_from(wire) {
+        Ok(Wire::Low) => Ok(Priority::Low),
+        Ok(Wire::Unspecified | Wire::Normal) => Ok(Priority::Normal),
+        Ok(Wire::High) => Ok(Priority::High),
+        Err(_) => Err(Failure::field("priority", format!("{wire} is no priority that this version knows"))),
     }
 }
 

@@ -48,6 +48,7 @@ async fn execute(
     deadline: Option<Instant>,
 ) -> Result<proto::ExecuteResponse, Failure> {
     let (cpu_limit, wall_cap) = limits(service, &request)?;
+    let priority = convert::priority(request.priority)?;
     let args = convert::arguments(request.arguments)?;
     exec::check_args(&args, service.limits.call_memory_max_bytes)?;
     check_answer(&args, service.limits.unary_max_bytes)?;
@@ -57,7 +58,8 @@ async fn execute(
     let declared = callee.signature(&request.symbol);
     let result = signature::check(&request.symbol, declared, &args, request.result)?;
     let (meta, code, handle) = (Arc::clone(callee.meta()), callee.code_range(), callee.handle());
-    let ticket = service.pool.submit(Call { callee, entry, args, result, cpu_limit, wall_cap, deadline });
+    let call = Call { callee, entry, priority, args, result, cpu_limit, wall_cap, deadline };
+    let ticket = service.pool.submit(call);
     let ticket = ticket.map_err(|rejected| rejected.refusal)?;
     meta.count_call();
     let done = finished(ticket, deadline).await?;

@@ -189,7 +189,17 @@ impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let message = refusal.to_string();
         match refusal {
-            Refusal::Saturated { .. } => Self::busy(Reason::ExecutorsSaturated, format!("{message}; try again soon")),
+            Refusal::Saturated { queue_max } => {
+                Self::busy(Reason::ExecutorsSaturated, format!("{message}; try again soon"))
+                    .with("bound", "exec.queue_max")
+                    .with("max", queue_max)
+            }
+            Refusal::TenantSaturated { queue_tenant_max } => {
+                let message = format!("{queue_tenant_max} calls of this namespace wait already; try again soon");
+                Self::busy(Reason::ExecutorsSaturated, message)
+                    .with("bound", "exec.queue_namespace_max")
+                    .with("max", queue_tenant_max)
+            }
             Refusal::Draining => Self::busy(Reason::ShuttingDown, message),
             Refusal::Args(error) => error.into(),
             Refusal::Entry { .. } => Self::new(Reason::Internal, message),

@@ -47,6 +47,9 @@ impl Service {
                 running: pool.running as u32,
                 queued: pool.queued as u32,
                 queue_max: pool.queue_max as u32,
+                spare: pool.spare_executors as u32,
+                queue_namespace_max: pool.queue_tenant_max as u32,
+                namespaces_queued: pool.tenants_queued as u32,
             }),
             counters: Some(CounterStatus {
                 lookup_hits: cache.lookups.hits,
@@ -95,6 +98,8 @@ impl Service {
             lru_oldest_idle: cache.oldest_idle.unwrap_or_default(),
             executors_idle: (pool.executors - pool.running) as u64,
             executors_running: pool.running as u64,
+            queue_refusals: pool.refused,
+            queue_namespace_refusals: pool.refused_tenant,
             executions_in_flight: (pool.running + pool.queued) as u64,
             evicted_capacity: evicted(cache.evictions.capacity),
             evicted_requested: evicted(cache.evictions.requested),

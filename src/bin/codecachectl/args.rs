@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use codecached::proto::{FlatEntry, ListOrder, MemoryKind, ResultType};
+use codecached::proto::{FlatEntry, ListOrder, MemoryKind, Priority, ResultType};
 
 use crate::{units, value::Argument};
 
@@ -154,6 +154,9 @@ pub(crate) struct Call {
     /// Time on the wall clock that the call may take
     #[arg(long, value_parser = units::parse_duration, value_name = "TIME")]
     pub(crate) wall_cap: Option<Duration>,
+    /// Which of the waiting calls of the namespace goes first
+    #[arg(long, value_enum, default_value = "normal")]
+    pub(crate) priority: PriorityName,
     /// Write the Nth out or inout buffer, counted from 0, to a file (repeatable)
     #[arg(long, value_name = "N=FILE", value_parser = parse_output)]
     pub(crate) output: Vec<(usize, PathBuf)>,
@@ -270,6 +273,24 @@ impl From<ResultName> for ResultType {
             ResultName::U64 => Self::U64,
             ResultName::F32 => Self::F32,
             ResultName::F64 => Self::F64,
+        }
+    }
+}
+
+/// Which of the waiting calls of one namespace goes first.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum PriorityName {
+    Low,
+    Normal,
+    High,
+}
+
+impl From<PriorityName> for Priority {
+    fn from(name: PriorityName) -> Self {
+        match name {
+            PriorityName::Low => Self::Low,
+            PriorityName::Normal => Self::Normal,
+            PriorityName::High => Self::High,
         }
     }
 }

@@ -7,8 +7,8 @@ use std::{
 };
 
 use codecached::proto::{
-    ExecuteRequest, ExecuteResponse, ResultType, Returned, Trap, TrapKind, TrapStage, execute_request::Target,
-    execute_response::Outcome, value::Kind,
+    ExecuteRequest, ExecuteResponse, Priority, ResultType, Returned, Trap, TrapKind, TrapStage,
+    execute_request::Target, execute_response::Outcome, value::Kind,
 };
 use hdrhistogram::Histogram;
 use nix::sys::signal::Signal;
@@ -82,6 +82,7 @@ async fn request(context: &Context, asked: &Call) -> Result<ExecuteRequest, Fail
         result: asked.result.map_or(ResultType::Unspecified, ResultType::from).into(),
         cpu_limit: asked.cpu_limit.map(to_proto),
         wall_cap: asked.wall_cap.map(to_proto),
+        priority: Priority::from(asked.priority).into(),
     })
 }
 

@@ -67,8 +67,14 @@ fn stats_human(status: &GetStatusResponse) -> String {
         (
             "executors",
             format!(
-                "{} of {} run, {} of {} wait",
-                executors.running, executors.threads, executors.queued, executors.queue_max
+                "{} of {} run ({} spare), {} of {} wait ({} namespaces, {} of each at most)",
+                executors.running,
+                executors.threads,
+                executors.spare,
+                executors.queued,
+                executors.queue_max,
+                executors.namespaces_queued,
+                executors.queue_namespace_max
             ),
         ),
         ("lookups", format!("{} hits, {} misses{}", counters.lookup_hits, counters.lookup_misses, hit_ratio(status))),
@@ -147,6 +153,9 @@ fn stats_json(status: &GetStatusResponse) -> Value {
             "running": executors.running,
             "queued": executors.queued,
             "queue_max": executors.queue_max,
+            "spare": executors.spare,
+            "queue_namespace_max": executors.queue_namespace_max,
+            "namespaces_queued": executors.namespaces_queued,
         },
         "counters": {
             "lookup_hits": counters.lookup_hits,
