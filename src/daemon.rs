@@ -139,6 +139,8 @@ fn build(config: &Config) -> Result<Parts, DaemonError> {
         stack_bytes: config.exec.stack_bytes,
         stack_guard_bytes: config.exec.stack_guard_bytes,
         call_memory_max_bytes: config.exec.call_memory_max_bytes,
+        inline_threads: inline_threads(config),
+        inline: Duration::from_micros(config.exec.inline_us),
         tick: Duration::from_micros(config.exec.watchdog_tick_us),
     })?;
     let metrics = Arc::new(Metrics::new(&BuildInfo {
@@ -325,11 +327,26 @@ fn queue_namespace_max(config: &Config) -> usize {
 }
 
 fn runtime(config: &Config) -> io::Result<Runtime> {
-    let threads = match config.server.worker_threads {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if config.exec.inline_us > 0 {
+        builder.on_thread_start(exec::lend_thread);
+    }
+    builder.worker_threads(worker_threads(config)).thread_name("grpc").enable_all().build()
+}
+
+/// No more than the executors leave.
+fn inline_threads(config: &Config) -> usize {
+    match config.exec.inline_us {
+        0 => 0,
+        _ => worker_threads(config).min(exec::EXECUTORS_MAX - executors(config) - config.exec.spare_executors),
+    }
+}
+
+fn worker_threads(config: &Config) -> usize {
+    match config.server.worker_threads {
         0 => cores(),
         threads => threads,
-    };
-    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).thread_name("grpc").enable_all().build()
+    }
 }
 
 fn cores() -> usize {

@@ -342,6 +342,8 @@ fn executors() -> ExecConfig {
         stack_bytes: 256 << 10,
         stack_guard_bytes: 64 << 20,
         call_memory_max_bytes: 1 << 20,
+        inline_threads: 0,
+        inline: Duration::ZERO,
         tick: Duration::from_millis(1),
     }
 }

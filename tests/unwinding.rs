@@ -51,6 +51,8 @@ fn pool() -> Pool<Pinned> {
         stack_bytes: 1 << 20,
         stack_guard_bytes: 64 << 10,
         call_memory_max_bytes: 64 << 10,
+        inline_threads: 0,
+        inline: Duration::ZERO,
         tick: Duration::from_millis(1),
     };
     Pool::start(config).unwrap()

@@ -111,6 +111,7 @@ pub const KEYS: &[Key] = &[
     count("exec.spare_executors", 0, 32),
     count("exec.queue_max", 1, 65_536),
     count("exec.queue_namespace_max", 0, 65_536),
+    Key { path: "exec.inline_us", kind: Kind::Number { unit: Unit::Microseconds, min: 0, max: 1000 } },
     bytes("exec.stack_bytes", 64 * KIB, GIB),
     bytes("exec.stack_guard_bytes", 64 * KIB, GIB),
     bytes("exec.call_memory_max_bytes", 64 * KIB, GIB),

@@ -166,6 +166,8 @@ pub struct Exec {
     pub queue_max: usize,
     /// Calls of one namespace that may wait; 0: three quarters of `queue_max`.
     pub queue_namespace_max: usize,
+    /// Microseconds: calls of functions that took no longer of late run on the thread that serves the request; 0: none.
+    pub inline_us: u64,
     /// Bytes of stack of a call.
     pub stack_bytes: usize,
     /// Bytes of inaccessible address space below a stack.
@@ -369,6 +371,7 @@ impl Default for Exec {
             spare_executors: 1,
             queue_max: 1024,
             queue_namespace_max: 0,
+            inline_us: 20,
             stack_bytes: 1 << 20,
             stack_guard_bytes: 64 << 20,
             call_memory_max_bytes: 64 << 20,

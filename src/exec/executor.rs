@@ -3,7 +3,6 @@
 mod initialise;
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::OnceLock;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
@@ -22,29 +21,36 @@ use super::trap::{RawTrap, TrapKind};
 use super::watchdog::{Victim, nanos};
 
 /// Shorter times are not measured by the CPU clock, which costs a system call.
-const CPU_RESOLUTION: Duration = Duration::from_micros(20);
+pub(super) const CPU_RESOLUTION: Duration = Duration::from_micros(20);
 
 /// The body of an executor thread. Tells by `started` whether it could be set up.
 pub(super) fn run<C: Callee>(shared: &Shared<C>, index: usize, started: &SyncSender<Result<(), Errno>>) {
     let _abort = AbortOnPanic;
-    let slot = &shared.slots[index];
-    let set_up = ThreadSignals::enter(slot.alt_stack()).and_then(|signals| Ok((signals, Victim::current()?)));
-    let (_signals, victim) = match set_up {
+    let seat = shared.seats.executor(index);
+    let Some(slot) = seat.slot() else { return debug_assert!(false, "an executor has a prepared seat") };
+    let (_signals, victim) = match set_up(slot) {
         Ok(set_up) => set_up,
         Err(errno) => return started.send(Err(errno)).unwrap_or_default(),
     };
-    slot.frame().context.init(slot.stack().end);
-    let known = OnceLock::set(&shared.victims[index], victim);
-    debug_assert!(known.is_ok(), "executor {index} starts once");
+    seat.take(victim);
     if started.send(Ok(())).is_err() {
         return;
     }
     // Ends in a zero, as the C library's own: no string goes over it.
     let canary = RandomState::new().hash_one(index) << 8;
-    let mut executor = Executor { shared, slot, region: Region::of_slot(slot), cpu: CpuMeter::new(victim), canary };
+    let executor = Executor::new(shared, slot, victim, canary);
+    let mut cpu = CpuMeter::new(victim);
     while let Some((entry, taken)) = shared.queue.next(index) {
-        executor.serve(entry, taken);
+        executor.serve(entry, taken, &mut cpu);
     }
+}
+
+/// Makes the calling thread one that code can run on, in this slot.
+pub(super) fn set_up(slot: &Slot) -> Result<(ThreadSignals, Victim), Errno> {
+    let signals = ThreadSignals::enter(slot.alt_stack())?;
+    let victim = Victim::current()?;
+    slot.frame().context.init(slot.stack().end);
+    Ok((signals, victim))
 }
 
 /// A panic here would leave a lane locked and a caller waiting for ever, so the process ends.
@@ -58,17 +64,23 @@ impl Drop for AbortOnPanic {
     }
 }
 
-struct Executor<'a, C: Callee> {
+/// A thread in its slot, which runs code.
+pub(super) struct Executor<'a, C: Callee> {
     shared: &'a Shared<C>,
     slot: &'a Slot,
     region: Region,
-    cpu: CpuMeter,
+    victim: Victim,
     /// Of calls that have a thread of their own.
     canary: u64,
 }
 
-impl<C: Callee> Executor<'_, C> {
-    fn serve(&mut self, entry: Entry<Job<C>>, taken: Instant) {
+impl<'a, C: Callee> Executor<'a, C> {
+    /// The calling thread, `victim`, which was [`set_up`] in this slot.
+    pub(super) fn new(shared: &'a Shared<C>, slot: &'a Slot, victim: Victim, canary: u64) -> Executor<'a, C> {
+        Executor { shared, slot, region: Region::of_slot(slot), victim, canary }
+    }
+
+    fn serve(&self, entry: Entry<Job<C>>, taken: Instant, cpu: &mut CpuMeter) {
         let Entry { id, lanes, job: Job { call, sender, submitted }, .. } = entry;
         let unwanted = self.slot.frame().is_cancelled(id) || sender.is_closed();
         let late = call.deadline.is_some_and(|deadline| deadline <= taken);
@@ -82,10 +94,14 @@ impl<C: Callee> Executor<'_, C> {
         if late {
             done.outcome = Outcome::DeadlineBeforeStart;
         } else if !unwanted {
-            self.cpu.begin(taken);
-            done.outcome = self.initialise(id, &call, &lanes, taken).unwrap_or_else(|| self.run(id, &call, taken));
+            cpu.begin(taken);
+            let limits = self.limits(id, &call, taken);
+            done.outcome = self.initialise(&call, &lanes, limits).unwrap_or_else(|| self.run(&call, limits));
             faulted = !matches!(done.outcome, Outcome::Returned { .. });
-            (done.wall, done.cpu) = self.cpu.end(taken);
+            (done.wall, done.cpu) = cpu.end(taken);
+            if lanes.is_empty() {
+                self.shared.paces.note(call.entry, (!faulted).then_some(done.wall));
+            }
         }
         self.shared.counters.count(&done.outcome);
         if !lanes.is_empty() {
@@ -98,12 +114,12 @@ impl<C: Callee> Executor<'_, C> {
     }
 
     /// Runs the code. An outcome other than `Returned` means that it began and did not end by itself.
-    fn run(&self, id: u64, call: &Call<C>, taken: Instant) -> Outcome {
+    pub(super) fn run(&self, call: &Call<C>, limits: Limits) -> Outcome {
         let frame = self.slot.frame();
         let placed = Placed::new(&self.region, &call.args);
         frame.heap.reset(placed.end, self.region.range().end);
         frame.context.prepare(call.entry, &placed.registers);
-        frame.set_limits(self.limits(id, call, taken));
+        frame.set_limits(limits);
         let block = self.enter(&call.callee);
         let Some(raw) = frame.take_trap() else {
             let (int, vector) = frame.context.results();
@@ -113,7 +129,7 @@ impl<C: Callee> Executor<'_, C> {
             block.iter().for_each(Block::scrub);
             return Outcome::Returned { value, buffers };
         };
-        self.ended(id, &raw)
+        self.ended(limits.job, &raw)
     }
 
     /// Runs what is prepared, in a thread of its own where the callee needs one, which is to be scrubbed after code that

@@ -20,6 +20,8 @@ use super::schedule::Entry;
 
 /// What a call costs its tenant at least, in nanoseconds: about what handing it over takes.
 const COST_MIN_NS: u64 = 1_000;
+/// How far a tenant that runs calls beside the executors may be ahead of those that wait.
+const LEAD_NS: u64 = 1_000_000;
 /// So many calls of higher priority in a row pass one that waits.
 pub(super) const PASSED_MAX: u32 = 16;
 /// Tenants without a call that are remembered, for what they owe. Of more, those that owe the least are forgotten.
@@ -160,6 +162,36 @@ impl<J> Fair<J> {
                 known.virtual_ns = known.virtual_ns.max(self.floor_ns);
             }
             known.waiting += 1;
+        }
+    }
+
+    /// Whether a call of the tenant may run at once beside the executors: none of its calls waits, and it is not ahead
+    /// of tenants that do wait.
+    pub(super) fn may_pass(&mut self, tenant: u64, now_ns: u64) -> bool {
+        if self.ready == 0 && self.running == 0 {
+            return self.waiting_of(tenant) == 0;
+        }
+        self.arrive(tenant, now_ns);
+        let least_ns = self.least_active_ns(now_ns).filter(|_| self.ready > 0);
+        let may_pass = self.tenants.get(&tenant).is_some_and(|it| {
+            let is_ahead = least_ns.is_some_and(|least_ns| it.virtual_now_ns(now_ns) > least_ns + LEAD_NS);
+            it.waiting == 1 && !is_ahead
+        });
+        self.leave(tenant);
+        may_pass
+    }
+
+    /// The tenant has used so much beside the executors.
+    pub(super) fn charge(&mut self, tenant: u64, cost_ns: u64) {
+        // One that is not known begins as the equal of the others whatever it used.
+        let Some(known) = self.tenants.get_mut(&tenant) else { return };
+        let before_ns = known.virtual_ns;
+        known.virtual_ns += cost_ns.max(COST_MIN_NS);
+        let after_ns = known.virtual_ns;
+        for order in [&mut self.fresh, &mut self.resting] {
+            if order.remove(&(before_ns, tenant)) {
+                order.insert((after_ns, tenant));
+            }
         }
     }
 

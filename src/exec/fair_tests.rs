@@ -239,7 +239,7 @@ fn random_arrivals_keep_no_executor_from_a_call_and_forget_tenants_without_calls
                 waiting -= 1;
             }
         }
-        (0..waiting).for_each(|_| drop(simulation.step()));
+        (0..waiting).for_each(|_| _ = simulation.step());
         assert_eq!((simulation.schedule.waiting(), simulation.schedule.running()), (0, 0), "seed {seed}");
         let known = simulation.schedule.tenants_known();
         assert!(known <= 257, "seed {seed}: {known} tenants are remembered");

@@ -26,11 +26,14 @@ mod fair;
 mod frame;
 mod heap;
 mod host;
+mod inline;
 mod memory;
+mod pace;
 mod pool;
 mod processor;
 mod queue;
 mod schedule;
+mod seat;
 mod signals;
 mod stack;
 mod thread;
@@ -53,6 +56,8 @@ mod hostile_tests;
 #[cfg(test)]
 mod initialise_tests;
 #[cfg(test)]
+mod inline_tests;
+#[cfg(test)]
 mod limit_tests;
 #[cfg(test)]
 mod schedule_tests;
@@ -68,6 +73,7 @@ pub use call::{
     Thread, check_args,
 };
 pub use host::{IMPORTS_VERSION, imports};
+pub use inline::lend_thread;
 pub use pool::{ExecConfig, Pool, PoolStats, Refusal, Rejected, StartError};
 pub use processor::constants;
 pub use stack::{EXECUTORS_MAX, SlotError};

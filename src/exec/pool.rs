@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,13 @@ use tokio::sync::oneshot;
 use super::call::{ArgError, Call, Callee, Done, Outcome, check_args};
 use super::queue::{Full, Incoming, Queue};
 use super::schedule::{Bounds, NoRoom};
-use super::stack::{Slot, SlotError, SlotSizes};
+use super::pace::Paces;
+use super::seat::Seats;
+use super::stack::{SlotError, SlotSizes};
 use super::ticket::{CallId, Desk, Ticket};
 use super::trap::TrapKind;
-use super::watchdog::{Victim, Watchdog};
-use super::{executor, signals};
+use super::watchdog::Watchdog;
+use super::{executor, inline, signals};
 
 /// Ticks without a running call after which the watchdog sleeps until there is one: waking it costs more than a tick.
 const IDLE_TICKS: u32 = 16;
@@ -41,6 +43,11 @@ pub struct ExecConfig {
     pub stack_guard_bytes: usize,
     /// Memory for the buffers and the heap of a call, per executor, in bytes.
     pub call_memory_max_bytes: usize,
+    /// Threads that may be lent for inline calls; see [`super::lend_thread`]. With the executors at most
+    /// [`super::EXECUTORS_MAX`].
+    pub inline_threads: usize,
+    /// Calls of functions that took no longer of late run inline. Zero: none does.
+    pub inline: Duration,
     /// How often limits are checked, and so how exact they are; at least 100 us, 1 ms is usual.
     pub tick: Duration,
 }
@@ -149,6 +156,12 @@ pub struct PoolStats {
     pub spare_executors: usize,
     /// Executors that have a call now.
     pub running: usize,
+    /// Inline calls that run now.
+    pub inline_running: usize,
+    /// Of the calls that have ended, those that ran inline.
+    pub inline: u64,
+    /// Calls that began inline and took too long, so that they ran again on an executor.
+    pub inline_moved: u64,
     /// Calls that wait now.
     pub queued: usize,
     /// Tenants whose calls wait now.
@@ -194,6 +207,8 @@ pub(super) struct Counters {
     late: AtomicU64,
     refused: AtomicU64,
     refused_tenant: AtomicU64,
+    pub(super) inline: AtomicU64,
+    pub(super) inline_moved: AtomicU64,
 }
 
 impl Counters {
@@ -223,9 +238,8 @@ pub(super) struct Shared<C> {
     /// What limits count from.
     pub(super) epoch: Instant,
     pub(super) queue: Queue<Job<C>>,
-    pub(super) slots: Vec<Slot>,
-    /// Each set by its executor, before its first call.
-    pub(super) victims: Vec<OnceLock<Victim>>,
+    pub(super) seats: Arc<Seats>,
+    pub(super) paces: Paces,
     pub(super) counters: Counters,
 }
 
@@ -248,9 +262,9 @@ impl<C: Callee> Pool<C> {
         let (executors, epoch) = (bounds.executors, Instant::now());
         let shared = Arc::new(Shared {
             epoch,
-            queue: Queue::new(bounds, epoch),
-            slots: claim_slots(&config)?,
-            victims: (0..executors).map(|_| OnceLock::new()).collect(),
+            queue: Queue::new(bounds, config.inline_threads, epoch),
+            seats: Arc::new(seats(&config)?),
+            paces: Paces::new(config.inline),
             counters: Counters::default(),
             config,
         });
@@ -261,13 +275,19 @@ impl<C: Callee> Pool<C> {
         Ok(pool)
     }
 
-    /// Takes a call, or gives it back at once. The call's end comes by the ticket.
+    /// Takes a call, or gives it back at once. The call's end comes by the ticket. A short call may run before this comes
+    /// back, on the calling thread, if that was lent for it.
     pub fn submit(&self, call: Call<C>) -> Result<Ticket, Rejected<C>> {
         if let Err(refusal) = self.check(&call) {
             return Err(Rejected { refusal, call: Box::new(call) });
         }
-        let (tenant, priority, lanes, now) =
-            (call.callee.tenant(), call.priority, call.callee.writable(), Instant::now());
+        let (lanes, now) = (call.callee.writable(), Instant::now());
+        if lanes.is_empty()
+            && let Some(done) = inline::run(&self.shared, &call, now)
+        {
+            return Ok(Ticket::ended(done));
+        }
+        let (tenant, priority) = (call.callee.tenant(), call.priority);
         let (sender, receiver) = oneshot::channel();
         let job = Job { call, sender, submitted: now };
         match self.shared.queue.submit(Incoming { tenant, priority, lanes, now, job }) {
@@ -291,6 +311,9 @@ impl<C: Callee> Pool<C> {
             executors: config.bounds().executors,
             spare_executors: config.spare_executors,
             running: counts.running,
+            inline_running: counts.inline_running,
+            inline: read(&counters.inline),
+            inline_moved: read(&counters.inline_moved),
             queued: counts.waiting,
             tenants_queued: counts.tenants_waiting,
             queue_max: config.queue_max,
@@ -373,7 +396,10 @@ impl<C: Callee> fmt::Debug for Pool<C> {
 
 impl<C: Callee> Desk for Shared<C> {
     fn cancel(&self, call: CallId) {
-        let mark = |executor: usize| self.slots[executor].frame().cancelled_job.store(call.id, Ordering::Relaxed);
+        let mark = |executor: usize| {
+            let slot = self.seats.executor(executor).slot();
+            slot.inspect(|slot| slot.frame().cancelled_job.store(call.id, Ordering::Relaxed));
+        };
         if let Some(job) = self.queue.cancel(call.tenant, call.id, mark) {
             self.counters.count(&Outcome::Cancelled);
             drop(job);
@@ -385,24 +411,26 @@ impl<C: Callee> Desk for Shared<C> {
     }
 }
 
-fn claim_slots(config: &ExecConfig) -> Result<Vec<Slot>, StartError> {
+fn seats(config: &ExecConfig) -> Result<Seats, StartError> {
     let sizes = SlotSizes {
         guard_bytes: config.stack_guard_bytes,
         stack_bytes: config.stack_bytes,
         memory_bytes: config.call_memory_max_bytes,
     };
-    let claim = |executor| Slot::claim(sizes).map_err(|error| StartError::Slot { executor, error });
-    (0..config.bounds().executors).map(claim).collect()
+    Seats::prepared(config.bounds().executors, config.inline_threads, sizes)
+        .map_err(|(executor, error)| StartError::Slot { executor, error })
 }
 
 /// The body of the watchdog thread: until the queue has ended and no executor runs anything.
 fn watch<C>(shared: &Shared<C>) {
-    let mut watchdog = Watchdog::new(shared.epoch, shared.slots.len());
-    let mut idle_ticks = 0;
+    let mut watchdog = Watchdog::new(shared.epoch, &shared.seats);
+    let (mut idle_ticks, mut inline_begun) = (0, 0);
     loop {
         let stopping = shared.queue.is_stopping();
-        watchdog.scan(&shared.slots, &shared.victims, stopping);
-        let idle = shared.queue.counts().running == 0;
+        watchdog.scan(&shared.seats, stopping);
+        let counts = shared.queue.counts();
+        let idle = counts.running + counts.inline_running == 0 && counts.inline_begun == inline_begun;
+        inline_begun = counts.inline_begun;
         if stopping && idle {
             return;
         }
@@ -410,7 +438,7 @@ fn watch<C>(shared: &Shared<C>) {
         if idle_ticks < IDLE_TICKS {
             thread::park_timeout(shared.config.tick);
         } else {
-            shared.queue.watchdog_sleep();
+            shared.queue.watchdog_sleep(counts);
             idle_ticks = 0;
         }
     }

@@ -5,9 +5,10 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::call::Priority;
+use super::inline::Pauses;
 use super::schedule::{Bounds, Cancelled, Entry, NoRoom, Schedule};
 use super::watchdog::nanos;
 use super::writable::Writables;
@@ -15,6 +16,9 @@ use super::writable::Writables;
 /// How often an executor looks for the next call before it sleeps. Short: the executors share their cores with the
 /// threads that would bring that call.
 const SPINS: usize = 50;
+
+/// How often who drains looks for the end of inline calls.
+const INLINE_LOOK: Duration = Duration::from_millis(1);
 
 /// Why a queue does not take a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +38,10 @@ pub(super) struct QueueCounts {
     pub(super) tenants_waiting: usize,
     /// Executors that have a job.
     pub(super) running: usize,
+    /// Inline calls that run.
+    pub(super) inline_running: usize,
+    /// Inline calls that have begun, ever.
+    pub(super) inline_begun: u64,
 }
 
 /// A job that comes in.
@@ -62,6 +70,18 @@ struct State<J> {
     draining: bool,
     stopping: bool,
     watchdog_sleeps: bool,
+    pauses: Pauses,
+    inline_begun: u64,
+}
+
+/// An inline call that has begun; dropped when it has ended.
+#[derive(Debug)]
+pub(super) struct Turn<'a>(&'a AtomicBool);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 /// A thread that sleeps until it is woken, and is woken exactly once for each sleep.
@@ -103,12 +123,14 @@ pub(super) struct Queue<J> {
     /// How many executors would find a job, for looking without the lock; a hint.
     takeable: AtomicUsize,
     executors: Vec<Sleeper>,
+    /// Whether an inline call runs, for each seat; turns true under the lock only.
+    inline: Vec<AtomicBool>,
     watchdog: Sleeper,
 }
 
 impl<J> Queue<J> {
-    /// An empty queue.
-    pub(super) fn new(bounds: Bounds, epoch: Instant) -> Queue<J> {
+    /// An empty queue, beside which calls run inline in so many seats.
+    pub(super) fn new(bounds: Bounds, inline: usize, epoch: Instant) -> Queue<J> {
         let state = State {
             schedule: Schedule::new(bounds),
             // Zero is the id in a frame that has not seen a cancel.
@@ -118,6 +140,8 @@ impl<J> Queue<J> {
             draining: false,
             stopping: false,
             watchdog_sleeps: false,
+            pauses: Pauses::default(),
+            inline_begun: 0,
         };
         Queue {
             state: Mutex::new(state),
@@ -125,8 +149,42 @@ impl<J> Queue<J> {
             epoch,
             takeable: AtomicUsize::new(0),
             executors: (0..bounds.executors).map(|_| Sleeper::default()).collect(),
+            inline: (0..inline).map(|_| AtomicBool::new(false)).collect(),
             watchdog: Sleeper::default(),
         }
+    }
+
+    /// Whether a call of the tenant may run inline in this seat, which runs nothing, now. `owed` is the tenant and the
+    /// time of the call that ran there before.
+    pub(super) fn begin_inline(
+        &self,
+        seat: usize,
+        tenant: u64,
+        now: Instant,
+        owed: Option<(u64, u64)>,
+    ) -> Option<Turn<'_>> {
+        let now_ns = self.since_epoch(now);
+        let mut state = self.lock();
+        if let Some((tenant, cost_ns)) = owed {
+            state.schedule.charge(tenant, cost_ns);
+        }
+        if state.draining || state.pauses.holds(tenant, now_ns) || !state.schedule.may_pass(tenant, now_ns) {
+            return None;
+        }
+        state.inline_begun += 1;
+        self.inline[seat].store(true, Ordering::Relaxed);
+        let wake_watchdog = std::mem::take(&mut state.watchdog_sleeps);
+        drop(state);
+        if wake_watchdog {
+            self.watchdog.wake();
+        }
+        Some(Turn(&self.inline[seat]))
+    }
+
+    /// An inline call of the tenant had to be ended.
+    pub(super) fn pause_inline(&self, tenant: u64, now: Instant) {
+        let now_ns = self.since_epoch(now);
+        self.lock().pauses.begin(tenant, now_ns);
     }
 
     /// Takes a job in; answers its id, or gives it back.
@@ -233,17 +291,27 @@ impl<J> Queue<J> {
         let state = self.lock();
         let schedule = &state.schedule;
         let (waiting, running) = (schedule.waiting(), schedule.running());
-        QueueCounts { waiting, tenants_waiting: schedule.tenants_waiting(), running }
+        QueueCounts {
+            waiting,
+            tenants_waiting: schedule.tenants_waiting(),
+            running,
+            inline_running: self.inline_running(),
+            inline_begun: state.inline_begun,
+        }
     }
 
     /// Refuses new jobs and waits until none is left, or `until`; answers whether none is left.
     pub(super) fn drain(&self, until: Instant) -> bool {
         let mut state = self.lock();
         state.draining = true;
-        while !is_quiet(&state) {
-            let left = until.saturating_duration_since(Instant::now());
+        while !is_quiet(&state) || self.inline_running() > 0 {
+            let mut left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
+            }
+            if is_quiet(&state) {
+                // The end of an inline call tells nobody.
+                left = left.min(INLINE_LOOK);
             }
             state = self.quiet.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -270,11 +338,12 @@ impl<J> Queue<J> {
         self.lock().stopping
     }
 
-    /// For the watchdog: sleeps while no executor has a job, unless the queue ends.
-    pub(super) fn watchdog_sleep(&self) {
+    /// For the watchdog: sleeps while nothing runs, unless the queue ends, or inline calls have begun since `seen`.
+    pub(super) fn watchdog_sleep(&self, seen: QueueCounts) {
         self.watchdog.register();
         let mut state = self.lock();
-        if state.schedule.running() == 0 && !state.stopping {
+        let is_still = seen.inline_begun == state.inline_begun && self.inline_running() == 0;
+        if is_still && state.schedule.running() == 0 && !state.stopping {
             state.watchdog_sleeps = true;
             drop(state);
             self.watchdog.sleep();
@@ -287,6 +356,11 @@ impl<J> Queue<J> {
         if sleeps {
             self.watchdog.wake();
         }
+    }
+
+    fn inline_running(&self) -> usize {
+        // Acquire pairs with the Release of `Turn`: what the call left is seen.
+        self.inline.iter().filter(|is_running| is_running.load(Ordering::Acquire)).count()
     }
 
     /// True as soon as there seems to be a job to take.

@@ -143,6 +143,16 @@ impl<J> Schedule<J> {
         Some(entry)
     }
 
+    /// Whether a call of the tenant may run at once beside the executors. It must have no lanes.
+    pub(super) fn may_pass(&mut self, tenant: u64, now_ns: u64) -> bool {
+        self.ready.may_pass(tenant, now_ns)
+    }
+
+    /// The tenant has used so much beside the executors.
+    pub(super) fn charge(&mut self, tenant: u64, cost_ns: u64) {
+        self.ready.charge(tenant, cost_ns);
+    }
+
     /// A call that was taken has ended; `faulted` if the data of its lanes may be in any state. Answers the lanes whose
     /// data must be restored now, by who got this answer, and then [`Schedule::restored`] called.
     #[must_use]

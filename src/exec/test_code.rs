@@ -147,6 +147,8 @@ pub(super) fn config(executors: usize, queue_max: usize) -> ExecConfig {
         stack_bytes: 256 << 10,
         stack_guard_bytes: 64 << 20,
         call_memory_max_bytes: CALL_MEMORY_BYTES,
+        inline_threads: 1,
+        inline: Duration::ZERO,
         tick: Duration::from_millis(1),
     }
 }

@@ -196,6 +196,8 @@ fn a_pool_that_could_not_run_anything_is_refused() {
         stack_bytes: 1,
         stack_guard_bytes: 1,
         call_memory_max_bytes: 1,
+        inline_threads: 0,
+        inline: Duration::ZERO,
         tick: Duration::from_millis(1),
     };
     let start = |config| Pool::<std::sync::Arc<TestCode>>::start(config).map(drop);

@@ -31,22 +31,36 @@ pub(super) trait Desk: Send + Sync {
 /// Resolves to the end of a submitted call. Dropping it cancels: a call that waits is not run, one that runs is stopped
 /// like by a timeout.
 #[must_use = "dropping a ticket cancels its call"]
-pub struct Ticket {
-    receiver: Receiver<Done>,
-    /// Weak: a forgotten ticket must not keep the memory of a pool that has ended.
-    desk: Weak<dyn Desk>,
-    call: CallId,
-    answered: bool,
+pub struct Ticket(State);
+
+enum State {
+    /// In the queue, or on an executor.
+    Submitted {
+        receiver: Receiver<Done>,
+        /// Weak: a forgotten ticket must not keep the memory of a pool that has ended.
+        desk: Weak<dyn Desk>,
+        call: CallId,
+    },
+    /// Ended, and to be told.
+    Ended(Done),
+    /// Told.
+    Answered,
 }
 
 impl Ticket {
     pub(super) fn new(receiver: Receiver<Done>, desk: Weak<dyn Desk>, call: CallId) -> Ticket {
-        Ticket { receiver, desk, call, answered: false }
+        Ticket(State::Submitted { receiver, desk, call })
+    }
+
+    /// Of a call that has ended already.
+    pub(super) fn ended(done: Done) -> Ticket {
+        Ticket(State::Ended(done))
     }
 
     /// Whether an executor has taken the call, or it has ended.
     pub fn started(&self) -> bool {
-        self.desk.upgrade().is_none_or(|desk| !desk.is_waiting(self.call))
+        let State::Submitted { desk, call, .. } = &self.0 else { return true };
+        desk.upgrade().is_none_or(|desk| !desk.is_waiting(*call))
     }
 }
 
@@ -54,32 +68,38 @@ impl Future for Ticket {
     type Output = Done;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Done> {
-        let answer = Pin::new(&mut self.receiver).poll(context);
-        answer.map(|answer| {
-            self.answered = true;
-            answer.unwrap_or_else(|_| pool_ended())
-        })
+        if let State::Submitted { receiver, .. } = &mut self.0 {
+            let answer = Pin::new(receiver).poll(context);
+            return answer.map(|answer| {
+                self.0 = State::Answered;
+                answer.unwrap_or_else(|_| pool_ended())
+            });
+        }
+        match std::mem::replace(&mut self.0, State::Answered) {
+            State::Ended(done) => Poll::Ready(done),
+            // Asked again after its answer, which nobody should.
+            _ => Poll::Ready(pool_ended()),
+        }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if self.answered {
-            return;
-        }
-        if let Some(desk) = self.desk.upgrade() {
-            desk.cancel(self.call);
+        if let State::Submitted { desk, call, .. } = &self.0
+            && let Some(desk) = desk.upgrade()
+        {
+            desk.cancel(*call);
         }
     }
 }
 
 impl fmt::Debug for Ticket {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Ticket")
-            .field("id", &self.call.id)
-            .field("answered", &self.answered)
-            .finish_non_exhaustive()
+        let id = match &self.0 {
+            State::Submitted { call, .. } => Some(call.id),
+            State::Ended(_) | State::Answered => None,
+        };
+        formatter.debug_struct("Ticket").field("id", &id).finish_non_exhaustive()
     }
 }
 

@@ -6,15 +6,14 @@
 //! nothing. CPU limits go by the executor's CPU clock, so a thread that was preempted is not blamed.
 #![allow(unsafe_code)] // Clocks of other threads, and signals to one thread.
 
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
 use super::frame::{Frame, Limits};
+use super::seat::Seats;
 use super::signals::STOP_SIGNAL;
-use super::stack::Slot;
 
 /// Between the first and the second signal for one call; then twice that, and so on.
 const RESEND_FIRST: Duration = Duration::from_millis(10);
@@ -76,15 +75,16 @@ pub(super) struct Watchdog {
 }
 
 impl Watchdog {
-    /// For `executors` of a pool whose limits count from `epoch`.
-    pub(super) fn new(epoch: Instant, executors: usize) -> Watchdog {
-        Watchdog { epoch, watched: (0..executors).map(|_| Watched::default()).collect() }
+    /// For the seats of a pool whose limits count from `epoch`.
+    pub(super) fn new(epoch: Instant, seats: &Seats) -> Watchdog {
+        Watchdog { epoch, watched: seats.all().map(|_| Watched::default()).collect() }
     }
 
-    /// Looks at all executors once; `stop_all` ends whatever runs.
-    pub(super) fn scan(&mut self, slots: &[Slot], victims: &[OnceLock<Victim>], stop_all: bool) {
-        for ((slot, victim), watched) in slots.iter().zip(victims).zip(&mut self.watched) {
-            if let (Some(victim), Some((seq, limits))) = (victim.get(), slot.frame().running()) {
+    /// Looks at all seats once; `stop_all` ends whatever runs.
+    pub(super) fn scan(&mut self, seats: &Seats, stop_all: bool) {
+        for (seat, watched) in seats.all().zip(&mut self.watched) {
+            let Some((slot, victim)) = seat.taken() else { continue };
+            if let Some((seq, limits)) = slot.frame().running() {
                 watched.look(self.epoch, slot.frame(), victim, seq, limits, stop_all);
             }
         }

@@ -7,7 +7,7 @@
 //! The steps share the call's memory, which is empty before and after: what a step allocates it must free, since it is
 //! gone when the list has ended, and a variable that points to it would be worse than a trap.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Executor;
 use crate::exec::arch::Registers;
@@ -21,18 +21,17 @@ use crate::exec::writable::Writables;
 
 impl<C: Callee> Executor<'_, C> {
     /// Runs what must run before the first call. `None`: there is nothing, or nothing more.
-    pub(super) fn initialise(&self, id: u64, call: &Call<C>, lanes: &Writables, taken: Instant) -> Option<Outcome> {
+    pub(super) fn initialise(&self, call: &Call<C>, lanes: &Writables, whole: Limits) -> Option<Outcome> {
         if !call.callee.is_pending() {
             return None;
         }
         let frame = self.slot.frame();
         let memory = self.region.range();
         frame.heap.reset(memory.start, memory.end);
-        let began = self.cpu.victim.cpu().unwrap_or_default();
-        let whole = self.limits(id, call, taken);
+        let began = self.victim.cpu().unwrap_or_default();
         while call.callee.is_pending() {
             for step in (0..).map_while(|index| call.callee.step(index)) {
-                let used = self.cpu.victim.cpu().unwrap_or(began).saturating_sub(began);
+                let used = self.victim.cpu().unwrap_or(began).saturating_sub(began);
                 if let Err(outcome) = self.step(&call.callee, step, left(whole, used)) {
                     return Some(outcome);
                 }

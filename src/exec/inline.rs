@@ -1,0 +1,182 @@
+//! Inline calls: code on the thread of its caller.
+//!
+//! Handing a call to an executor and its answer back wakes two threads, which takes longer than a short call by far. So
+//! calls of functions that were short of late run where they are submitted, under the same guard, if the thread was lent
+//! for it ([`lend_thread`]). Such a thread gets a seat of its own when the first call runs there: slot, alternate stack
+//! and signal mask are as an executor's, for as long as the thread lives.
+//!
+//! A thread that somebody lent must come back. So a call has a small slice of CPU time: if it has not ended by then, the
+//! watchdog ends it, and it runs again from its beginning on an executor, with the limits that it asked for. That nobody
+//! can tell, because only callees without writable data run inline: buffers, stack and heap are made anew, and host
+//! functions have no state. After such a call nothing runs inline for a while, and nothing of its tenant for longer,
+//! which bounds the share of time that lent threads can lose.
+
+use std::cell::{Cell, RefCell};
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::call::{Call, Callee, Done, Outcome};
+use super::executor::{self, CPU_RESOLUTION, Executor};
+use super::frame::Limits;
+use super::memory::layout_bytes;
+use super::pool::Shared;
+use super::seat::Seats;
+use super::signals::ThreadSignals;
+use super::trap::TrapKind;
+use super::watchdog::{Victim, nanos};
+
+/// CPU time of an inline call.
+const SLICE: Duration = Duration::from_micros(500);
+/// Its time by the wall clock, for code that blocks: a thread that only was preempted is not to blame.
+const WALL_MAX: Duration = Duration::from_millis(50);
+/// Buffers of an inline call: what is copied in some hundred nanoseconds.
+const BUFFERS_MAX_BYTES: usize = 16 << 10;
+/// In place of the id of a job: no job has it.
+const NO_JOB: u64 = u64::MAX;
+
+/// Time without inline calls after one that had to be ended: such a one takes a lent thread up to three ticks of the
+/// watchdog.
+const PAUSE_NS: u64 = 50_000_000;
+/// The same for calls of the tenant that it was of.
+const PAUSE_TENANT_NS: u64 = 1_000_000_000;
+/// Tenants that are remembered so. There are no more, as all pause together in between.
+const PAUSED_MAX: usize = (PAUSE_TENANT_NS / PAUSE_NS) as usize;
+
+thread_local! {
+    static IS_LENT: Cell<bool> = const { Cell::new(false) };
+    static STATION: RefCell<Option<Station>> = const { RefCell::new(None) };
+}
+
+/// Lets pools run short calls on the calling thread when it submits them. All signals but those of faults are blocked
+/// on it from the first such call on, and it keeps the memory of an executor until it ends.
+pub fn lend_thread() {
+    IS_LENT.set(true);
+}
+
+/// What a lent thread has of one pool.
+#[derive(Debug)]
+struct Station {
+    /// First, so that it is dropped first: the alternate stack lies in the seat.
+    _signals: ThreadSignals,
+    index: usize,
+    canary: u64,
+    victim: Victim,
+    /// Tenant and time of the last call, to be charged with the next.
+    owed: Option<(u64, u64)>,
+    seats: Arc<Seats>,
+}
+
+/// Runs the call here if that can be done; `None`: it is for an executor. `now` is the time of its submit.
+pub(super) fn run<C: Callee>(shared: &Shared<C>, call: &Call<C>, now: Instant) -> Option<Done> {
+    if !IS_LENT.get() || !is_candidate(shared, call, now) {
+        return None;
+    }
+    // An error means that the thread ends, or that code is running on it: then no inline call can begin.
+    let run = |station: &RefCell<Option<Station>>| {
+        let mut station = station.try_borrow_mut().ok()?;
+        at_station(shared, call, now, Station::of(&mut station, shared)?)
+    };
+    STATION.try_with(run).ok()?
+}
+
+/// Short of late, small, and nothing is lost if it has to run again.
+fn is_candidate<C: Callee>(shared: &Shared<C>, call: &Call<C>, now: Instant) -> bool {
+    shared.paces.is_short(call.entry)
+        && call.cpu_limit > SLICE
+        && call.wall_cap > WALL_MAX
+        && call.deadline.is_none_or(|deadline| deadline > now + WALL_MAX)
+        && layout_bytes(&call.args).is_some_and(|bytes| bytes <= BUFFERS_MAX_BYTES)
+}
+
+fn at_station<C: Callee>(shared: &Shared<C>, call: &Call<C>, now: Instant, station: &mut Station) -> Option<Done> {
+    let tenant = call.callee.tenant();
+    let _turn = shared.queue.begin_inline(station.index, tenant, now, station.owed.take())?;
+    let slot = station.seats.inline(station.index).slot()?;
+    let executor = Executor::new(shared, slot, station.victim, station.canary);
+    let wall_end_ns = nanos((now + WALL_MAX).saturating_duration_since(shared.epoch));
+    let limits = Limits { job: NO_JOB, cpu_limit_ns: nanos(SLICE), wall_end_ns };
+    let outcome = executor.run(call, limits);
+    let wall = now.elapsed();
+    station.owed = Some((tenant, nanos(wall)));
+    let is_returned = matches!(outcome, Outcome::Returned { .. });
+    shared.paces.note(call.entry, is_returned.then_some(wall));
+    if matches!(&outcome, Outcome::Trap(trap) if trap.kind == TrapKind::Timeout) {
+        shared.counters.inline_moved.fetch_add(1, Ordering::Relaxed);
+        shared.queue.pause_inline(tenant, now + wall);
+        return None;
+    }
+    shared.counters.inline.fetch_add(1, Ordering::Relaxed);
+    shared.counters.count(&outcome);
+    let cpu = if wall < CPU_RESOLUTION { Duration::ZERO } else { wall };
+    Some(Done { outcome, queued: Duration::ZERO, wall, cpu })
+}
+
+impl Station {
+    /// The thread's station, which is set up if it is of no pool yet; `None` if there is no seat, or it is of another pool.
+    fn of<'a, C: Callee>(station: &'a mut Option<Station>, shared: &Shared<C>) -> Option<&'a mut Station> {
+        if station.is_none() {
+            *station = Station::set_up(shared);
+            // Not tried again if there is no seat.
+            IS_LENT.set(station.is_some());
+        }
+        station.as_mut().filter(|it| Arc::ptr_eq(&it.seats, &shared.seats))
+    }
+
+    fn set_up<C: Callee>(shared: &Shared<C>) -> Option<Station> {
+        let (index, seat) = shared.seats.next_inline()?;
+        let (signals, victim) = executor::set_up(seat.slot()?).ok()?;
+        seat.take(victim);
+        let canary = RandomState::new().hash_one(index) << 8;
+        Some(Station { _signals: signals, index, canary, victim, owed: None, seats: Arc::clone(&shared.seats) })
+    }
+}
+
+/// Who must not run inline for now.
+#[derive(Debug, Default)]
+pub(super) struct Pauses {
+    all_until_ns: u64,
+    /// Tenant and end, the latest last.
+    tenants: Vec<(u64, u64)>,
+}
+
+impl Pauses {
+    /// Whether calls of the tenant must go to executors.
+    pub(super) fn holds(&self, tenant: u64, now_ns: u64) -> bool {
+        now_ns < self.all_until_ns || self.tenants.iter().any(|(paused, until_ns)| *paused == tenant && now_ns < *until_ns)
+    }
+
+    /// A call of the tenant had to be ended.
+    pub(super) fn begin(&mut self, tenant: u64, now_ns: u64) {
+        self.all_until_ns = now_ns + PAUSE_NS;
+        self.tenants.retain(|(paused, until_ns)| *paused != tenant && now_ns < *until_ns);
+        if self.tenants.len() == PAUSED_MAX {
+            self.tenants.remove(0);
+        }
+        self.tenants.push((tenant, now_ns + PAUSE_TENANT_NS));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_call_that_was_ended_all_pause_and_its_tenant_longer() {
+        let mut pauses = Pauses::default();
+        assert!(!pauses.holds(1, 0));
+        pauses.begin(1, 100);
+        assert!(pauses.holds(1, 100) && pauses.holds(2, 100));
+        assert!(pauses.holds(1, 100 + PAUSE_NS) && !pauses.holds(2, 100 + PAUSE_NS));
+        assert!(!pauses.holds(1, 100 + PAUSE_TENANT_NS));
+    }
+
+    #[test]
+    fn no_more_tenants_are_remembered_than_can_pause_at_once() {
+        let mut pauses = Pauses::default();
+        (0..1000).for_each(|tenant| pauses.begin(tenant, tenant));
+        assert_eq!(pauses.tenants.len(), PAUSED_MAX);
+        assert!(pauses.holds(999, 1000 + PAUSE_NS) && !pauses.holds(1, 1000 + PAUSE_NS));
+    }
+}

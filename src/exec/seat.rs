@@ -1,0 +1,82 @@
+//! Seats: where threads sit that run code, each with its slot.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::stack::{Slot, SlotError, SlotSizes};
+use super::watchdog::Victim;
+
+/// A slot, and the thread that runs code in it. Taken once.
+#[derive(Debug, Default)]
+pub(super) struct Seat {
+    slot: OnceLock<Slot>,
+    victim: OnceLock<Victim>,
+}
+
+impl Seat {
+    /// Makes the memory accessible, unless it is.
+    pub(super) fn prepare(&self, sizes: SlotSizes) -> Result<(), SlotError> {
+        if self.slot.get().is_none() {
+            // Whoever comes second gives what it claimed back.
+            let _ = self.slot.set(Slot::claim(sizes)?);
+        }
+        Ok(())
+    }
+
+    /// The memory; `None` before it was prepared.
+    pub(super) fn slot(&self) -> Option<&Slot> {
+        self.slot.get()
+    }
+
+    /// A thread sits here from now on.
+    pub(super) fn take(&self, victim: Victim) {
+        let taken = self.victim.set(victim);
+        debug_assert!(taken.is_ok(), "a seat is taken once");
+    }
+
+    /// The memory and the thread; `None` while nobody sits here.
+    pub(super) fn taken(&self) -> Option<(&Slot, &Victim)> {
+        Some((self.slot.get()?, self.victim.get()?))
+    }
+}
+
+/// All seats of a pool. Kept by each thread that sits in one of the inline seats, so that no memory goes under it.
+#[derive(Debug)]
+pub(super) struct Seats {
+    executors: Box<[Seat]>,
+    inline: Box<[Seat]>,
+    inline_given: AtomicUsize,
+}
+
+impl Seats {
+    /// Seats for executors and for lent threads, with memory.
+    pub(super) fn prepared(executors: usize, inline: usize, sizes: SlotSizes) -> Result<Seats, (usize, SlotError)> {
+        let seats = |count| (0..count).map(|_| Seat::default()).collect();
+        let seats = Seats { executors: seats(executors), inline: seats(inline), inline_given: AtomicUsize::new(0) };
+        for (index, seat) in seats.all().enumerate() {
+            seat.prepare(sizes).map_err(|error| (index, error))?;
+        }
+        Ok(seats)
+    }
+
+    /// The seat of an executor.
+    pub(super) fn executor(&self, index: usize) -> &Seat {
+        &self.executors[index]
+    }
+
+    /// The seat of a lent thread.
+    pub(super) fn inline(&self, index: usize) -> &Seat {
+        &self.inline[index]
+    }
+
+    /// A seat for a further lent thread, if there is one.
+    pub(super) fn next_inline(&self) -> Option<(usize, &Seat)> {
+        let index = self.inline_given.fetch_add(1, Ordering::Relaxed).min(self.inline.len());
+        Some((index, self.inline.get(index)?))
+    }
+
+    /// All seats, in one order.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Seat> {
+        self.executors.iter().chain(&self.inline)
+    }
+}
