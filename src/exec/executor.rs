@@ -17,6 +17,7 @@ use super::schedule::Entry;
 use super::signals::ThreadSignals;
 use super::stack::{Slot, give_back};
 use super::thread::Block;
+use super::traces::Traces;
 use super::trap::{RawTrap, TrapKind};
 use super::watchdog::{Victim, nanos};
 
@@ -38,7 +39,8 @@ pub(super) fn run<C: Callee>(shared: &Shared<C>, index: usize, started: &SyncSen
     }
     // Ends in a zero, as the C library's own: no string goes over it.
     let canary = RandomState::new().hash_one(index) << 8;
-    let executor = Executor::new(shared, slot, victim, canary);
+    let traces = Traces::none(false);
+    let executor = Executor::new(shared, slot, victim, canary, &traces);
     let mut cpu = CpuMeter::new(victim);
     while let Some((entry, taken)) = shared.queue.next(index) {
         executor.serve(entry, taken, &mut cpu);
@@ -72,12 +74,19 @@ pub(super) struct Executor<'a, C: Callee> {
     victim: Victim,
     /// Of calls that have a thread of their own.
     canary: u64,
+    traces: &'a Traces,
 }
 
 impl<'a, C: Callee> Executor<'a, C> {
     /// The calling thread, `victim`, which was [`set_up`] in this slot.
-    pub(super) fn new(shared: &'a Shared<C>, slot: &'a Slot, victim: Victim, canary: u64) -> Executor<'a, C> {
-        Executor { shared, slot, region: Region::of_slot(slot), victim, canary }
+    pub(super) fn new(
+        shared: &'a Shared<C>,
+        slot: &'a Slot,
+        victim: Victim,
+        canary: u64,
+        traces: &'a Traces,
+    ) -> Executor<'a, C> {
+        Executor { shared, slot, region: Region::of_slot(slot), victim, canary, traces }
     }
 
     fn serve(&self, entry: Entry<Job<C>>, taken: Instant, cpu: &mut CpuMeter) {
@@ -115,12 +124,14 @@ impl<'a, C: Callee> Executor<'a, C> {
 
     /// Runs the code. An outcome other than `Returned` means that it began and did not end by itself.
     pub(super) fn run(&self, call: &Call<C>, limits: Limits) -> Outcome {
+        self.traces.remove_for(call.callee.tenant(), self.slot);
         let frame = self.slot.frame();
         let placed = Placed::new(&self.region, &call.args);
         frame.heap.reset(placed.end, self.region.range().end);
         frame.context.prepare(call.entry, &placed.registers);
         frame.set_limits(limits);
         let block = self.enter(&call.callee);
+        self.traces.used(frame.heap.used_end());
         let Some(raw) = frame.take_trap() else {
             let (int, vector) = frame.context.results();
             let value = Scalar::from_registers(call.result, int, vector);
@@ -138,10 +149,14 @@ impl<'a, C: Callee> Executor<'a, C> {
         let context = &self.slot.frame().context;
         let block = callee.thread().map(|thread| Block::make(self.slot, &thread, self.canary));
         match &block {
-            None => context.run(),
+            None => {
+                self.traces.remove_from_registers();
+                context.run();
+            }
             Some(block) => {
                 context.lend_thread(block.pointer as u64, block.errno as u64);
                 let errno = errno::get();
+                self.traces.remove_from_registers();
                 context.run();
                 errno::set(errno);
             }
@@ -156,6 +171,7 @@ impl<'a, C: Callee> Executor<'a, C> {
         give_back(self.region.range());
         give_back(self.slot.stack());
         give_back(self.slot.thread());
+        self.traces.given_back();
         let guard = self.slot.guard();
         let trap = raw.interpret(&(guard.start as u64..guard.end as u64));
         let unwanted = trap.kind == TrapKind::Timeout && (frame.is_cancelled(id) || self.shared.queue.is_stopping());

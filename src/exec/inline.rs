@@ -24,6 +24,7 @@ use super::memory::layout_bytes;
 use super::pool::Shared;
 use super::seat::Seats;
 use super::signals::ThreadSignals;
+use super::traces::Traces;
 use super::trap::TrapKind;
 use super::watchdog::{Victim, nanos};
 
@@ -63,6 +64,7 @@ struct Station {
     index: usize,
     canary: u64,
     victim: Victim,
+    traces: Traces,
     /// Tenant and time of the last call, to be charged with the next.
     owed: Option<(u64, u64)>,
     seats: Arc<Seats>,
@@ -94,7 +96,7 @@ fn at_station<C: Callee>(shared: &Shared<C>, call: &Call<C>, now: Instant, stati
     let tenant = call.callee.tenant();
     let _turn = shared.queue.begin_inline(station.index, tenant, now, station.owed.take())?;
     let slot = station.seats.inline(station.index).slot()?;
-    let executor = Executor::new(shared, slot, station.victim, station.canary);
+    let executor = Executor::new(shared, slot, station.victim, station.canary, &station.traces);
     let wall_end_ns = nanos((now + WALL_MAX).saturating_duration_since(shared.epoch));
     let limits = Limits { job: NO_JOB, cpu_limit_ns: nanos(SLICE), wall_end_ns };
     let outcome = executor.run(call, limits);
@@ -129,7 +131,8 @@ impl Station {
         let (signals, victim) = executor::set_up(seat.slot()?).ok()?;
         seat.take(victim);
         let canary = RandomState::new().hash_one(index) << 8;
-        Some(Station { _signals: signals, index, canary, victim, owed: None, seats: Arc::clone(&shared.seats) })
+        let (traces, seats) = (Traces::none(true), Arc::clone(&shared.seats));
+        Some(Station { _signals: signals, index, canary, victim, traces, owed: None, seats })
     }
 }
 
@@ -144,7 +147,8 @@ pub(super) struct Pauses {
 impl Pauses {
     /// Whether calls of the tenant must go to executors.
     pub(super) fn holds(&self, tenant: u64, now_ns: u64) -> bool {
-        now_ns < self.all_until_ns || self.tenants.iter().any(|(paused, until_ns)| *paused == tenant && now_ns < *until_ns)
+        now_ns < self.all_until_ns
+            || self.tenants.iter().any(|(paused, until_ns)| *paused == tenant && now_ns < *until_ns)
     }
 
     /// A call of the tenant had to be ended.

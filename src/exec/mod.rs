@@ -11,9 +11,10 @@
 //!
 //! Files, from the bottom: `stack` maps an executor's memory, `frame` is what trampoline, handler, watchdog and
 //! executor share, `x86_64` is the trampoline, `signals` the handler, `memory` and `heap` what code may use
-//! while it runs, `host` the functions it may call, `thread` the thread pointer that some have of their own,
+//! while it runs, `traces` and `registers` what of that another tenant must not find, `host` the functions it may call, `thread` the thread pointer that some have of their own,
 //! `thread_switch` how it is exchanged, `errno` the host's error number, `processor` what code may know of that, `watchdog` the limits, `fair` whose turn it is,
-//! `schedule` who runs next, `writable` what keeps calls from that, `queue` that behind a lock, `executor` one thread and what runs before the first call, `pool` and `ticket` the face.
+//! `schedule` who runs next, `writable` what keeps calls from that, `queue` that behind a lock, `seat` where threads sit, `executor` one thread and what runs before the first call, `pace` which calls are short, `inline` how those run
+//! where they are submitted, `pool` and `ticket` the face.
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("exec has a trampoline for x86-64 Linux only; another architecture needs a file beside exec/x86_64.rs");
@@ -32,6 +33,7 @@ mod pace;
 mod pool;
 mod processor;
 mod queue;
+mod registers;
 mod schedule;
 mod seat;
 mod signals;
@@ -39,6 +41,7 @@ mod stack;
 mod thread;
 mod thread_switch;
 mod ticket;
+mod traces;
 mod trap;
 mod watchdog;
 mod writable;
@@ -67,6 +70,8 @@ mod test_code;
 mod tests;
 #[cfg(test)]
 mod thread_tests;
+#[cfg(test)]
+mod traces_tests;
 
 pub use call::{
     Arg, ArgError, Call, Callee, Done, FLOAT_ARGS_MAX, INT_ARGS_MAX, Outcome, Priority, ResultType, Scalar, Step,

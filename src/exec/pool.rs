@@ -11,9 +11,9 @@ use nix::errno::Errno;
 use tokio::sync::oneshot;
 
 use super::call::{ArgError, Call, Callee, Done, Outcome, check_args};
+use super::pace::Paces;
 use super::queue::{Full, Incoming, Queue};
 use super::schedule::{Bounds, NoRoom};
-use super::pace::Paces;
 use super::seat::Seats;
 use super::stack::{SlotError, SlotSizes};
 use super::ticket::{CallId, Desk, Ticket};

@@ -83,6 +83,13 @@ impl TestCode {
         Arc::new(code)
     }
 
+    /// The same with a thread pointer of its own.
+    pub(super) fn of_tenant_with_thread(code: &[u8], tenant: u64, thread: Thread) -> Arc<TestCode> {
+        let mut code = Self::map(code, None);
+        (code.tenant, code.thread) = (tenant, Some(thread));
+        Arc::new(code)
+    }
+
     fn map(code: &[u8], writable: Option<Writable>) -> TestCode {
         let bytes = code.len().next_multiple_of(PAGE_BYTES);
         let length = NonZeroUsize::new(bytes).expect("code is not empty");

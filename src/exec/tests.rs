@@ -25,6 +25,11 @@ assemble!(
 );
 assemble!(identity, "mov rax, rdi", "ret");
 assemble!(float_sum, "addss xmm0, xmm1", "ret");
+assemble!(
+    /// All registers that hold no argument, but r11 and those of vectors.
+    other_registers,
+    "mov rax, rbx", "or rax, rbp", "or rax, r10", "or rax, r12", "or rax, r13", "or rax, r14", "or rax, r15", "ret"
+);
 assemble!(stack_pointer, "mov rax, rsp", "ret");
 assemble!(
     /// `(from, to, len)`: copies upside down, and adds one to each byte of `from`.
@@ -95,6 +100,12 @@ fn integers_are_extended_and_results_are_cut_to_their_type() {
 fn code_starts_with_the_stack_alignment_of_the_abi() {
     let pool = pool(1, 8);
     assert_eq!(number(&pool, &TestCode::new(stack_pointer(), None), vec![]) % 16, 8);
+}
+
+#[test]
+fn code_starts_with_nothing_of_the_host_in_registers() {
+    let pool = pool(1, 8);
+    assert_eq!(number(&pool, &TestCode::new(other_registers(), None), vec![]), 0);
 }
 
 #[test]

@@ -110,6 +110,13 @@ impl Context {
         }
     }
 
+    /// Overwrites what calls have left here: arguments and results.
+    pub(super) fn forget(&self) {
+        let words = self.ints.iter().chain(&self.vectors).chain([&self.int_result, &self.vector_result]);
+        words.for_each(|word| word.store(0, Ordering::Relaxed));
+        self.lent.forget();
+    }
+
     /// Runs the prepared call on the calling thread, which is the one that called [`Context::init`], and comes back
     /// when the code returned or was ended by the signal handler.
     pub(super) fn run(&self) {
@@ -275,6 +282,12 @@ unsafe extern "C" fn enter(context: *const Context) {
         "mov r8, [r11 + {ints} + 32]",
         "mov r9, [r11 + {ints} + 40]",
         "xor ebp, ebp",                      // ends a chain of frame pointers
+        "xor ebx, ebx",                      // whatever the host has in its registers is not for the code
+        "xor r10d, r10d",
+        "xor r12d, r12d",
+        "xor r13d, r13d",
+        "xor r14d, r14d",
+        "xor r15d, r15d",
         "mov eax, 8",                        // vector registers in use, for variadic functions
         "inc qword ptr [r11 + {seq}]",       // odd: from here on a fault is the code's
         "call [r11 + {entry}]",

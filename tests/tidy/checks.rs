@@ -56,6 +56,7 @@ pub(crate) const UNSAFE_FILES: &[&str] = &[
     "src/exec/host/search.rs",
     "src/exec/host/startup.rs",
     "src/exec/memory.rs",
+    "src/exec/registers.rs",
     "src/exec/signals.rs",
     "src/exec/stack.rs",
     "src/exec/thread.rs",
@@ -76,7 +77,9 @@ pub(crate) const UNSAFE_FILES: &[&str] = &[
     "src/exec/host_tests/mod.rs",
     "src/exec/hostile_tests.rs",
     "src/exec/test_code.rs",
+    "src/exec/inline_tests.rs",
     "src/exec/thread_tests.rs",
+    "src/exec/traces_tests.rs",
 ];
 
 pub(crate) const FILE_LINES_MAX: usize = 500;

@@ -25,6 +25,7 @@ impl<C: Callee> Executor<'_, C> {
         if !call.callee.is_pending() {
             return None;
         }
+        self.traces.remove_for(call.callee.tenant(), self.slot);
         let frame = self.slot.frame();
         let memory = self.region.range();
         frame.heap.reset(memory.start, memory.end);
@@ -61,6 +62,7 @@ impl<C: Callee> Executor<'_, C> {
         frame.context.prepare(step.entry, &Registers::default());
         frame.set_limits(limits);
         let block = self.enter(callee);
+        self.traces.used(frame.heap.used_end());
         if let Some(raw) = frame.take_trap() {
             return Err(match self.ended(limits.job, &raw) {
                 Outcome::Trap(trap) => Outcome::Trap(Trap { stage: TrapStage::Initialiser, ..trap }),
