@@ -201,6 +201,8 @@ fn pool(inline: Duration, spare_executors: usize) -> Result<Pool<Pinned>, Failur
         call_memory_max_bytes: 64 << 20,
         inline_threads: THREADS,
         inline,
+        stuck_after: Duration::from_secs(60),
+        stuck_max: 0,
         tick: Duration::from_millis(1),
     };
     Ok(Pool::start(config)?)

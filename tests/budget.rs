@@ -344,6 +344,8 @@ fn executors() -> ExecConfig {
         call_memory_max_bytes: 1 << 20,
         inline_threads: 0,
         inline: Duration::ZERO,
+        stuck_after: Duration::from_secs(60),
+        stuck_max: 0,
         tick: Duration::from_millis(1),
     }
 }

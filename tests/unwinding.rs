@@ -53,6 +53,8 @@ fn pool() -> Pool<Pinned> {
         call_memory_max_bytes: 64 << 10,
         inline_threads: 0,
         inline: Duration::ZERO,
+        stuck_after: Duration::from_secs(60),
+        stuck_max: 0,
         tick: Duration::from_millis(1),
     };
     Pool::start(config).unwrap()

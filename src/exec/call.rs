@@ -54,6 +54,14 @@ pub trait Callee: Send + Sync + 'static {
         true
     }
 
+    /// Whether its code must not be called for now: see [`Callee::trapped`].
+    fn is_quarantined(&self) -> bool {
+        false
+    }
+
+    /// A call has ended by this trap, which was neither its caller's doing nor its deadline's.
+    fn trapped(&self, _trap: &Trap) {}
+
     /// All steps have returned, and nothing of the callee runs: they are not pending from now on, and what the data is
     /// now is its initial image. Must not panic.
     fn initialised(&self) {}
@@ -212,6 +220,17 @@ pub enum Outcome {
     DeadlineBeforeStart,
     /// The pool went away first, or the ticket was dropped.
     Cancelled,
+    /// It cannot run: what it needs is held by code that cannot be stopped.
+    Stuck(Held),
+}
+
+/// What code that cannot be stopped holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Writable data that the call may touch.
+    Data,
+    /// All executors.
+    Executors,
 }
 
 /// A finished call and its times.

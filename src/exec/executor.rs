@@ -3,7 +3,7 @@
 mod initialise;
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::mpsc::SyncSender;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -16,25 +16,33 @@ use super::pool::{Job, Shared};
 use super::schedule::Entry;
 use super::signals::ThreadSignals;
 use super::stack::{Slot, give_back};
+use super::stuck::Given;
 use super::thread::Block;
 use super::traces::Traces;
 use super::trap::{RawTrap, TrapKind};
 use super::watchdog::{Victim, nanos};
+use super::writable::Writables;
 
 /// Shorter times are not measured by the CPU clock, which costs a system call.
 pub(super) const CPU_RESOLUTION: Duration = Duration::from_micros(20);
 
-/// The body of an executor thread. Tells by `started` whether it could be set up.
-pub(super) fn run<C: Callee>(shared: &Shared<C>, index: usize, started: &SyncSender<Result<(), Errno>>) {
+/// The body of an executor thread, in a prepared seat that nobody sits in. Tells by `started` whether it could be set up,
+/// and ends if that says so.
+pub(super) fn run<C: Callee>(shared: &Shared<C>, index: usize, started: impl FnOnce(Result<(), Errno>) -> bool) {
     let _abort = AbortOnPanic;
     let seat = shared.seats.executor(index);
     let Some(slot) = seat.slot() else { return debug_assert!(false, "an executor has a prepared seat") };
-    let (_signals, victim) = match set_up(slot) {
+    clean(slot);
+    let (signals, victim) = match set_up(slot) {
         Ok(set_up) => set_up,
-        Err(errno) => return started.send(Err(errno)).unwrap_or_default(),
+        Err(errno) => {
+            started(Err(errno));
+            return;
+        }
     };
     seat.take(victim);
-    if started.send(Ok(())).is_err() {
+    shared.queue.register(index);
+    if !started(Ok(())) {
         return;
     }
     // Ends in a zero, as the C library's own: no string goes over it.
@@ -43,8 +51,19 @@ pub(super) fn run<C: Callee>(shared: &Shared<C>, index: usize, started: &SyncSen
     let executor = Executor::new(shared, slot, victim, canary, &traces);
     let mut cpu = CpuMeter::new(victim);
     while let Some((entry, taken)) = shared.queue.next(index) {
-        executor.serve(entry, taken, &mut cpu);
+        if !executor.serve(index, entry, taken, &mut cpu) {
+            // Somebody else has taken its place. The alternate stack lies in the seat.
+            drop(signals);
+            seat.leave();
+            return shared.stuck_ended(index);
+        }
     }
+}
+
+/// Gives back all that another thread may have left in the slot.
+fn clean(slot: &Slot) {
+    [slot.stack(), slot.memory(), slot.thread(), slot.alt_stack()].into_iter().for_each(give_back);
+    slot.frame().forget();
 }
 
 /// Makes the calling thread one that code can run on, in this slot.
@@ -89,9 +108,13 @@ impl<'a, C: Callee> Executor<'a, C> {
         Executor { shared, slot, region: Region::of_slot(slot), victim, canary, traces }
     }
 
-    fn serve(&self, entry: Entry<Job<C>>, taken: Instant, cpu: &mut CpuMeter) {
+    /// Runs a call and answers it. False if it was given up meanwhile: then this thread has no place any more.
+    fn serve(&self, index: usize, entry: Entry<Job<C>>, taken: Instant, cpu: &mut CpuMeter) -> bool {
         let Entry { id, lanes, job: Job { call, sender, submitted }, .. } = entry;
         let unwanted = self.slot.frame().is_cancelled(id) || sender.is_closed();
+        let call = Arc::new(call);
+        let given = Given { id, call: Arc::clone(&call), sender, submitted, taken };
+        self.shared.given[index].put(given);
         let late = call.deadline.is_some_and(|deadline| deadline <= taken);
         let mut done = Done {
             outcome: Outcome::Cancelled,
@@ -112,6 +135,12 @@ impl<'a, C: Callee> Executor<'a, C> {
                 self.shared.paces.note(call.entry, (!faulted).then_some(done.wall));
             }
         }
+        let Some(Given { call: shared_call, sender, .. }) = self.shared.given[index].take() else {
+            self.end_late(&call, &lanes);
+            return false;
+        };
+        drop(shared_call);
+        self.shared.note_trap(&call, &done.outcome);
         self.shared.counters.count(&done.outcome);
         if !lanes.is_empty() {
             self.shared.queue.settle(&lanes, faulted, |id| call.callee.restore(id));
@@ -120,6 +149,15 @@ impl<'a, C: Callee> Executor<'a, C> {
         drop(call);
         // An error means that the caller has gone.
         let _ = sender.send(done);
+        true
+    }
+
+    /// A call that was given up has ended after all.
+    fn end_late(&self, call: &Call<C>, lanes: &Writables) {
+        if !lanes.is_empty() {
+            self.shared.queue.found(lanes);
+            self.shared.queue.settle(lanes, true, |id| call.callee.restore(id));
+        }
     }
 
     /// Runs the code. An outcome other than `Returned` means that it began and did not end by itself.

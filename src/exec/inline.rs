@@ -110,6 +110,7 @@ fn at_station<C: Callee>(shared: &Shared<C>, call: &Call<C>, now: Instant, stati
         return None;
     }
     shared.counters.inline.fetch_add(1, Ordering::Relaxed);
+    shared.note_trap(call, &outcome);
     shared.counters.count(&outcome);
     let cpu = if wall < CPU_RESOLUTION { Duration::ZERO } else { wall };
     Some(Done { outcome, queued: Duration::ZERO, wall, cpu })
@@ -151,9 +152,14 @@ impl Pauses {
             || self.tenants.iter().any(|(paused, until_ns)| *paused == tenant && now_ns < *until_ns)
     }
 
+    /// Nothing runs inline any more.
+    pub(super) fn begin_for_good(&mut self) {
+        self.all_until_ns = u64::MAX;
+    }
+
     /// A call of the tenant had to be ended.
     pub(super) fn begin(&mut self, tenant: u64, now_ns: u64) {
-        self.all_until_ns = now_ns + PAUSE_NS;
+        self.all_until_ns = self.all_until_ns.max(now_ns + PAUSE_NS);
         self.tenants.retain(|(paused, until_ns)| *paused != tenant && now_ns < *until_ns);
         if self.tenants.len() == PAUSED_MAX {
             self.tenants.remove(0);

@@ -12,7 +12,7 @@
 //! Files, from the bottom: `stack` maps an executor's memory, `frame` is what trampoline, handler, watchdog and
 //! executor share, `x86_64` is the trampoline, `signals` the handler, `memory` and `heap` what code may use
 //! while it runs, `traces` and `registers` what of that another tenant must not find, `host` the functions it may call, `thread` the thread pointer that some have of their own,
-//! `thread_switch` how it is exchanged, `errno` the host's error number, `processor` what code may know of that, `watchdog` the limits, `fair` whose turn it is,
+//! `thread_switch` how it is exchanged, `errno` the host's error number, `processor` what code may know of that, `watchdog` the limits, `stuck` what becomes of calls that do not keep them, `fair` whose turn it is,
 //! `schedule` who runs next, `writable` what keeps calls from that, `queue` that behind a lock, `seat` where threads sit, `executor` one thread and what runs before the first call, `pace` which calls are short, `inline` how those run
 //! where they are submitted, `pool` and `ticket` the face.
 
@@ -21,6 +21,7 @@ compile_error!("exec has a trampoline for x86-64 Linux only; another architectur
 
 mod call;
 mod callee;
+mod counts;
 mod errno;
 mod executor;
 mod fair;
@@ -38,6 +39,7 @@ mod schedule;
 mod seat;
 mod signals;
 mod stack;
+mod stuck;
 mod thread;
 mod thread_switch;
 mod ticket;
@@ -65,6 +67,8 @@ mod limit_tests;
 #[cfg(test)]
 mod schedule_tests;
 #[cfg(test)]
+mod stuck_tests;
+#[cfg(test)]
 mod test_code;
 #[cfg(test)]
 mod tests;
@@ -74,12 +78,13 @@ mod thread_tests;
 mod traces_tests;
 
 pub use call::{
-    Arg, ArgError, Call, Callee, Done, FLOAT_ARGS_MAX, INT_ARGS_MAX, Outcome, Priority, ResultType, Scalar, Step,
+    Arg, ArgError, Call, Callee, Done, FLOAT_ARGS_MAX, Held, INT_ARGS_MAX, Outcome, Priority, ResultType, Scalar, Step,
     Thread, check_args,
 };
 pub use host::{IMPORTS_VERSION, imports};
 pub use inline::lend_thread;
-pub use pool::{ExecConfig, Pool, PoolStats, Refusal, Rejected, StartError};
+pub use counts::PoolStats;
+pub use pool::{ExecConfig, Pool, Refusal, Rejected, StartError};
 pub use processor::constants;
 pub use stack::{EXECUTORS_MAX, SlotError};
 pub use thread::{CONTROL_BYTES, THREAD_MAX_BYTES};

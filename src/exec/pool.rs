@@ -10,14 +10,15 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use tokio::sync::oneshot;
 
-use super::call::{ArgError, Call, Callee, Done, Outcome, check_args};
+use super::call::{ArgError, Call, Callee, Done, Held, Outcome, check_args};
+use super::counts::{Counters, PoolStats};
 use super::pace::Paces;
 use super::queue::{Full, Incoming, Queue};
 use super::schedule::{Bounds, NoRoom};
 use super::seat::Seats;
 use super::stack::{SlotError, SlotSizes};
+use super::stuck::{Place, Staff};
 use super::ticket::{CallId, Desk, Ticket};
-use super::trap::TrapKind;
 use super::watchdog::Watchdog;
 use super::{executor, inline, signals};
 
@@ -48,14 +49,20 @@ pub struct ExecConfig {
     pub inline_threads: usize,
     /// Calls of functions that took no longer of late run inline. Zero: none does.
     pub inline: Duration,
+    /// A call that still runs so long after it was to stop counts as stuck: it is answered, and its executor replaced.
+    pub stuck_after: Duration,
+    /// Executors that may be replaced so, at one time. With all others at most [`super::EXECUTORS_MAX`].
+    pub stuck_max: usize,
     /// How often limits are checked, and so how exact they are; at least 100 us, 1 ms is usual.
     pub tick: Duration,
 }
 
 impl ExecConfig {
-    fn bounds(&self) -> Bounds {
+    pub(super) fn bounds(&self) -> Bounds {
+        let executors = self.executors + self.spare_executors;
         Bounds {
-            executors: self.executors + self.spare_executors,
+            executors,
+            seats: executors + self.stuck_max,
             spare: self.spare_executors,
             waiting_max: self.queue_max,
             waiting_tenant_max: self.queue_tenant_max,
@@ -127,6 +134,12 @@ pub enum Refusal {
     /// The pool is ending.
     #[error("no new calls are taken")]
     Draining,
+    /// Code that cannot be stopped holds what the call needs.
+    #[error("a call that cannot be stopped holds {}", match .0 { Held::Data => "its writable data", Held::Executors => "every executor" })]
+    Stuck(Held),
+    /// The callee is quarantined.
+    #[error("it is quarantined")]
+    Quarantined,
     /// The arguments cannot be passed.
     #[error(transparent)]
     Args(#[from] ArgError),
@@ -147,82 +160,6 @@ pub struct Rejected<C> {
     pub call: Box<Call<C>>,
 }
 
-/// Counts of a pool: of this moment, and since its start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PoolStats {
-    /// Threads that run code, the spare ones too.
-    pub executors: usize,
-    /// Of those, which only run code of tenants of which no other call runs.
-    pub spare_executors: usize,
-    /// Executors that have a call now.
-    pub running: usize,
-    /// Inline calls that run now.
-    pub inline_running: usize,
-    /// Of the calls that have ended, those that ran inline.
-    pub inline: u64,
-    /// Calls that began inline and took too long, so that they ran again on an executor.
-    pub inline_moved: u64,
-    /// Calls that wait now.
-    pub queued: usize,
-    /// Tenants whose calls wait now.
-    pub tenants_queued: usize,
-    /// Calls that may wait.
-    pub queue_max: usize,
-    /// Calls of one tenant that may wait.
-    pub queue_tenant_max: usize,
-    /// Calls that were refused because as many waited as may.
-    pub refused: u64,
-    /// Calls that were refused because as many of their tenant waited as may.
-    pub refused_tenant: u64,
-    /// Calls that have ended: the sum of those below.
-    pub calls: u64,
-    /// Calls whose code returned.
-    pub returned: u64,
-    /// Calls that ended by a trap, in the order of [`TrapKind::ALL`].
-    pub traps: [u64; TrapKind::ALL.len()],
-    /// Calls that were cancelled, before or while they ran.
-    pub cancelled: u64,
-    /// Calls whose deadline had passed before they began.
-    pub late: u64,
-}
-
-impl PoolStats {
-    /// Calls that ended by a trap of this kind.
-    pub fn trapped(&self, kind: TrapKind) -> u64 {
-        self.traps[kind as usize]
-    }
-
-    /// Calls that ended by a limit of time.
-    pub fn timeouts(&self) -> u64 {
-        self.trapped(TrapKind::Timeout)
-    }
-}
-
-/// Counters since the start.
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    returned: AtomicU64,
-    traps: [AtomicU64; TrapKind::ALL.len()],
-    cancelled: AtomicU64,
-    late: AtomicU64,
-    refused: AtomicU64,
-    refused_tenant: AtomicU64,
-    pub(super) inline: AtomicU64,
-    pub(super) inline_moved: AtomicU64,
-}
-
-impl Counters {
-    pub(super) fn count(&self, outcome: &Outcome) {
-        let counter = match outcome {
-            Outcome::Returned { .. } => &self.returned,
-            Outcome::Trap(trap) => &self.traps[trap.kind as usize],
-            Outcome::Cancelled => &self.cancelled,
-            Outcome::DeadlineBeforeStart => &self.late,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 /// A call in the queue.
 #[derive(Debug)]
 pub(super) struct Job<C> {
@@ -240,13 +177,15 @@ pub(super) struct Shared<C> {
     pub(super) queue: Queue<Job<C>>,
     pub(super) seats: Arc<Seats>,
     pub(super) paces: Paces,
+    /// What each executor has, by its seat.
+    pub(super) given: Vec<Place<C>>,
+    pub(super) staff: Staff,
     pub(super) counters: Counters,
 }
 
 /// Executor threads that run code. Dropping it stops what runs, cancels what waits and joins the threads.
 pub struct Pool<C: Callee> {
     shared: Arc<Shared<C>>,
-    executors: Vec<JoinHandle<()>>,
     watchdog: Option<JoinHandle<()>>,
 }
 
@@ -265,11 +204,13 @@ impl<C: Callee> Pool<C> {
             queue: Queue::new(bounds, config.inline_threads, epoch),
             seats: Arc::new(seats(&config)?),
             paces: Paces::new(config.inline),
+            given: (0..bounds.seats).map(|_| Place::default()).collect(),
+            staff: Staff::new(executors, bounds.seats),
             counters: Counters::default(),
             config,
         });
         // From here an error drops the pool, which ends the threads that already run.
-        let mut pool = Pool { shared, executors: Vec::with_capacity(executors), watchdog: None };
+        let mut pool = Pool { shared, watchdog: None };
         pool.start_watchdog()?;
         (0..executors).try_for_each(|index| pool.start_executor(index))?;
         Ok(pool)
@@ -310,6 +251,10 @@ impl<C: Callee> Pool<C> {
         PoolStats {
             executors: config.bounds().executors,
             spare_executors: config.spare_executors,
+            stuck: self.shared.staff.stuck(),
+            stuck_lent: self.shared.staff.stuck_lent(),
+            missing: self.shared.staff.missing(),
+            replaced: self.shared.staff.replaced(),
             running: counts.running,
             inline_running: counts.inline_running,
             inline: read(&counters.inline),
@@ -336,7 +281,13 @@ impl<C: Callee> Pool<C> {
 
     fn check(&self, call: &Call<C>) -> Result<(), Refusal> {
         check_args(&call.args, self.shared.config.call_memory_max_bytes)?;
-        if call.callee.code_range().contains(&call.entry) { Ok(()) } else { Err(Refusal::Entry { entry: call.entry }) }
+        if !call.callee.code_range().contains(&call.entry) {
+            return Err(Refusal::Entry { entry: call.entry });
+        }
+        if call.callee.is_quarantined() {
+            return Err(Refusal::Quarantined);
+        }
+        if self.shared.staff.is_none() { Err(Refusal::Stuck(Held::Executors)) } else { Ok(()) }
     }
 
     fn refusal(&self, full: Full) -> Refusal {
@@ -350,6 +301,7 @@ impl<C: Callee> Pool<C> {
                 counters.refused_tenant.fetch_add(1, Ordering::Relaxed);
                 Refusal::TenantSaturated { queue_tenant_max: config.queue_tenant_max }
             }
+            Full::NoRoom(NoRoom::Lost) => Refusal::Stuck(Held::Data),
             Full::Draining => Refusal::Draining,
         }
     }
@@ -357,8 +309,9 @@ impl<C: Callee> Pool<C> {
     fn start_executor(&mut self, index: usize) -> Result<(), StartError> {
         let shared = Arc::clone(&self.shared);
         let (started, answer) = sync_channel(1);
-        let thread = spawn(format!("exec-{index}"), move || executor::run(&shared, index, &started))?;
-        self.executors.push(thread);
+        let tell = move |set_up| started.send(set_up).is_ok();
+        let thread = spawn(format!("exec-{index}"), move || executor::run(&shared, index, tell))?;
+        self.shared.staff.keep(index, thread);
         // A thread that ends without an answer did not get as far as to run a call.
         let set_up = answer.recv().unwrap_or(Err(Errno::UnknownErrno));
         set_up.map_err(|errno| StartError::SetUp { executor: index, errno })
@@ -377,14 +330,14 @@ impl<C: Callee> Drop for Pool<C> {
             self.shared.counters.count(&Outcome::Cancelled);
             drop(entry);
         }
-        // The watchdog ends what runs, so it must be the last.
+        // The watchdog ends what runs, and gives up what does not end: it is done when no executor has a call.
         self.shared.queue.watchdog_wake();
-        let joined = self.executors.drain(..).try_for_each(JoinHandle::join);
-        debug_assert!(joined.is_ok(), "a panic of an executor ends the process");
         if let Some(watchdog) = self.watchdog.take() {
             watchdog.thread().unpark();
             let _ = watchdog.join();
         }
+        let joined = self.shared.staff.dismiss().into_iter().try_for_each(JoinHandle::join);
+        debug_assert!(joined.is_ok(), "a panic of an executor ends the process");
     }
 }
 
@@ -417,19 +370,26 @@ fn seats(config: &ExecConfig) -> Result<Seats, StartError> {
         stack_bytes: config.stack_bytes,
         memory_bytes: config.call_memory_max_bytes,
     };
-    Seats::prepared(config.bounds().executors, config.inline_threads, sizes)
+    Seats::prepared(config.bounds().executors, config.stuck_max, config.inline_threads, sizes)
         .map_err(|(executor, error)| StartError::Slot { executor, error })
 }
 
 /// The body of the watchdog thread: until the queue has ended and no executor runs anything.
-fn watch<C>(shared: &Shared<C>) {
-    let mut watchdog = Watchdog::new(shared.epoch, &shared.seats);
+fn watch<C: Callee>(shared: &Arc<Shared<C>>) {
+    let mut watchdog = Watchdog::new(shared.epoch, shared.config.stuck_after, &shared.seats);
     let (mut idle_ticks, mut inline_begun) = (0, 0);
     loop {
         let stopping = shared.queue.is_stopping();
-        watchdog.scan(&shared.seats, stopping);
+        for stuck in watchdog.scan(&shared.seats, stopping) {
+            shared.give_up(stuck);
+        }
+        if !stopping {
+            shared.replace_missing();
+        }
         let counts = shared.queue.counts();
-        let idle = counts.running + counts.inline_running == 0 && counts.inline_begun == inline_begun;
+        let inline_running = counts.inline_running - shared.staff.stuck_lent().min(counts.inline_running);
+        let is_still = counts.running + inline_running == 0 && counts.inline_begun == inline_begun;
+        let idle = is_still && (stopping || !shared.staff.is_short());
         inline_begun = counts.inline_begun;
         if stopping && idle {
             return;
@@ -444,6 +404,6 @@ fn watch<C>(shared: &Shared<C>) {
     }
 }
 
-fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
+pub(super) fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
     thread::Builder::new().name(name.clone()).spawn(body).map_err(|error| StartError::Thread { name, error })
 }

@@ -3,7 +3,7 @@
 //! Inside the lock values only move. Jobs that are refused or cancelled are handed out and dropped outside.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -88,14 +88,14 @@ impl Drop for Turn<'_> {
 #[derive(Debug, Default)]
 struct Sleeper {
     woken: AtomicBool,
-    thread: OnceLock<Thread>,
+    thread: Mutex<Option<Thread>>,
 }
 
 impl Sleeper {
     /// Makes the calling thread the one that sleeps. Before it tells anybody, under the lock, that it will: then who
     /// wakes it knows it.
     fn register(&self) {
-        self.thread.get_or_init(thread::current);
+        *self.thread() = Some(thread::current());
     }
 
     fn sleep(&self) {
@@ -107,9 +107,13 @@ impl Sleeper {
 
     fn wake(&self) {
         self.woken.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.get() {
+        if let Some(thread) = &*self.thread() {
             thread.unpark();
         }
+    }
+
+    fn thread(&self) -> MutexGuard<'_, Option<Thread>> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -135,7 +139,7 @@ impl<J> Queue<J> {
             schedule: Schedule::new(bounds),
             // Zero is the id in a frame that has not seen a cancel.
             next_id: 1,
-            idle: Vec::with_capacity(bounds.executors),
+            idle: Vec::with_capacity(bounds.seats),
             looking: 0,
             draining: false,
             stopping: false,
@@ -148,7 +152,7 @@ impl<J> Queue<J> {
             quiet: Condvar::new(),
             epoch,
             takeable: AtomicUsize::new(0),
-            executors: (0..bounds.executors).map(|_| Sleeper::default()).collect(),
+            executors: (0..bounds.seats).map(|_| Sleeper::default()).collect(),
             inline: (0..inline).map(|_| AtomicBool::new(false)).collect(),
             watchdog: Sleeper::default(),
         }
@@ -202,10 +206,14 @@ impl<J> Queue<J> {
         Ok(id)
     }
 
-    /// `executor` is done with what it had; sleeps until there is a next job, and answers when it took that. `None` when
+    /// The calling thread is this executor from now on.
+    pub(super) fn register(&self, executor: usize) {
+        self.executors[executor].register();
+    }
+
+    /// `executor`, which is registered, is done with what it had; sleeps until there is a next job, and answers when it took that. `None` when
     /// the queue has ended.
     pub(super) fn next(&self, executor: usize) -> Option<(Entry<J>, Instant)> {
-        self.executors[executor].register();
         let mut now = Instant::now();
         let mut state = self.lock();
         state.schedule.free(executor, self.since_epoch(now));
@@ -261,6 +269,29 @@ impl<J> Queue<J> {
         let mut state = self.lock();
         state.schedule.open(lanes);
         self.wake_for_jobs(state, 0);
+    }
+
+    /// Nothing runs inline from now on.
+    pub(super) fn stop_inline(&self) {
+        self.lock().pauses.begin_for_good();
+    }
+
+    /// The job of `executor` cannot be stopped and counts as ended: answers the jobs that waited for data that it holds,
+    /// or all that wait if there is no executor left.
+    pub(super) fn lose(&self, executor: usize, now: Instant, is_last: bool) -> Vec<Entry<J>> {
+        let mut state = self.lock();
+        let mut out = state.schedule.lose(executor, self.since_epoch(now));
+        if is_last {
+            out.append(&mut state.schedule.clear());
+        }
+        self.tell_quiet(&state);
+        self.wake_for_jobs(state, 0);
+        out
+    }
+
+    /// A job that was lost has ended after all.
+    pub(super) fn found(&self, lanes: &Writables) {
+        self.lock().schedule.found(lanes);
     }
 
     /// Takes a waiting job of this tenant out, or calls `running` with the executor that has it.

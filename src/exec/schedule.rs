@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::call::Priority;
 use super::fair::Fair;
-use super::writable::Writables;
+use super::writable::{Writable, Writables};
 
 /// A call that waits or was taken.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub(super) enum NoRoom {
     All,
     /// As many calls of this tenant wait as may.
     Tenant,
+    /// A call that cannot be stopped holds data that this one may touch.
+    Lost,
 }
 
 /// How many there may be.
@@ -42,6 +44,8 @@ pub(super) enum NoRoom {
 pub(super) struct Bounds {
     /// Executors, the spare ones too.
     pub(super) executors: usize,
+    /// What they are numbered by: no less than there are, as one may take the place of another.
+    pub(super) seats: usize,
     /// Of those, how many are spare: see `fair`.
     pub(super) spare: usize,
     /// Calls that wait.
@@ -67,6 +71,8 @@ struct Lane {
     /// Calls that are ready or running.
     admitted: usize,
     dirty: bool,
+    /// Of those, calls that cannot be stopped: as long as there are some, nobody waits here.
+    lost: usize,
     /// Not admitted yet, by id, and so the oldest first; their entries are in [`Schedule::barred`].
     waiting: VecDeque<u64>,
 }
@@ -78,10 +84,11 @@ impl Lane {
 }
 
 /// A call that an executor has.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Running {
     id: u64,
     tenant: u64,
+    lanes: Writables,
     began_ns: u64,
 }
 
@@ -105,7 +112,7 @@ impl<J> Schedule<J> {
             barred: HashMap::new(),
             lanes: HashMap::new(),
             bounds,
-            running: vec![None; bounds.executors],
+            running: vec![None; bounds.seats],
         }
     }
 
@@ -117,11 +124,15 @@ impl<J> Schedule<J> {
         if self.ready.waiting_of(entry.tenant) >= self.bounds.waiting_tenant_max {
             return Err((NoRoom::Tenant, entry.job));
         }
+        let is_lost = |writable: &Writable| self.lanes.get(&writable.id).is_some_and(|lane| lane.lost > 0);
+        if entry.lanes.iter().any(is_lost) {
+            return Err((NoRoom::Lost, entry.job));
+        }
         self.ready.arrive(entry.tenant, now_ns);
         let id = entry.id;
         for writable in entry.lanes.iter() {
             let reentrant = writable.reentrant;
-            let new = || Lane { reentrant, admitted: 0, dirty: false, waiting: VecDeque::new() };
+            let new = || Lane { reentrant, admitted: 0, dirty: false, lost: 0, waiting: VecDeque::new() };
             let lane = self.lanes.entry(writable.id).or_insert_with(new);
             // A lane that has been opened finds calls that were told otherwise before.
             lane.reentrant |= reentrant;
@@ -139,7 +150,8 @@ impl<J> Schedule<J> {
     pub(super) fn take(&mut self, executor: usize, now_ns: u64) -> Option<Entry<J>> {
         debug_assert!(self.running[executor].is_none(), "executor {executor} takes a second call");
         let entry = self.ready.take(now_ns)?;
-        self.running[executor] = Some(Running { id: entry.id, tenant: entry.tenant, began_ns: now_ns });
+        let (id, tenant, lanes) = (entry.id, entry.tenant, entry.lanes.clone());
+        self.running[executor] = Some(Running { id, tenant, lanes, began_ns: now_ns });
         Some(entry)
     }
 
@@ -184,6 +196,44 @@ impl<J> Schedule<J> {
         self.release(lanes.iter().copied());
     }
 
+    /// The call of `executor` cannot be stopped. It counts as ended, but its lanes are lost until [`Schedule::found`];
+    /// answers the calls that waited for them, which are out now.
+    pub(super) fn lose(&mut self, executor: usize, now_ns: u64) -> Vec<Entry<J>> {
+        let Some(Running { tenant, lanes, began_ns, .. }) = self.running[executor].take() else { return Vec::new() };
+        self.ready.end(tenant, began_ns, now_ns);
+        for writable in lanes.iter() {
+            if let Some(lane) = self.lanes.get_mut(&writable.id) {
+                lane.lost += 1;
+                lane.dirty = true;
+            }
+        }
+        self.take_back();
+        let of_lost = |entry: &Entry<J>| entry.lanes.iter().any(|it| lanes.iter().any(|lost| lost.id == it.id));
+        let mut out: Vec<_> = self.barred.extract_if(|_, entry| of_lost(entry)).map(|(_, entry)| entry).collect();
+        out.sort_unstable_by_key(|entry| entry.id);
+        for entry in &out {
+            for writable in entry.lanes.iter() {
+                if let Some(lane) = self.lanes.get_mut(&writable.id) {
+                    lane.waiting.retain(|waiting| *waiting != entry.id);
+                }
+            }
+            self.ready.leave(entry.tenant);
+        }
+        // What waited behind them for other lanes may follow.
+        let others: Vec<u64> = out.iter().flat_map(|entry| entry.lanes.iter()).map(|it| it.id).collect();
+        self.release(others.into_iter());
+        out
+    }
+
+    /// A call that was lost has ended after all, of which [`Schedule::settle`] tells next.
+    pub(super) fn found(&mut self, lanes: &Writables) {
+        for writable in lanes.iter() {
+            if let Some(lane) = self.lanes.get_mut(&writable.id) {
+                lane.lost -= 1;
+            }
+        }
+    }
+
     /// The calls of these lanes may overlap from now on.
     pub(super) fn open(&mut self, lanes: &[u64]) {
         for id in lanes {
@@ -203,7 +253,7 @@ impl<J> Schedule<J> {
 
     /// Takes a waiting call of this tenant out, or tells where it runs.
     pub(super) fn cancel(&mut self, tenant: u64, id: u64) -> Cancelled<J> {
-        let is_it = |running: &Option<Running>| running.is_some_and(|it| it.id == id);
+        let is_it = |running: &Option<Running>| running.as_ref().is_some_and(|it| it.id == id);
         if let Some(executor) = self.running.iter().position(is_it) {
             return Cancelled::Running(executor);
         }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::call::Priority;
-use super::schedule::{Bounds, Cancelled, Entry, Schedule};
+use super::schedule::{Bounds, Cancelled, Entry, NoRoom, Schedule};
 use super::writable::{Writable, Writables};
 
 const SERIAL: Writable = Writable { id: 1, reentrant: false };
@@ -11,7 +11,7 @@ const REENTRANT: Writable = Writable { id: 2, reentrant: true };
 
 /// No spare executors, one tenant.
 fn schedule(executors: usize, waiting_max: usize) -> Schedule<u64> {
-    Schedule::new(Bounds { executors, spare: 0, waiting_max, waiting_tenant_max: waiting_max })
+    Schedule::new(Bounds { executors, seats: executors, spare: 0, waiting_max, waiting_tenant_max: waiting_max })
 }
 
 fn entry(id: u64, lane: Option<Writable>) -> Entry<u64> {
@@ -320,6 +320,33 @@ fn an_older_call_that_is_cancelled_lets_those_pass_that_waited_behind_it() {
     assert_eq!(submit(&mut schedule, entry(3, Some(other))), Ok(false));
     assert!(matches!(schedule.cancel(0, 2), Cancelled::Waiting(2)));
     assert_eq!((taken(&mut schedule, 0), taken(&mut schedule, 1)), (Some(1), Some(3)));
+}
+
+#[test]
+fn a_call_that_is_lost_takes_out_who_waits_for_its_data_and_lets_nobody_wait_until_it_is_found() {
+    let other = Writable { id: 3, reentrant: false };
+    let mut schedule = schedule(2, 9);
+    for (id, lanes) in [(1, &[SERIAL, REENTRANT][..]), (2, &[SERIAL]), (3, &[SERIAL, other]), (4, &[REENTRANT])] {
+        assert!(submit(&mut schedule, wide(id, lanes)).is_ok());
+    }
+    assert_eq!((taken(&mut schedule, 0), taken(&mut schedule, 1)), (Some(1), Some(4)));
+    for (id, lanes) in [(5, &[REENTRANT][..]), (6, &[other]), (7, &[])] {
+        assert!(submit(&mut schedule, wide(id, lanes)).is_ok());
+    }
+    let out: Vec<_> = schedule.lose(0, 0).into_iter().map(|entry| entry.id).collect();
+    assert_eq!(out, [2, 3, 5], "of a reentrant lane those too that had not begun");
+    assert_eq!((schedule.running(), schedule.waiting()), (1, 2));
+    for lanes in [&[SERIAL][..], &[REENTRANT]] {
+        let refused = schedule.submit(wide(8, lanes), 0).map_err(|(no_room, _)| no_room);
+        assert_eq!(refused, Err(NoRoom::Lost));
+    }
+    assert_eq!(settle(&mut schedule, &[REENTRANT], false), released(0), "one that ran beside it ends");
+    schedule.free(1, 0);
+    assert_eq!((taken(&mut schedule, 1), schedule.ready()), (Some(7), 1), "and what waited behind them");
+    schedule.found(&Writables::new([SERIAL, REENTRANT]));
+    assert_eq!(settle(&mut schedule, &[SERIAL, REENTRANT], true), restore(&[SERIAL, REENTRANT]));
+    assert_eq!(submit(&mut schedule, entry(9, Some(SERIAL))), Ok(false), "while it is being restored");
+    assert_eq!(restored(&mut schedule, &[SERIAL.id, REENTRANT.id]), 1);
 }
 
 #[test]

@@ -1,16 +1,17 @@
 //! Seats: where threads sit that run code, each with its slot.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::stack::{Slot, SlotError, SlotSizes};
 use super::watchdog::Victim;
 
-/// A slot, and the thread that runs code in it. Taken once.
+/// A slot, and the thread that runs code in it, if one does.
 #[derive(Debug, Default)]
 pub(super) struct Seat {
     slot: OnceLock<Slot>,
-    victim: OnceLock<Victim>,
+    /// Locked by who comes and goes, and by the watchdog's looks.
+    victim: Mutex<Option<Victim>>,
 }
 
 impl Seat {
@@ -30,13 +31,22 @@ impl Seat {
 
     /// A thread sits here from now on.
     pub(super) fn take(&self, victim: Victim) {
-        let taken = self.victim.set(victim);
-        debug_assert!(taken.is_ok(), "a seat is taken once");
+        let before = self.victim().replace(victim);
+        debug_assert!(before.is_none(), "two threads in one seat");
+    }
+
+    /// The thread goes; another one may come.
+    pub(super) fn leave(&self) {
+        *self.victim() = None;
     }
 
     /// The memory and the thread; `None` while nobody sits here.
-    pub(super) fn taken(&self) -> Option<(&Slot, &Victim)> {
-        Some((self.slot.get()?, self.victim.get()?))
+    pub(super) fn taken(&self) -> Option<(&Slot, Victim)> {
+        Some((self.slot.get()?, (*self.victim())?))
+    }
+
+    fn victim(&self) -> MutexGuard<'_, Option<Victim>> {
+        self.victim.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -46,17 +56,29 @@ pub(super) struct Seats {
     executors: Box<[Seat]>,
     inline: Box<[Seat]>,
     inline_given: AtomicUsize,
+    sizes: SlotSizes,
 }
 
 impl Seats {
-    /// Seats for executors and for lent threads, with memory.
-    pub(super) fn prepared(executors: usize, inline: usize, sizes: SlotSizes) -> Result<Seats, (usize, SlotError)> {
+    /// Seats for executors and for lent threads, with memory, and `further` ones for executors, which have none yet.
+    pub(super) fn prepared(
+        executors: usize,
+        further: usize,
+        inline: usize,
+        sizes: SlotSizes,
+    ) -> Result<Seats, (usize, SlotError)> {
         let seats = |count| (0..count).map(|_| Seat::default()).collect();
-        let seats = Seats { executors: seats(executors), inline: seats(inline), inline_given: AtomicUsize::new(0) };
-        for (index, seat) in seats.all().enumerate() {
+        let (all, inline) = (seats(executors + further), seats(inline));
+        let seats = Seats { executors: all, inline, inline_given: AtomicUsize::new(0), sizes };
+        for (index, seat) in seats.executors[..executors].iter().chain(&seats.inline).enumerate() {
             seat.prepare(sizes).map_err(|error| (index, error))?;
         }
         Ok(seats)
+    }
+
+    /// Makes the memory of a seat accessible, unless it is.
+    pub(super) fn prepare(&self, executor: usize) -> Result<(), SlotError> {
+        self.executors[executor].prepare(self.sizes)
     }
 
     /// The seat of an executor.
@@ -75,7 +97,7 @@ impl Seats {
         Some((index, self.inline.get(index)?))
     }
 
-    /// All seats, in one order.
+    /// All seats, those of executors first.
     pub(super) fn all(&self) -> impl Iterator<Item = &Seat> {
         self.executors.iter().chain(&self.inline)
     }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::pin::pin;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 use super::call::{Arg, Call, Callee, Done, Outcome, Priority, ResultType, Scalar, Thread};
 use super::pool::{ExecConfig, Pool};
 use super::ticket::Ticket;
+use super::trap::{Trap, TrapStage};
 use super::writable::{Writable, Writables};
 
 const PAGE_BYTES: usize = 4096;
@@ -57,6 +58,10 @@ pub(super) struct TestCode {
     thread: Option<Thread>,
     tenant: u64,
     pub(super) restores: AtomicUsize,
+    /// Calls that its callee was told of.
+    pub(super) traps: AtomicUsize,
+    pub(super) stuck: AtomicUsize,
+    pub(super) is_quarantined: AtomicBool,
 }
 
 // SAFETY: the page is read-only for everybody after `new`.
@@ -100,7 +105,12 @@ impl TestCode {
         unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), page.as_ptr().cast::<u8>(), code.len()) };
         // SAFETY: the mapping made above.
         unsafe { mprotect(page, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_EXEC) }.unwrap();
-        TestCode { page, bytes, writable, thread: None, tenant: 0, restores: AtomicUsize::new(0) }
+        TestCode { page, bytes, writable, thread: None, tenant: 0,
+            restores: AtomicUsize::new(0),
+            traps: AtomicUsize::new(0),
+            stuck: AtomicUsize::new(0),
+            is_quarantined: AtomicBool::new(false),
+        }
     }
 
     pub(super) fn entry(&self) -> u64 {
@@ -132,6 +142,15 @@ impl Callee for Arc<TestCode> {
         self.thread
     }
 
+    fn is_quarantined(&self) -> bool {
+        self.is_quarantined.load(Ordering::SeqCst)
+    }
+
+    fn trapped(&self, trap: &Trap) {
+        let counter = if trap.stage == TrapStage::Stuck { &self.stuck } else { &self.traps };
+        counter.fetch_add(1, Ordering::SeqCst);
+    }
+
     fn restore(&self, _: u64) {
         self.restores.fetch_add(1, Ordering::SeqCst);
     }
@@ -156,6 +175,8 @@ pub(super) fn config(executors: usize, queue_max: usize) -> ExecConfig {
         call_memory_max_bytes: CALL_MEMORY_BYTES,
         inline_threads: 1,
         inline: Duration::ZERO,
+        stuck_after: Duration::from_secs(60),
+        stuck_max: 0,
         tick: Duration::from_millis(1),
     }
 }

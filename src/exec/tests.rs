@@ -209,6 +209,8 @@ fn a_pool_that_could_not_run_anything_is_refused() {
         call_memory_max_bytes: 1,
         inline_threads: 0,
         inline: Duration::ZERO,
+        stuck_after: Duration::from_secs(60),
+        stuck_max: 0,
         tick: Duration::from_millis(1),
     };
     let start = |config| Pool::<std::sync::Arc<TestCode>>::start(config).map(drop);

@@ -51,6 +51,8 @@ pub enum TrapStage {
     Initialiser,
     /// As before; it returned, but kept memory that it had allocated, which is the call's and would be gone.
     KeptMemory,
+    /// The call, which could not be stopped: it has kept its thread, and where it is is not known.
+    Stuck,
 }
 
 /// Where and by what a call was ended.
@@ -82,6 +84,14 @@ pub(super) struct RawTrap {
     pub(super) address: u64,
     /// The register in which an abort passes its caller's return address.
     pub(super) abort_return: u64,
+}
+
+impl Trap {
+    /// Of a call that could not be stopped when its time was over.
+    pub(super) fn of_stuck() -> Trap {
+        let (kind, signal) = (TrapKind::Timeout, super::signals::STOP_SIGNAL);
+        Trap { kind, pc: 0, fault_address: None, signal, stage: TrapStage::Stuck }
+    }
 }
 
 impl RawTrap {
