@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     arena::{self, ArenaConfig, Arenas, MapError},
-    cache::{Cache, CacheConfig},
+    cache::{Cache, CacheConfig, QuarantineRule},
     code::{self, ImportTable, ThreadSwitch},
     config::{Config, HugePages, Listen, Perf, WriteWindow},
     exec::{self, ExecConfig, Pool},
@@ -131,6 +131,10 @@ fn build(config: &Config) -> Result<Parts, DaemonError> {
         None => cache,
     };
     let cache = if config.tools.keep_addresses { cache.keeping_addresses() } else { cache };
+    let cache = cache.quarantining(QuarantineRule {
+        traps: config.exec.quarantine_traps,
+        window: Duration::from_millis(config.exec.quarantine_window_ms),
+    });
     let pool = Pool::start(ExecConfig {
         executors: executors(config),
         spare_executors: config.exec.spare_executors,
@@ -141,6 +145,8 @@ fn build(config: &Config) -> Result<Parts, DaemonError> {
         call_memory_max_bytes: config.exec.call_memory_max_bytes,
         inline_threads: inline_threads(config),
         inline: Duration::from_micros(config.exec.inline_us),
+        stuck_after: Duration::from_millis(config.exec.stuck_after_ms),
+        stuck_max: config.exec.stuck_max,
         tick: Duration::from_micros(config.exec.watchdog_tick_us),
     })?;
     let metrics = Arc::new(Metrics::new(&BuildInfo {
@@ -338,7 +344,7 @@ fn runtime(config: &Config) -> io::Result<Runtime> {
 fn inline_threads(config: &Config) -> usize {
     match config.exec.inline_us {
         0 => 0,
-        _ => worker_threads(config).min(exec::EXECUTORS_MAX - executors(config) - config.exec.spare_executors),
+        _ => worker_threads(config).min(exec::EXECUTORS_MAX - executors(config) - config.exec.spare_executors - config.exec.stuck_max),
     }
 }
 

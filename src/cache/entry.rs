@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Exports, Name, Startup, Watched,
+    Conduct, Exports, Name, Startup, Watched,
     dependencies::{Reached, Share},
     ledger::Charge,
     lru::{Handle, slot_bytes},
@@ -41,6 +41,8 @@ pub struct Meta {
     pub reentrant: bool,
     /// What runs before the first call.
     pub startup: Startup,
+    /// How its code behaves.
+    pub conduct: Conduct,
     /// When it became resident.
     pub installed_at: Instant,
     /// What it is linked against.

@@ -178,6 +178,14 @@ pub struct Exec {
     pub cpu_limit_default_ms: u64,
     /// Milliseconds of CPU time that a call may ask for. At least `cpu_limit_default_ms`.
     pub cpu_limit_max_ms: u64,
+    /// Milliseconds after the first signal after which a call counts as stuck.
+    pub stuck_after_ms: u64,
+    /// Executors that may be replaced at one time because their calls are stuck.
+    pub stuck_max: usize,
+    /// Traps within the window that quarantine an entry; 0: none do.
+    pub quarantine_traps: u64,
+    /// Milliseconds of that window.
+    pub quarantine_window_ms: u64,
     /// Microseconds between two looks of the watchdog while code runs.
     pub watchdog_tick_us: u64,
 }
@@ -377,6 +385,10 @@ impl Default for Exec {
             call_memory_max_bytes: 64 << 20,
             cpu_limit_default_ms: 1_000,
             cpu_limit_max_ms: 60_000,
+            stuck_after_ms: 2_000,
+            stuck_max: 4,
+            quarantine_traps: 0,
+            quarantine_window_ms: 60_000,
             watchdog_tick_us: 1_000,
         }
     }

@@ -40,6 +40,20 @@ impl TrapKind {
         TrapKind::Timeout,
         TrapKind::Abort,
     ];
+
+    /// As the API names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TrapKind::Segv => "SEGV",
+            TrapKind::Bus => "BUS",
+            TrapKind::Ill => "ILL",
+            TrapKind::Fpe => "FPE",
+            TrapKind::Breakpoint => "BREAKPOINT",
+            TrapKind::StackOverflow => "STACK_OVERFLOW",
+            TrapKind::Timeout => "TIMEOUT",
+            TrapKind::Abort => "ABORT",
+        }
+    }
 }
 
 /// What was running.

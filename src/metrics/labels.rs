@@ -56,6 +56,8 @@ labels! {
         GetStatus = "GetStatus",
         /// AdminService/GetArenas
         GetArenas = "GetArenas",
+        /// AdminService/LiftQuarantine
+        LiftQuarantine = "LiftQuarantine",
         /// Health, reflection, and whatever does not exist.
         Other = "other",
     }
@@ -234,6 +236,16 @@ labels! {
 }
 
 labels! {
+    /// What became of an execution that began on the thread of its request.
+    InlineResult {
+        /// It ended there.
+        Ended = "ended",
+        /// It took too long and ran again on an executor.
+        Moved = "moved",
+    }
+}
+
+labels! {
     /// Why an entry went.
     EvictionReason {
         /// To make room.
@@ -302,6 +314,8 @@ labels! {
         Idle = "idle",
         /// Runs a call.
         Running = "running",
+        /// Runs a call that cannot be stopped; another one has its place, or is missing.
+        Stuck = "stuck",
     }
 }
 
@@ -322,6 +336,7 @@ impl Rpc {
             ("ExecutionService", "Execute") => Self::Execute,
             ("AdminService", "GetStatus") => Self::GetStatus,
             ("AdminService", "GetArenas") => Self::GetArenas,
+            ("AdminService", "LiftQuarantine") => Self::LiftQuarantine,
             _ => Self::Other,
         }
     }

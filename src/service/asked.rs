@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::failure::{Failure, Reason};
 use crate::{
     cache::{Handle, Name, Namespace, Target},
-    proto::{disassemble_request, evict_request, execute_request, lookup_request},
+    proto::{disassemble_request, evict_request, execute_request, lift_quarantine_request, lookup_request},
 };
 
 /// A namespace with a key or a handle of it, checked.
@@ -34,7 +34,7 @@ macro_rules! wire {
         }
     )*};
 }
-wire!(lookup_request, evict_request, execute_request, disassemble_request);
+wire!(lookup_request, evict_request, execute_request, disassemble_request, lift_quarantine_request);
 
 impl<'a> Asked<'a> {
     /// # Errors

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{failure::Failure, signature};
 use crate::{
-    cache::{Dependency, Meta, Rank, View},
+    cache::{Dependency, Meta, Quarantine, Rank, View},
     code::PartKind,
     exec::{Arg, Priority, ResultType, Scalar, Trap, TrapKind, TrapStage},
     metrics,
@@ -42,8 +42,14 @@ pub(super) fn listed_entry(view: &View, now: Instant) -> proto::Entry {
         initialisers_waiting: view.meta.startup.waiting(),
         dependencies: view.meta.reached.direct().map(linked_entry).collect(),
         dependants: view.dependants,
+        quarantine: view.meta.conduct.quarantine().map(|it| quarantine(it, now)),
         ..basic_entry(view)
     }
+}
+
+pub(super) fn quarantine(quarantine: Quarantine, now: Instant) -> proto::Quarantine {
+    let Quarantine { since, traps, reason } = quarantine;
+    proto::Quarantine { since_ms: millis(now.saturating_duration_since(since)), traps, reason }
 }
 
 fn linked_entry(dependency: &Dependency) -> proto::LinkedEntry {
@@ -177,6 +183,7 @@ pub(super) fn trap(trap: &Trap, meta: &Meta, code: &std::ops::Range<u64>, instru
             TrapStage::Call => proto::TrapStage::Call,
             TrapStage::Initialiser => proto::TrapStage::Initialiser,
             TrapStage::KeptMemory => proto::TrapStage::InitialiserKeptMemory,
+            TrapStage::Stuck => proto::TrapStage::Stuck,
         }
         .into(),
         dependency_key: dependency.map(|it| it.meta.name.key().to_vec().into()).unwrap_or_default(),

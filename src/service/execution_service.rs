@@ -16,8 +16,8 @@ use super::{
     signature,
 };
 use crate::{
-    cache::Pinned,
-    exec::{self, Arg, Call, Done, Outcome, Ticket, TrapKind},
+    cache::{Pinned, Quarantine},
+    exec::{self, Arg, Call, Done, Outcome, Refusal, Rejected, Ticket, TrapKind},
     metrics::ExecutionOutcome,
     proto::{self, execute_response, execution_service_server::ExecutionService},
 };
@@ -60,7 +60,7 @@ async fn execute(
     let (meta, code, handle) = (Arc::clone(callee.meta()), callee.code_range(), callee.handle());
     let call = Call { callee, entry, priority, args, result, cpu_limit, wall_cap, deadline };
     let ticket = service.pool.submit(call);
-    let ticket = ticket.map_err(|rejected| rejected.refusal)?;
+    let ticket = ticket.map_err(refused)?;
     meta.count_call();
     let done = finished(ticket, deadline).await?;
     let outcome = match done.outcome {
@@ -78,6 +78,7 @@ async fn execute(
             let instruction = disassemble::trapped(service, handle, &meta.name, &trap);
             execute_response::Outcome::Trap(convert::trap(&trap, &meta, &code, instruction))
         }
+        Outcome::Stuck(held) => return Err(held.into()),
         Outcome::DeadlineBeforeStart => return Err(late(false)),
         Outcome::Cancelled => return Err(late(true)),
     };
@@ -87,6 +88,25 @@ async fn execute(
         wall_ns: convert::nanos(done.wall),
         cpu_ns: convert::nanos(done.cpu),
     })
+}
+
+/// Why the pool did not take the call.
+fn refused(rejected: Rejected<Pinned>) -> Failure {
+    let quarantine = rejected.call.callee.meta().conduct.quarantine();
+    match (rejected.refusal, quarantine) {
+        (Refusal::Quarantined, Some(quarantine)) => quarantined(&quarantine),
+        (refusal, _) => refusal.into(),
+    }
+}
+
+fn quarantined(quarantine: &Quarantine) -> Failure {
+    let Quarantine { since, traps, reason } = quarantine;
+    let ago_ms = since.elapsed().as_millis();
+    let message = format!(
+        "the entry is quarantined since {ago_ms} ms, after {traps} traps, the last: {reason}; install it again with \
+         replace, or have it lifted (AdminService/LiftQuarantine, `codecachectl unquarantine KEY`)"
+    );
+    Failure::new(Reason::EntryQuarantined, message).with("since_ms", ago_ms).with("traps", traps).with("reason", reason)
 }
 
 /// Waits for the call. When the deadline passes first, the ticket is dropped, and that stops the call.

@@ -8,7 +8,7 @@ use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt};
 use crate::{
     cache::NameError,
     code::{self, CodeError},
-    exec::{ArgError, Refusal},
+    exec::{ArgError, Held, Refusal},
 };
 
 /// Who answers, in every ErrorInfo.
@@ -39,6 +39,9 @@ pub enum Reason {
     AllEntriesPinned,
     ArenaFragmented,
     ExecutorsSaturated,
+    ExecutorsStuck,
+    EntryStuck,
+    EntryQuarantined,
     ServerBusy,
     DeadlineBeforeStart,
     DeadlineDuringCall,
@@ -77,6 +80,9 @@ impl Reason {
             Self::AllEntriesPinned => (Code::ResourceExhausted, "ALL_ENTRIES_PINNED"),
             Self::ArenaFragmented => (Code::ResourceExhausted, "ARENA_FRAGMENTED"),
             Self::ExecutorsSaturated => (Code::ResourceExhausted, "EXECUTORS_SATURATED"),
+            Self::ExecutorsStuck => (Code::Unavailable, "EXECUTORS_STUCK"),
+            Self::EntryStuck => (Code::FailedPrecondition, "ENTRY_STUCK"),
+            Self::EntryQuarantined => (Code::FailedPrecondition, "ENTRY_QUARANTINED"),
             Self::ServerBusy => (Code::ResourceExhausted, "SERVER_BUSY"),
             Self::DeadlineBeforeStart => (Code::DeadlineExceeded, "DEADLINE_BEFORE_START"),
             Self::DeadlineDuringCall => (Code::DeadlineExceeded, "DEADLINE_DURING_CALL"),
@@ -185,6 +191,23 @@ impl From<ArgError> for Failure {
     }
 }
 
+impl From<Held> for Failure {
+    fn from(held: Held) -> Self {
+        match held {
+            Held::Data => Self::new(
+                Reason::EntryStuck,
+                "a call that cannot be stopped keeps the writable data of this entry; install it again with replace, which \
+                 gives it data of its own",
+            ),
+            Held::Executors => Self::busy(
+                Reason::ExecutorsStuck,
+                "calls that cannot be stopped keep every executor, and no more may be replaced (exec.stuck_max); restart \
+                 the daemon",
+            ),
+        }
+    }
+}
+
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let message = refusal.to_string();
@@ -200,6 +223,8 @@ impl From<Refusal> for Failure {
                     .with("bound", "exec.queue_namespace_max")
                     .with("max", queue_tenant_max)
             }
+            Refusal::Stuck(held) => held.into(),
+            Refusal::Quarantined => Self::new(Reason::EntryQuarantined, "the entry is quarantined"),
             Refusal::Draining => Self::busy(Reason::ShuttingDown, message),
             Refusal::Args(error) => error.into(),
             Refusal::Entry { .. } => Self::new(Reason::Internal, message),

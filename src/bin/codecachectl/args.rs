@@ -61,6 +61,8 @@ pub(crate) enum Command {
     Call(Call),
     /// Take an entry out
     Evict(Evict),
+    /// Let an entry be called again that is quarantined for its traps
+    Unquarantine(Unquarantine),
     /// List entries
     List(List),
     /// Show the instructions of an entry
@@ -172,6 +174,12 @@ pub(crate) struct Evict {
     /// Wait until the memory has come back
     #[arg(long)]
     pub(crate) wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Unquarantine {
+    /// Key
+    pub(crate) key: String,
 }
 
 #[derive(Debug, Args)]

@@ -173,6 +173,9 @@ fn trap_human(trap: &Trap) -> Lines {
 fn stage(trap: &Trap) -> Option<(&'static str, &'static str)> {
     match trap.stage() {
         TrapStage::Unspecified | TrapStage::Call => None,
+        TrapStage::Stuck => {
+            Some(("STUCK", "could not be stopped: it keeps its thread and data, and the entry is quarantined"))
+        }
         TrapStage::Initialiser => Some(("INITIALISER", "running what must run before the first call")),
         TrapStage::InitialiserKeptMemory => {
             Some(("INITIALISER_KEPT_MEMORY", "an initialiser returned without freeing what it had allocated"))

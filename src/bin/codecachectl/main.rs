@@ -63,6 +63,7 @@ fn run(arguments: Arguments) -> Result<Report, Failure> {
             Command::Symbols(asked) => symbols::run(&context, asked).await,
             Command::Call(asked) => call::run(&context, asked).await,
             Command::Evict(asked) => residency::evict(&context, asked).await,
+            Command::Unquarantine(asked) => residency::unquarantine(&context, asked).await,
             Command::List(asked) => listing::run(&context, asked).await,
             Command::Disasm(asked) => disasm::run(&context, asked).await,
             Command::Stats => status::stats(&context).await,

@@ -51,7 +51,13 @@ fn stats_human(status: &GetStatusResponse) -> String {
                 b(budget.uploads_bytes)
             ),
         ),
-        ("entries", format!("{} resident, {} lingering", entries.resident, entries.lingering)),
+        (
+            "entries",
+            format!(
+                "{} resident, {} lingering, {} quarantined",
+                entries.resident, entries.lingering, entries.quarantined
+            ),
+        ),
         (
             "arena",
             format!(
@@ -75,6 +81,17 @@ fn stats_human(status: &GetStatusResponse) -> String {
                 executors.queue_max,
                 executors.namespaces_queued,
                 executors.queue_namespace_max
+            ),
+        ),
+        (
+            "",
+            format!(
+                "{} stuck, {} missing, {} replaced; {} calls inline, {} moved",
+                executors.stuck,
+                executors.missing,
+                executors.replaced,
+                executors.inline_calls,
+                executors.inline_moved
             ),
         ),
         ("lookups", format!("{} hits, {} misses{}", counters.lookup_hits, counters.lookup_misses, hit_ratio(status))),
@@ -135,7 +152,7 @@ fn stats_json(status: &GetStatusResponse) -> Value {
             "metadata_bytes": budget.metadata_bytes,
             "uploads_bytes": budget.uploads_bytes,
         },
-        "entries": { "resident": entries.resident, "lingering": entries.lingering },
+        "entries": { "resident": entries.resident, "lingering": entries.lingering, "quarantined": entries.quarantined },
         "arena": {
             "strategy": arena.strategy,
             "strategy_reason": arena.strategy_reason,
@@ -156,6 +173,11 @@ fn stats_json(status: &GetStatusResponse) -> Value {
             "spare": executors.spare,
             "queue_namespace_max": executors.queue_namespace_max,
             "namespaces_queued": executors.namespaces_queued,
+            "stuck": executors.stuck,
+            "missing": executors.missing,
+            "replaced": executors.replaced,
+            "inline_calls": executors.inline_calls,
+            "inline_moved": executors.inline_moved,
         },
         "counters": {
             "lookup_hits": counters.lookup_hits,
