@@ -344,7 +344,8 @@ fn runtime(config: &Config) -> io::Result<Runtime> {
 fn inline_threads(config: &Config) -> usize {
     match config.exec.inline_us {
         0 => 0,
-        _ => worker_threads(config).min(exec::EXECUTORS_MAX - executors(config) - config.exec.spare_executors - config.exec.stuck_max),
+        _ => worker_threads(config)
+            .min(exec::EXECUTORS_MAX - executors(config) - config.exec.spare_executors - config.exec.stuck_max),
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use codecached::{
     client::Client,
     proto::{
-        Entry, EntryView, ExecuteRequest, InstallRequest, LiftQuarantineRequest, ListRequest, LookupRequest, ResultType,
-        TrapKind, TrapStage, lift_quarantine_request, lookup_request,
+        Entry, EntryView, ExecuteRequest, InstallRequest, LiftQuarantineRequest, ListRequest, LookupRequest,
+        ResultType, TrapKind, TrapStage, lift_quarantine_request, lookup_request,
     },
 };
 use support::{ADD, Daemon, PATIENCE, call, flat, handle, returned, trapped, until};
@@ -146,7 +146,8 @@ async fn code_that_cannot_be_stopped_is_answered_quarantined_and_told_of_and_the
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_replacement_the_daemon_is_not_ready_and_says_why() {
-    let flags = ["executors=1", "spare_executors=0", "stuck_after_ms=100", "stuck_max=0"].map(|it| format!("exec.{it}"));
+    let flags =
+        ["executors=1", "spare_executors=0", "stuck_after_ms=100", "stuck_max=0"].map(|it| format!("exec.{it}"));
     let flags: Vec<_> = flags.iter().flat_map(|it| ["--set", it.as_str()]).collect();
     let daemon = Daemon::start_with(&flags);
     let client = daemon.client().await;

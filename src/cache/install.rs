@@ -269,7 +269,9 @@ impl Cache {
             let mut residents = self.residents();
             let live = residents.find(Target::Name(&install.name));
             // Somebody else may have installed the same meanwhile: then nobody has to go for it.
-            if let Some(view) = live.and_then(|handle| residents.touch_same(handle, &install.identity, install.replace, now)) {
+            if let Some(view) =
+                live.and_then(|handle| residents.touch_same(handle, &install.identity, install.replace, now))
+            {
                 return Ok(Room::Existing(view));
             }
             replaces = live.is_some();

@@ -33,8 +33,8 @@ use tonic::{
 use crate::proto::{
     DisassembleRequest, DisassembleResponse, EvictRequest, EvictResponse, ExecuteRequest, ExecuteResponse,
     GetArenasRequest, GetArenasResponse, GetCapabilitiesRequest, GetCapabilitiesResponse, GetStatusRequest,
-    GetStatusResponse, LiftQuarantineRequest, LiftQuarantineResponse, ListRequest, ListResponse, LookupRequest, LookupResponse,
-    admin_service_client::AdminServiceClient, code_cache_service_client::CodeCacheServiceClient,
+    GetStatusResponse, LiftQuarantineRequest, LiftQuarantineResponse, ListRequest, ListResponse, LookupRequest,
+    LookupResponse, admin_service_client::AdminServiceClient, code_cache_service_client::CodeCacheServiceClient,
     execution_service_client::ExecutionServiceClient,
 };
 

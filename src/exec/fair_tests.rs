@@ -265,7 +265,8 @@ fn a_full_queue_of_one_tenant_refuses_that_one_and_a_full_queue_all() {
 
 /// Ids of the calls of one tenant in the order in which they are taken.
 fn order(calls: &[(u64, Priority)], arrivals_after: impl Fn(u64) -> Vec<(u64, Priority)>) -> Vec<u64> {
-    let mut schedule = Schedule::new(Bounds { executors: 1, seats: 1, spare: 0, waiting_max: 999, waiting_tenant_max: 999 });
+    let mut schedule =
+        Schedule::new(Bounds { executors: 1, seats: 1, spare: 0, waiting_max: 999, waiting_tenant_max: 999 });
     let mut coming: VecDeque<(u64, Priority)> = calls.iter().copied().collect();
     let mut taken = Vec::new();
     loop {
@@ -302,7 +303,8 @@ fn a_low_call_is_passed_by_no_more_than_a_bounded_number_of_others() {
 
 #[test]
 fn a_priority_gains_nothing_over_another_tenant() {
-    let mut schedule = Schedule::new(Bounds { executors: 1, seats: 1, spare: 0, waiting_max: 999, waiting_tenant_max: 999 });
+    let mut schedule =
+        Schedule::new(Bounds { executors: 1, seats: 1, spare: 0, waiting_max: 999, waiting_tenant_max: 999 });
     for id in 0..100 {
         let (tenant, priority) = if id % 2 == 0 { (1, Priority::High) } else { (2, Priority::Low) };
         assert!(schedule.submit(Entry { id, tenant, priority, lanes: Writables::default(), job: () }, 0).is_ok());

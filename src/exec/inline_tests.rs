@@ -6,9 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::call::{Arg, Call, Outcome, ResultType, Scalar};
+use super::counts::PoolStats;
 use super::lend_thread;
 use super::pace::SHORT_MIN;
-use super::counts::PoolStats;
 use super::pool::{ExecConfig, Pool};
 use super::test_code::{TestCode, TestPool, assemble, call, config, eventually, number, pool, wait};
 use super::trap::TrapKind;

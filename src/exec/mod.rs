@@ -13,7 +13,7 @@
 //! executor share, `x86_64` is the trampoline, `signals` the handler, `memory` and `heap` what code may use
 //! while it runs, `traces` and `registers` what of that another tenant must not find, `host` the functions it may call, `thread` the thread pointer that some have of their own,
 //! `thread_switch` how it is exchanged, `errno` the host's error number, `processor` what code may know of that, `watchdog` the limits, `stuck` what becomes of calls that do not keep them, `fair` whose turn it is,
-//! `schedule` who runs next, `writable` what keeps calls from that, `queue` that behind a lock, `seat` where threads sit, `executor` one thread and what runs before the first call, `pace` which calls are short, `inline` how those run
+//! `schedule` who runs next, `writable` what keeps calls from that, `queue` that behind a lock, `seat` where threads sit, `executor` one thread and what runs before the first call, `pace` which calls are short, `pauses` when none runs so, `inline` how those run
 //! where they are submitted, `pool` and `ticket` the face.
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
@@ -31,6 +31,7 @@ mod host;
 mod inline;
 mod memory;
 mod pace;
+mod pauses;
 mod pool;
 mod processor;
 mod queue;
@@ -40,6 +41,7 @@ mod seat;
 mod signals;
 mod stack;
 mod stuck;
+mod sync;
 mod thread;
 mod thread_switch;
 mod ticket;
@@ -81,9 +83,9 @@ pub use call::{
     Arg, ArgError, Call, Callee, Done, FLOAT_ARGS_MAX, Held, INT_ARGS_MAX, Outcome, Priority, ResultType, Scalar, Step,
     Thread, check_args,
 };
+pub use counts::PoolStats;
 pub use host::{IMPORTS_VERSION, imports};
 pub use inline::lend_thread;
-pub use counts::PoolStats;
 pub use pool::{ExecConfig, Pool, Refusal, Rejected, StartError};
 pub use processor::constants;
 pub use stack::{EXECUTORS_MAX, SlotError};

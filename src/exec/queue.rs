@@ -2,20 +2,16 @@
 //!
 //! Inside the lock values only move. Jobs that are refused or cancelled are handed out and dropped outside.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use super::call::Priority;
-use super::inline::Pauses;
+use super::pauses::Pauses;
 use super::schedule::{Bounds, Cancelled, Entry, NoRoom, Schedule};
+use super::sync::{
+    AtomicBool, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, PoisonError, SPINS, Thread, current, park, spin_loop,
+};
 use super::watchdog::nanos;
 use super::writable::Writables;
-
-/// How often an executor looks for the next call before it sleeps. Short: the executors share their cores with the
-/// threads that would bring that call.
-const SPINS: usize = 50;
 
 /// How often who drains looks for the end of inline calls.
 const INLINE_LOOK: Duration = Duration::from_millis(1);
@@ -95,13 +91,13 @@ impl Sleeper {
     /// Makes the calling thread the one that sleeps. Before it tells anybody, under the lock, that it will: then who
     /// wakes it knows it.
     fn register(&self) {
-        *self.thread() = Some(thread::current());
+        *self.thread() = Some(current());
     }
 
     fn sleep(&self) {
         // Acquire pairs with the Release of `wake`: the sleeper sees why.
         while !self.woken.swap(false, Ordering::Acquire) {
-            thread::park();
+            park();
         }
     }
 
@@ -397,7 +393,7 @@ impl<J> Queue<J> {
     /// True as soon as there seems to be a job to take.
     fn spin(&self) -> bool {
         (0..SPINS).any(|_| {
-            std::hint::spin_loop();
+            spin_loop();
             self.takeable.load(Ordering::Relaxed) != 0
         })
     }

@@ -1,7 +1,7 @@
 //! Seats: where threads sit that run code, each with its slot.
 
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::stack::{Slot, SlotError, SlotSizes};
 use super::watchdog::Victim;

@@ -153,7 +153,8 @@ impl<C: Callee> Shared<C> {
             let outcome = Outcome::Stuck(held);
             self.counters.count(&outcome);
             drop(call);
-            let _ = sender.send(Done { outcome, queued: submitted.elapsed(), wall: Duration::ZERO, cpu: Duration::ZERO });
+            let _ =
+                sender.send(Done { outcome, queued: submitted.elapsed(), wall: Duration::ZERO, cpu: Duration::ZERO });
         }
     }
 

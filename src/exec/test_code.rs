@@ -105,7 +105,12 @@ impl TestCode {
         unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), page.as_ptr().cast::<u8>(), code.len()) };
         // SAFETY: the mapping made above.
         unsafe { mprotect(page, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_EXEC) }.unwrap();
-        TestCode { page, bytes, writable, thread: None, tenant: 0,
+        TestCode {
+            page,
+            bytes,
+            writable,
+            thread: None,
+            tenant: 0,
             restores: AtomicUsize::new(0),
             traps: AtomicUsize::new(0),
             stuck: AtomicUsize::new(0),

@@ -6,7 +6,9 @@ use metrics::{Counter, Gauge};
 
 use super::{
     catalog,
-    labels::{BudgetComponent, EntryState, EvictionReason, ExecutorState, InlineResult, MemoryKind, MemoryState, QueueBound},
+    labels::{
+        BudgetComponent, EntryState, EvictionReason, ExecutorState, InlineResult, MemoryKind, MemoryState, QueueBound,
+    },
     registry::{By, Registry},
 };
 

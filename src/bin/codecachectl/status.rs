@@ -87,11 +87,7 @@ fn stats_human(status: &GetStatusResponse) -> String {
             "",
             format!(
                 "{} stuck, {} missing, {} replaced; {} calls inline, {} moved",
-                executors.stuck,
-                executors.missing,
-                executors.replaced,
-                executors.inline_calls,
-                executors.inline_moved
+                executors.stuck, executors.missing, executors.replaced, executors.inline_calls, executors.inline_moved
             ),
         ),
         ("lookups", format!("{} hits, {} misses{}", counters.lookup_hits, counters.lookup_misses, hit_ratio(status))),
