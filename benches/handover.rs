@@ -12,6 +12,7 @@
 
 use std::{
     error::Error,
+    ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,7 +21,7 @@ use codecached::{
     arena::{ArenaConfig, Arenas},
     cache::{Cache, CacheConfig, Install, Name, Namespace, Pinned, Target},
     code::{FlatEntry, Image, ImportTable, Limits},
-    exec::{self, Arg, Call, ExecConfig, Outcome, Pool, Priority, ResultType, Scalar},
+    exec::{self, Arg, Call, ExecConfig, FilterPolicy, Outcome, Pool, Priority, ResultType, Scalar},
 };
 use tokio::{
     runtime::{Builder, Runtime},
@@ -45,9 +46,12 @@ type Figures = Vec<(String, &'static str, Vec<f64>)>;
 fn main() -> Result<(), Failure> {
     let mut builder = Builder::new_multi_thread();
     let runtime = builder.worker_threads(THREADS).on_thread_start(exec::lend_thread).enable_all().build()?;
-    let cache = Arc::new(cache()?);
-    let scene =
-        |inline, spare| Ok::<_, Failure>(Scene { cache: Arc::clone(&cache), pool: Arc::new(pool(inline, spare)?) });
+    let (cache, code) = cache()?;
+    let cache = Arc::new(cache);
+    let scene = |inline, spare| {
+        let pool = pool(code.clone(), inline, spare)?;
+        Ok::<_, Failure>(Scene { cache: Arc::clone(&cache), pool: Arc::new(pool) })
+    };
     let scenes = [("executor", scene(Duration::ZERO, 0)?), ("inline", scene(SHORT, 0)?)];
     let shared = [("no_spare", scene(Duration::ZERO, 0)?), ("spare", scene(Duration::ZERO, 1)?)];
     let mut figures = Figures::new();
@@ -174,9 +178,11 @@ fn name(namespace: &str, code: &[u8]) -> Result<Name, Failure> {
     Ok(Name::new(Namespace::new(namespace)?, code)?)
 }
 
-fn cache() -> Result<Cache, Failure> {
+/// And where its code lies.
+fn cache() -> Result<(Cache, Range<u64>), Failure> {
     let budget_bytes = 4 << 20;
     let arenas = Arenas::map(&ArenaConfig::new(64 << 20, budget_bytes * 21 / 20))?;
+    let code = arenas.executable_range();
     let config = CacheConfig { budget_bytes, eviction_window: 16, generation_seed: 1, clock: Instant::now };
     let cache = Cache::new(&config, arenas, ImportTable::new(exec::imports()));
     for (namespace, code) in [("one", ADD), ("other", SPIN)] {
@@ -187,10 +193,10 @@ fn cache() -> Result<Cache, Failure> {
             Install { name: name(namespace, code)?, digest: identity, identity, replace: false, reentrant: true };
         cache.install(&install, image)?;
     }
-    Ok(cache)
+    Ok((cache, code))
 }
 
-fn pool(inline: Duration, spare_executors: usize) -> Result<Pool<Pinned>, Failure> {
+fn pool(code: Range<u64>, inline: Duration, spare_executors: usize) -> Result<Pool<Pinned>, Failure> {
     let config = ExecConfig {
         executors: THREADS,
         spare_executors,
@@ -204,6 +210,9 @@ fn pool(inline: Duration, spare_executors: usize) -> Result<Pool<Pinned>, Failur
         stuck_after: Duration::from_secs(60),
         stuck_max: 0,
         tick: Duration::from_millis(1),
+        code: vec![code],
+        code_flips: false,
+        filter: FilterPolicy::Try,
     };
     Ok(Pool::start(config)?)
 }

@@ -23,11 +23,11 @@ use crate::{
     arena::{self, ArenaConfig, Arenas, MapError},
     cache::{Cache, CacheConfig, QuarantineRule},
     code::{self, ImportTable, ThreadSwitch},
-    config::{Config, HugePages, Listen, Perf, WriteWindow},
-    exec::{self, ExecConfig, Pool},
+    config::{Config, HugePages, Listen, Perf, SystemCallFilter, WriteWindow},
+    exec::{self, ExecConfig, FilterPolicy, FilterState, Pool},
     metrics::{BuildInfo, Metrics},
     service::{
-        Endpoint, Limits, Listener, Service, http,
+        Endpoint, Limits, Listener, SAMPLE_INTERVAL, Service, http,
         server::{self, Transport},
     },
     tools::{self, FileError, Tools, ToolsConfig, Written},
@@ -37,8 +37,6 @@ pub use check::{Explained, check, explain};
 
 /// Committed memory stays within this share of the budget.
 const COMMIT_PER_BUDGET: f64 = 1.05;
-/// How often recorded times are folded into histograms.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(2);
 /// Time for the last answers to reach their clients.
 const ANSWER_GRACE: Duration = Duration::from_millis(500);
 
@@ -76,6 +74,7 @@ pub enum DaemonError {
 /// [`DaemonError`]; nothing was served if it comes from the start.
 pub fn serve(config: Config) -> Result<(), DaemonError> {
     let Parts { service, metrics, tools } = build(&config)?;
+    told_of_filter(service.filter_state());
     let runtime = runtime(&config).map_err(DaemonError::Runtime)?;
     // Code that cannot be stopped would be waited for without end by the drop of what it runs in: that is left alone.
     std::mem::forget(service.clone());
@@ -86,6 +85,16 @@ pub fn serve(config: Config) -> Result<(), DaemonError> {
         told_to_tools(&tools.finish());
     }
     result
+}
+
+fn told_of_filter(state: FilterState) {
+    match state {
+        FilterState::InForce => {}
+        FilterState::Unavailable(error) => {
+            tracing::warn!(%error, remedy = error.remedy(), "system calls of code are not contained");
+        }
+        FilterState::Off => tracing::warn!("system calls of code are not contained: exec.system_call_filter is off"),
+    }
 }
 
 fn told_to_tools(written: &Written) {
@@ -148,6 +157,9 @@ fn build(config: &Config) -> Result<Parts, DaemonError> {
         stuck_after: Duration::from_millis(config.exec.stuck_after_ms),
         stuck_max: config.exec.stuck_max,
         tick: Duration::from_micros(config.exec.watchdog_tick_us),
+        code: vec![arenas.executable_range()],
+        code_flips: arenas.flips_protection(),
+        filter: filter_policy(config),
     })?;
     let metrics = Arc::new(Metrics::new(&BuildInfo {
         version: env!("CARGO_PKG_VERSION"),
@@ -171,11 +183,13 @@ async fn run(config: &Config, service: Service, metrics: Arc<Metrics>) -> Result
     let targets = targets.map_err(DaemonError::Runtime)?.join(" ");
     let (stop, stopping) = watch::channel(false);
     let metrics_address = serve_metrics(config, &service, stopping.clone()).await?;
+    let sampled = service.clone();
     let upkeep = tokio::spawn(async move {
-        let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
+        let mut interval = tokio::time::interval(SAMPLE_INTERVAL);
         loop {
             interval.tick().await;
             metrics.upkeep();
+            sampled.sample_status();
         }
     });
     let (reporter, health) = server::health().await;
@@ -225,10 +239,14 @@ async fn serve_metrics(
     let error = |error| DaemonError::Listen { address: address.to_string(), error };
     let listener = TcpListener::bind(address).await.map_err(error)?;
     let bound = listener.local_addr().map_err(error)?;
-    let (rendering, asked) = (service.clone(), service.clone());
+    let (rendering, asked, shown) = (service.clone(), service.clone(), service.clone());
+    let pages = http::Pages {
+        scrape: Arc::new(move || rendering.render_metrics()),
+        readiness: Arc::new(move || asked.ready()),
+        status: Arc::new(move || shown.status_json()),
+    };
     let stopped = async move { drop(stopping.wait_for(|stop| *stop).await) };
-    let serving =
-        http::serve(listener, Arc::new(move || rendering.render_metrics()), Arc::new(move || asked.ready()), stopped);
+    let serving = http::serve(listener, pages, stopped);
     tokio::spawn(async move {
         if let Err(error) = serving.await {
             tracing::error!(%error, "the metrics server ended");
@@ -256,6 +274,14 @@ fn arena_config(config: &Config) -> ArenaConfig {
             HugePages::Hugetlb => arena::HugePages::Hugetlb,
         },
         ..ArenaConfig::new(config.arena.reserve_max_bytes, commit_limit_bytes)
+    }
+}
+
+fn filter_policy(config: &Config) -> FilterPolicy {
+    match config.exec.system_call_filter {
+        SystemCallFilter::Require => FilterPolicy::Require,
+        SystemCallFilter::Try => FilterPolicy::Try,
+        SystemCallFilter::Off => FilterPolicy::Off,
     }
 }
 

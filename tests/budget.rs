@@ -17,7 +17,7 @@ use codecached::{
     arena::{ArenaConfig, Arenas},
     cache::{Cache, CacheConfig, Install, InstallError, Name, Namespace, Pinned, Target},
     code::{self, FlatEntry, Image, ImportTable},
-    exec::{self, Call, ExecConfig, Outcome, Pool, Priority, ResultType, Scalar},
+    exec::{self, Call, ExecConfig, FilterPolicy, Outcome, Pool, Priority, ResultType, Scalar},
 };
 use support::Random;
 
@@ -347,5 +347,8 @@ fn executors() -> ExecConfig {
         stuck_after: Duration::from_secs(60),
         stuck_max: 0,
         tick: Duration::from_millis(1),
+        code: vec![],
+        code_flips: false,
+        filter: FilterPolicy::Require,
     }
 }

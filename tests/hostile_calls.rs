@@ -10,13 +10,13 @@ use std::sync::{
 use codecached::{
     client::Client,
     proto::{
-        ResultType,
-        TrapKind::{self, Abort, Breakpoint, Bus, Fpe, Ill, Segv, StackOverflow, Timeout},
+        ResultType, SystemCallAbi, SystemCallContainment,
+        TrapKind::{self, Abort, Breakpoint, Bus, Fpe, Ill, Segv, StackOverflow, Syscall, Timeout},
         execute_response::Outcome,
         value::Kind,
     },
 };
-use support::{Daemon, Random, call, elf, handle, returned, trapped};
+use support::{Daemon, Random, call, elf, flat, handle, returned, trapped};
 
 /// Calls of each kind in a row.
 const IN_A_ROW: u32 = 1000;
@@ -107,6 +107,10 @@ impl Scene {
             assert!(task.await.unwrap() > 0, "no good call was made meanwhile");
         }
         assert!(self.daemon.is_running());
+        let system_calls = self.client.status().await.unwrap().system_calls.unwrap();
+        assert_eq!(system_calls.containment(), SystemCallContainment::InForce);
+        // The C library reads a setting of the kernel when it first gives memory back, and does without.
+        assert!(system_calls.refused <= 1, "executors themselves were kept from system calls that they need");
     }
 }
 
@@ -141,6 +145,98 @@ async fn every_mess_that_a_call_leaves_behind_is_cleaned_up() {
         }
     }
     scene.end().await;
+}
+
+/// Number, name, arguments.
+fn system_calls(daemon: u32) -> [(u64, &'static str, [u64; 3]); 10] {
+    let daemon = daemon.into();
+    [
+        (39, "getpid", [0; 3]),
+        (1, "write", [2, 0, 0]),
+        (231, "exit_group", [0; 3]),
+        (60, "exit", [0; 3]),
+        (59, "execve", [0; 3]),
+        (62, "kill", [daemon, 9, 0]),
+        (15, "rt_sigreturn", [0; 3]),
+        (425, "io_uring_setup", [8, 0, 0]),
+        (0x4000_0000 | 39, "getpid", [0; 3]),
+        (0x3fff_ffff, "", [0; 3]),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_system_call_is_a_trap_a_thousand_times_in_a_row_and_nothing_happens() {
+    let scene = Scene::set().await;
+    for (number, name, arguments) in system_calls(scene.daemon.pid()) {
+        let arguments: Vec<Kind> = [number].into_iter().chain(arguments).map(Kind::U64).collect();
+        let abi = if number & 0x4000_0000 == 0 { SystemCallAbi::X8664 } else { SystemCallAbi::X32 };
+        for round in 0..IN_A_ROW {
+            let request = call(scene.hostile, "system_call", arguments.clone(), ResultType::U64);
+            let trap = trapped(scene.client.execute(request).await.unwrap());
+            assert!(trap.kind() == Syscall && trap.symbol == "system_call" && !trap.outside, "{round}: {trap:?}");
+            assert_eq!((trap.instruction.as_str(), trap.offset_bytes), ("syscall", 12), "{round}: {trap:?}");
+            let told = trap.system_call.as_ref().unwrap();
+            let plain = number & !0x4000_0000;
+            assert_eq!((told.abi(), u64::from(told.number), &*told.name), (abi, plain, name), "{round}: {trap:?}");
+        }
+    }
+    for round in 0..IN_A_ROW {
+        let request = call(scene.hostile, "interrupt_0x80", vec![Kind::U64(20)], ResultType::U64);
+        let trap = trapped(scene.client.execute(request).await.unwrap());
+        // Kernels can be built and started without the interface.
+        let told = trap.system_call.as_ref().map(|it| (it.abi(), it.number, &*it.name));
+        let refused = trap.kind() == Syscall && told == Some((SystemCallAbi::I386, 20, "getpid"));
+        assert!(refused || trap.kind() == Segv, "{round}: {trap:?}");
+    }
+    scene.end().await;
+}
+
+/// Returns its argument, or else the id of the process.
+const PROCESS_ID_AT_ZERO: &[u8] = &[
+    0x48, 0x89, 0xf8, // mov rax, rdi
+    0x48, 0x85, 0xff, // test rdi, rdi
+    0x75, 0x07, // jnz 1f
+    0xb8, 0x27, 0x00, 0x00, 0x00, // mov eax, 39
+    0x0f, 0x05, // syscall
+    0xc3, // 1: ret
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_system_call_on_the_thread_of_a_request_is_such_a_trap_too_and_the_thread_serves_on() {
+    let daemon = Daemon::start_with(&["--set", "exec.inline_us=1000"]);
+    let client = daemon.client().await;
+    let entry = handle(&client.install(flat("inline", PROCESS_ID_AT_ZERO)).await.unwrap());
+    let with = |value| call(entry, "f", vec![Kind::U64(value)], ResultType::U64);
+    let inline = async || client.status().await.unwrap().executors.unwrap().inline_calls;
+    let mut traps = 0;
+    for _ in 0..200 {
+        // Short calls, after which the next one is inline unless the machine is busy.
+        for value in 1..=20 {
+            assert_eq!(returned(client.execute(with(value)).await.unwrap()).0, Some(Kind::U64(value)));
+        }
+        let before = inline().await;
+        let trap = trapped(client.execute(with(0)).await.unwrap());
+        let told = trap.system_call.as_ref().map(|it| (it.abi(), it.number, &*it.name));
+        assert_eq!((trap.kind(), told), (Syscall, Some((SystemCallAbi::X8664, 39, "getpid"))), "{trap:?}");
+        assert_eq!((trap.instruction.as_str(), trap.offset_bytes, trap.outside), ("syscall", 13, false), "{trap:?}");
+        traps += inline().await - before;
+        if traps == 20 {
+            return;
+        }
+    }
+    panic!("only {traps} of 200 were inline");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_filter_code_may_call_the_system_and_the_daemon_says_so() {
+    let daemon = Daemon::start_with(&["--set", "exec.system_call_filter=off"]);
+    let client = daemon.client().await;
+    let hostile = handle(&client.install(elf("hostile", support::compile("hostile.S"))).await.unwrap());
+    let get_pid = call(hostile, "system_call", vec![Kind::U64(39)], ResultType::U32);
+    assert_eq!(returned(client.execute(get_pid).await.unwrap()).0, Some(Kind::U32(daemon.pid())));
+    let status = client.status().await.unwrap().system_calls.unwrap();
+    assert_eq!(status.containment(), SystemCallContainment::Off);
+    assert!(daemon.log().contains("system calls of code are not contained"), "{}", daemon.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -117,7 +117,9 @@ async fn timeouts_count_as_traps_but_not_deadlines_and_clients_that_leave() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn code_that_cannot_be_stopped_is_answered_quarantined_and_told_of_and_the_daemon_goes_on_and_ends() {
-    let flags = ["--set", "exec.executors=1", "--set", "exec.spare_executors=0", "--set", "exec.stuck_after_ms=100"];
+    let flags = ["executors=1", "spare_executors=0", "stuck_after_ms=100", "system_call_filter=off"];
+    let flags = flags.map(|it| format!("exec.{it}"));
+    let flags: Vec<_> = flags.iter().flat_map(|it| ["--set", it.as_str()]).collect();
     let mut daemon = Daemon::start_with(&flags);
     let client = daemon.client().await;
     let (bad, good) = (install(&client, "bad", UNSTOPPABLE).await, install(&client, "good", ADD).await);
@@ -146,8 +148,8 @@ async fn code_that_cannot_be_stopped_is_answered_quarantined_and_told_of_and_the
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_replacement_the_daemon_is_not_ready_and_says_why() {
-    let flags =
-        ["executors=1", "spare_executors=0", "stuck_after_ms=100", "stuck_max=0"].map(|it| format!("exec.{it}"));
+    let flags = ["executors=1", "spare_executors=0", "stuck_after_ms=100", "stuck_max=0", "system_call_filter=off"]
+        .map(|it| format!("exec.{it}"));
     let flags: Vec<_> = flags.iter().flat_map(|it| ["--set", it.as_str()]).collect();
     let daemon = Daemon::start_with(&flags);
     let client = daemon.client().await;

@@ -12,7 +12,7 @@ use codecached::{
     arena::{ArenaConfig, Arenas},
     cache::{Cache, CacheConfig, Install, Name, Namespace, Pinned, Target},
     code::{Image, ImportTable, Limits, Selection},
-    exec::{Arg, Call, ExecConfig, Outcome, Pool, Priority, ResultType, Scalar},
+    exec::{Arg, Call, ExecConfig, FilterPolicy, Outcome, Pool, Priority, ResultType, Scalar},
     tools::{Tools, ToolsConfig},
 };
 
@@ -56,6 +56,9 @@ fn pool() -> Pool<Pinned> {
         stuck_after: Duration::from_secs(60),
         stuck_max: 0,
         tick: Duration::from_millis(1),
+        code: vec![],
+        code_flips: false,
+        filter: FilterPolicy::Require,
     };
     Pool::start(config).unwrap()
 }

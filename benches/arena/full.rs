@@ -38,7 +38,7 @@ fn replace(bench: &mut Bench, name: &str, fixed_bytes: Option<u32>) {
         // A refusal is waited for like any other answer.
         all.add(start, end);
         match found {
-            Some(draft) => write(slot.insert(draft), step.size, &bench.code),
+            Some(draft) => write(slot.insert(draft), size, &bench.code),
             // The peer grows. Here as much as was there a moment ago is put back, so that it stays as full.
             None => {
                 refused.add(start, end);

@@ -200,6 +200,11 @@ impl Arenas {
         self.memory.views.run_range()
     }
 
+    /// Whether code memory is made writable and executable by turns, for want of a second view.
+    pub fn flips_protection(&self) -> bool {
+        !self.memory.views.strategy().is_dual_mapping()
+    }
+
     /// Changes the limit on committed memory. Lowered, it gives back what is free at once; what is in use stays, and
     /// until enough of it is given up, reservations that need new pages fail.
     pub fn set_commit_limit(&self, bytes: u64) {

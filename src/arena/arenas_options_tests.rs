@@ -140,7 +140,8 @@ fn chunks_in_use_throughout_are_put_on_huge_pages_and_single_pages_still_go_back
     // The thread may have been faster; a system without huge pages has none.
     assert!([0, HUGE_BYTES, 2 * HUGE_BYTES].contains(&arenas.huge_bytes()), "{}", arenas.huge_bytes());
     assert!(held.iter().all(|(it, value)| call(it) == *value));
-    assert_eq!(collapse::look(&arenas.memory), 0, "settled chunks are left alone");
+    // The system may say at first that it cannot do it now.
+    assert!((0..100).any(|_| collapse::look(&arenas.memory) == 0), "settled chunks are left alone");
     held.retain(|(_, value)| value % 2 == 0);
     assert!(held.iter().all(|(it, value)| call(it) == *value));
     arenas.set_commit_limit(0);

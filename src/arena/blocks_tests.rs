@@ -243,7 +243,7 @@ fn blocks_agree_with_a_naive_model_for_every_kind_of_load() {
 
 #[test]
 fn a_whole_area_can_be_taken_at_the_largest_alignment_and_then_nothing_more() {
-    for granules in [32768, AREA_GRANULES_MAX, 12_345 * 64] {
+    for granules in if cfg!(miri) { [64, 4096, 45 * 64] } else { [32768, AREA_GRANULES_MAX, 12_345 * 64] } {
         let mut blocks = Blocks::new(granules);
         let span = blocks.take(granules, 64).expect("the area is empty");
         assert_eq!(blocks.take(1, 1), None);

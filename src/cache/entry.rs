@@ -145,6 +145,7 @@ impl Resident {
         View {
             handle,
             meta: Arc::clone(&self.entry.meta),
+            code: self.entry.published.code_range(),
             charged_bytes: self.entry.charge.amount().total_bytes(),
             link_state_bytes: self.entry.link_state.heap_bytes(),
             calls: self.entry.meta.calls.load(Relaxed),
@@ -164,6 +165,8 @@ pub struct View {
     pub handle: Handle,
     /// What is known of it.
     pub meta: Arc<Meta>,
+    /// Run addresses of its code, where it was.
+    pub code: Range<u64>,
     /// Bytes that count against the budget.
     pub charged_bytes: u64,
     /// Of them, bytes that say which fields of code and data depend on where they lie.

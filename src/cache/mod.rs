@@ -245,11 +245,12 @@ impl Cache {
 
     /// A page of entries in key order, from the one after `after` on.
     pub fn page(&self, namespace: Namespace<'_>, prefix: &[u8], after: Option<&Name>, limit: usize) -> Vec<View> {
+        let prefix = namespace.name_prefix(prefix);
         let mut page: Vec<View> = Vec::new();
         while page.len() < limit {
             let last = page.last().map(|view| view.meta.name.clone());
             let step = SCAN_STEP.min(limit - page.len());
-            let views = self.residents().views(namespace, prefix, last.as_ref().or(after), step);
+            let views = self.residents().views(&prefix, last.as_ref().or(after), step);
             let ended = views.len() < step;
             page.extend(views);
             if ended {
@@ -261,6 +262,15 @@ impl Cache {
 
     /// The first `limit` entries by `rank`. Entries that come or go meanwhile may be missed.
     pub fn top(&self, namespace: Namespace<'_>, prefix: &[u8], rank: Rank, limit: usize) -> Vec<View> {
+        self.ranked(&namespace.name_prefix(prefix), rank, limit)
+    }
+
+    /// [`Self::top`] of all namespaces together: for who runs the daemon.
+    pub fn top_of_all(&self, rank: Rank, limit: usize) -> Vec<View> {
+        self.ranked(&[], rank, limit)
+    }
+
+    fn ranked(&self, prefix: &[u8], rank: Rank, limit: usize) -> Vec<View> {
         let now = (self.clock)();
         let score = |view: &View| {
             let idle_ns = now.saturating_duration_since(view.last_used).as_nanos() as u64;
@@ -274,7 +284,7 @@ impl Cache {
         let mut top: BinaryHeap<Reverse<Ranked>> = BinaryHeap::new();
         let mut after: Option<Name> = None;
         loop {
-            let views = self.residents().views(namespace, prefix, after.as_ref(), SCAN_STEP);
+            let views = self.residents().views(prefix, after.as_ref(), SCAN_STEP);
             after = views.last().map(|view| view.meta.name.clone());
             let ended = views.len() < SCAN_STEP;
             for view in views {

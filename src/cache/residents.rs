@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Instant};
 
 use super::{
-    Meta, Name, Namespace, Target,
+    Meta, Name, Target,
     entry::{Entry, Resident, View},
     lru::{Handle, Lru},
     victims::Victims,
@@ -212,22 +212,15 @@ impl Residents {
         self.evict(victim, Reason::Capacity)
     }
 
-    /// Views in key order of at most `limit` entries under the prefix, from the name after `after` on.
-    pub(super) fn views(
-        &self,
-        namespace: Namespace<'_>,
-        prefix: &[u8],
-        after: Option<&Name>,
-        limit: usize,
-    ) -> Vec<View> {
-        let prefix = namespace.name_prefix(prefix);
+    /// Views in the order of names of at most `limit` entries whose name starts so, from the name after `after` on.
+    pub(super) fn views(&self, prefix: &[u8], after: Option<&Name>, limit: usize) -> Vec<View> {
         let from = match after {
             Some(name) if name.as_bytes()[..] >= prefix[..] => Bound::Excluded(&name.as_bytes()[..]),
-            _ => Bound::Included(&prefix[..]),
+            _ => Bound::Included(prefix),
         };
         self.index
             .range::<[u8], _>((from, Bound::Unbounded))
-            .take_while(|(name, _)| name.starts_with(&prefix))
+            .take_while(|(name, _)| name.starts_with(prefix))
             .take(limit)
             .filter_map(|(_, &handle)| Some(self.order.get(handle)?.view(handle)))
             .collect()

@@ -122,6 +122,7 @@ pub const KEYS: &[Key] = &[
     count("exec.quarantine_traps", 0, 10_000),
     milliseconds("exec.quarantine_window_ms", 1, HOUR_MS),
     Key { path: "exec.watchdog_tick_us", kind: Kind::Number { unit: Unit::Microseconds, min: 100, max: 1_000_000 } },
+    Key { path: "exec.system_call_filter", kind: Kind::Word(&["require", "try", "off"]) },
     Key { path: "tools.perf", kind: Kind::Word(&["off", "map", "jitdump"]) },
     Key { path: "tools.directory", kind: Kind::Directory },
     bytes("tools.file_max_bytes", 64 * KIB, 1024 * GIB),

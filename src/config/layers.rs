@@ -19,7 +19,7 @@ const FILE_MAX_BYTES: u64 = 1 << 20;
 const PREFIX: &str = "CODECACHED_";
 
 /// Variables with the prefix that are no keys: of the client, of this program's own flags, of the build and the tests.
-const OTHER_VARIABLES: [&str; 7] = [
+const OTHER_VARIABLES: [&str; 9] = [
     "CODECACHED_SERVER",
     "CODECACHED_CONFIG",
     "CODECACHED_REVISION",
@@ -27,6 +27,8 @@ const OTHER_VARIABLES: [&str; 7] = [
     "CODECACHED_SOAK_SECONDS",
     "CODECACHED_SOAK_SEED",
     "CODECACHED_REQUIRE_REAL_OBJECTS",
+    "CODECACHED_REQUIRE_JIT_TOOLS",
+    "CODECACHED_REQUIRE_BROWSER",
 ];
 
 /// What Kubernetes puts into each container beside a Service named "codecached". No section has such a name.

@@ -16,4 +16,7 @@ pub use error::ConfigError;
 pub use keys::{KEYS, Key, Kind, Unit};
 pub use layers::{Origin, Origins, Setting, Sources};
 pub use listen::{Listen, ListenError};
-pub use tree::{Arena, Cache, Code, Config, Exec, HugePages, Log, LogFormat, Perf, Screen, Server, Tools, WriteWindow};
+pub use tree::{
+    Arena, Cache, Code, Config, Exec, HugePages, Log, LogFormat, Perf, Screen, Server, SystemCallFilter, Tools,
+    WriteWindow,
+};

@@ -188,6 +188,21 @@ pub struct Exec {
     pub quarantine_window_ms: u64,
     /// Microseconds between two looks of the watchdog while code runs.
     pub watchdog_tick_us: u64,
+    /// Whether system calls of code are contained.
+    pub system_call_filter: SystemCallFilter,
+}
+
+/// Whether executors run under a filter that keeps code from system calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SystemCallFilter {
+    /// Without it the daemon does not start.
+    #[default]
+    Require,
+    /// Where the system gives it.
+    Try,
+    /// No.
+    Off,
 }
 
 /// What profilers and debuggers are told of resident code.
@@ -390,6 +405,7 @@ impl Default for Exec {
             quarantine_traps: 0,
             quarantine_window_ms: 60_000,
             watchdog_tick_us: 1_000,
+            system_call_filter: SystemCallFilter::Require,
         }
     }
 }

@@ -2,16 +2,17 @@
 
 use nix::errno::Errno;
 
-use super::{DaemonError, Parts, arena_config, build, executors};
+use super::{DaemonError, Parts, arena_config, build, executors, filter_policy};
 use crate::{
     arena::{self, Finding, FindingLevel},
     config::Config,
+    exec::{self, FilterError, FilterPolicy, FilterState},
 };
 
 /// Columns of a level with the blanks behind it.
 const LEVEL_COLUMNS: usize = 10;
 
-/// What was found out about executable memory.
+/// What was found out about executable memory, and about containing what runs there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explained {
     /// Findings, each with its remedy on a line of its own if there is one.
@@ -20,10 +21,36 @@ pub struct Explained {
     pub failed: usize,
 }
 
-/// Tries every way to executable memory, and says what is wrong with those that do not work and what to do about it.
+/// Tries every way to executable memory, and a filter of system calls, and says what is wrong with those that do not work and what to do about it.
 /// Never fails: it is for when [`check`] does.
 pub fn explain(config: &Config) -> Explained {
-    told(&arena::explain(&arena_config(config)))
+    let mut findings = arena::explain(&arena_config(config));
+    let policy = filter_policy(config);
+    // Where trying would be death, a configuration can say not to.
+    let tried = if policy == FilterPolicy::Off { Ok(()) } else { exec::try_filter() };
+    findings.push(filter(policy, tried));
+    told(&findings)
+}
+
+/// Whether system calls of code can be contained.
+fn filter(policy: FilterPolicy, tried: Result<(), FilterError>) -> Finding {
+    let (level, what, remedy) = match (policy, tried) {
+        (FilterPolicy::Off, _) => (
+            FindingLevel::Degraded,
+            "system calls of code are not contained: exec.system_call_filter is off".to_owned(),
+            Some(
+                "set exec.system_call_filter to require, or let only those install who may act as this user".to_owned(),
+            ),
+        ),
+        (_, Ok(())) => (FindingLevel::Ok, "a filter keeps code from system calls (seccomp)".to_owned(), None),
+        (FilterPolicy::Require, Err(error)) => (
+            FindingLevel::Failed,
+            error.to_string(),
+            Some(format!("{}, or set exec.system_call_filter to try", error.remedy())),
+        ),
+        (FilterPolicy::Try, Err(error)) => (FindingLevel::Degraded, error.to_string(), Some(error.remedy().to_owned())),
+    };
+    Finding { level, what, errno: None, remedy }
 }
 
 /// Tries what [`serve`](super::serve) needs of the platform, and says what it found: name and finding.
@@ -51,10 +78,18 @@ pub fn check(config: &Config) -> Result<Vec<(String, String)>, DaemonError> {
                 config.exec.spare_executors
             ),
         ),
-        ("system calls from code", "not contained in this version".to_owned()),
+        ("system calls from code", contained(service.filter_state())),
     ]
     .map(|(name, finding)| (name.to_owned(), finding))
     .into())
+}
+
+fn contained(state: FilterState) -> String {
+    match state {
+        FilterState::InForce => "contained, by a filter on each of these threads".to_owned(),
+        FilterState::Unavailable(error) => format!("not contained: {error}"),
+        FilterState::Off => "not contained, as exec.system_call_filter is off".to_owned(),
+    }
 }
 
 fn told(findings: &[Finding]) -> Explained {
@@ -127,6 +162,17 @@ mod tests {
         assert_eq!(arena_config(&config).shards, 1);
         config.arena.shards = 7;
         assert_eq!(arena_config(&config).shards, 7);
+    }
+
+    #[test]
+    fn a_filter_that_cannot_be_had_fails_only_if_it_is_required() {
+        let refused = Err(FilterError::Install(Errno::EPERM));
+        let required = filter(FilterPolicy::Require, refused);
+        assert!(required.level == FindingLevel::Failed && required.what.contains("EPERM"), "{required:?}");
+        assert!(required.remedy.is_some_and(|it| it.contains("profile")));
+        assert_eq!(filter(FilterPolicy::Try, refused).level, FindingLevel::Degraded);
+        assert_eq!(filter(FilterPolicy::Off, Ok(())).level, FindingLevel::Degraded);
+        assert_eq!(filter(FilterPolicy::Require, Ok(())).level, FindingLevel::Ok);
     }
 
     #[test]

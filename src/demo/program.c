@@ -17,6 +17,12 @@ int32_t count(void) {
 
 int32_t peek(const int32_t *address) { return *address; }
 
+int64_t process_id(void) {
+    int64_t answer;
+    __asm__ volatile("syscall" : "=a"(answer) : "a"(39L) : "rcx", "r11", "memory");
+    return answer;
+}
+
 void spin(void) {
     for (volatile int forever = 1; forever;) {}
 }

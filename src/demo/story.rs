@@ -113,6 +113,16 @@ async fn contain(narrator: &mut Narrator, client: &Client, program: &Program) ->
     check(right, || format!("peek(NULL) trapped with {trap:?}"))?;
     narrator.see(&format!("peek(NULL): {} reading address 0x0 at {}", kind(&trap), place(&trap)));
 
+    let trap = trapped(client, request("process_id", [], ResultType::I64)).await?;
+    let name = trap.system_call.as_ref().map_or("", |it| &it.name);
+    let right = trap.kind() == TrapKind::Syscall && trap.symbol == "process_id" && name == "getpid";
+    check(right, || format!("process_id() trapped with {trap:?}"))?;
+    narrator.see(&format!(
+        "process_id(), a system call: {} {name}, which was not made, at {}",
+        kind(&trap),
+        place(&trap)
+    ));
+
     let limit = prost_duration(SPIN_LIMIT);
     let spin = ExecuteRequest { cpu_limit: Some(limit), ..request("spin", [], ResultType::Void) };
     let trap = trapped(client, spin).await?;

@@ -3,14 +3,12 @@
 #![allow(unsafe_code)] // Signal handlers, and faults on purpose.
 
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitStatus};
+use std::process::ExitStatus;
 
 use super::call::{Outcome, ResultType};
-use super::test_code::{TestCode, assemble, call, pool, run};
+use super::test_code::{TestCode, assemble, call, is_again, pool, run, started_again};
 use super::trap::TrapKind;
 
-/// Set in the process that faults.
-const CHILD: &str = "EXEC_CHAIN_TEST_CHILD";
 const EARLIER_HANDLER_STATUS: i32 = 42;
 
 assemble!(null_read, "xor eax, eax", "mov al, [rax]", "ret");
@@ -20,16 +18,8 @@ extern "C" fn earlier_handler(_: libc::c_int) {
     unsafe { libc::_exit(EARLIER_HANDLER_STATUS) }
 }
 
-/// Starts this test program again for one test.
 fn child(test: &str) -> ExitStatus {
-    let program = std::env::current_exe().unwrap();
-    let name = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
-    let mut command = Command::new(program);
-    command.args(["--exact", &name, "--nocapture", "--test-threads=1"]).env(CHILD, "1").output().unwrap().status
-}
-
-fn is_child() -> bool {
-    std::env::var_os(CHILD).is_some()
+    started_again(module_path!(), test).status
 }
 
 /// A pool that recovered a fault of code, so the handler is in place and works.
@@ -47,7 +37,7 @@ fn fault() {
 
 #[test]
 fn an_earlier_handler_gets_a_fault_outside_of_code() {
-    if is_child() {
+    if is_again() {
         // SAFETY: the handler only ends the process.
         unsafe { libc::signal(libc::SIGSEGV, earlier_handler as *const () as usize) };
         recover_once();
@@ -58,7 +48,7 @@ fn an_earlier_handler_gets_a_fault_outside_of_code() {
 
 #[test]
 fn without_an_earlier_handler_a_fault_outside_of_code_ends_the_process() {
-    if is_child() {
+    if is_again() {
         // SAFETY: the default action.
         unsafe { libc::signal(libc::SIGSEGV, libc::SIG_DFL) };
         recover_once();
@@ -70,7 +60,7 @@ fn without_an_earlier_handler_a_fault_outside_of_code_ends_the_process() {
 
 #[test]
 fn a_fault_signal_that_somebody_sends_is_not_taken_for_a_fault_of_code() {
-    if is_child() {
+    if is_again() {
         // SAFETY: the handler only ends the process.
         unsafe { libc::signal(libc::SIGBUS, earlier_handler as *const () as usize) };
         recover_once();
@@ -85,7 +75,7 @@ fn a_fault_signal_that_somebody_sends_is_not_taken_for_a_fault_of_code() {
 
 #[test]
 fn a_stop_signal_from_elsewhere_does_nothing() {
-    if is_child() {
+    if is_again() {
         recover_once();
         // SAFETY: has no preconditions.
         unsafe { libc::raise(super::signals::STOP_SIGNAL) };

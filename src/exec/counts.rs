@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::call::Outcome;
+use super::confine::FilterState;
 use super::trap::TrapKind;
 
 /// Counts of a pool: of this moment, and since its start.
@@ -50,6 +51,10 @@ pub struct PoolStats {
     pub cancelled: u64,
     /// Calls whose deadline had passed before they began.
     pub late: u64,
+    /// Whether system calls of code are contained.
+    pub filter: FilterState,
+    /// System calls of executors between calls that the filter refused. They were answered with ENOSYS.
+    pub refused_system_calls: u64,
 }
 
 impl PoolStats {

@@ -4,11 +4,14 @@ mod initialise;
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use libc::sock_filter;
 use nix::errno::Errno;
 
 use super::call::{Call, Callee, Done, Outcome, Scalar};
+use super::confine::{FilterError, confine};
 use super::errno;
 use super::frame::Limits;
 use super::memory::{Placed, Region};
@@ -28,15 +31,16 @@ pub(super) const CPU_RESOLUTION: Duration = Duration::from_micros(20);
 
 /// The body of an executor thread, in a prepared seat that nobody sits in. Tells by `started` whether it could be set up,
 /// and ends if that says so.
-pub(super) fn run<C: Callee>(shared: &Shared<C>, index: usize, started: impl FnOnce(Result<(), Errno>) -> bool) {
+pub(super) fn run<C: Callee>(shared: &Shared<C>, index: usize, started: impl FnOnce(Result<(), Obstacle>) -> bool) {
     let _abort = AbortOnPanic;
     let seat = shared.seats.executor(index);
     let Some(slot) = seat.slot() else { return debug_assert!(false, "an executor has a prepared seat") };
     clean(slot);
-    let (signals, victim) = match set_up(slot) {
+    slot.frame().filtered.store(shared.filter.is_some(), Ordering::Relaxed);
+    let (signals, victim) = match set_up(slot, shared.filter.as_deref()) {
         Ok(set_up) => set_up,
-        Err(errno) => {
-            started(Err(errno));
+        Err(obstacle) => {
+            started(Err(obstacle));
             return;
         }
     };
@@ -66,12 +70,26 @@ fn clean(slot: &Slot) {
     slot.frame().forget();
 }
 
-/// Makes the calling thread one that code can run on, in this slot.
-pub(super) fn set_up(slot: &Slot) -> Result<(ThreadSignals, Victim), Errno> {
-    let signals = ThreadSignals::enter(slot.alt_stack())?;
-    let victim = Victim::current()?;
+/// Makes the calling thread one that code can run on, in this slot. The filter of system calls comes last: it is there
+/// for good, and what the rest needs may not be among what it allows.
+pub(super) fn set_up(slot: &Slot, filter: Option<&[sock_filter]>) -> Result<(ThreadSignals, Victim), Obstacle> {
+    let signals = ThreadSignals::enter(slot.alt_stack()).map_err(Obstacle::Signals)?;
+    let victim = Victim::current().map_err(Obstacle::Signals)?;
+    slot.frame().blocked_signals.store(signals.blocked, Ordering::Relaxed);
     slot.frame().context.init(slot.stack().end);
+    if let Some(program) = filter {
+        confine(program).map_err(Obstacle::Filter)?;
+    }
     Ok((signals, victim))
+}
+
+/// What keeps a thread from running code.
+#[derive(Debug)]
+pub(super) enum Obstacle {
+    /// Alternate stack, signal mask or CPU clock.
+    Signals(Errno),
+    /// The filter of system calls.
+    Filter(FilterError),
 }
 
 /// A panic here would leave a lane locked and a caller waiting for ever, so the process ends.

@@ -4,7 +4,7 @@
 //! All fields are atomics: the watchdog reads while the executor writes, and code that runs could scribble over it,
 //! so there is never a plain Rust reference to its contents. Zeroed memory is a valid frame.
 
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 
 use super::arch::Context;
 use super::heap::HeapState;
@@ -37,6 +37,12 @@ pub(super) struct Frame {
     trap: TrapRecord,
     /// Signals that came on this alternate stack; see [`Frame::take_signals`].
     signals: AtomicU32,
+    /// What the thread blocks while it is an executor's.
+    pub(super) blocked_signals: AtomicU64,
+    /// The thread is under the filter of system calls.
+    pub(super) filtered: AtomicBool,
+    /// System calls between calls of code that the filter refused.
+    refused: AtomicU64,
     /// The heap of the call.
     pub(super) heap: HeapState,
 }
@@ -50,6 +56,8 @@ struct TrapRecord {
     pc: AtomicU64,
     address: AtomicU64,
     abort_return: AtomicU64,
+    number: AtomicI32,
+    arch: AtomicU32,
 }
 
 impl Frame {
@@ -93,6 +101,8 @@ impl Frame {
             self.trap.pc.store(raw.pc, Ordering::Relaxed);
             self.trap.address.store(raw.address, Ordering::Relaxed);
             self.trap.abort_return.store(raw.abort_return, Ordering::Relaxed);
+            self.trap.number.store(raw.number, Ordering::Relaxed);
+            self.trap.arch.store(raw.arch, Ordering::Relaxed);
         }
         self.trap.count.store(before + 1, Ordering::Relaxed);
         before + 1
@@ -119,6 +129,16 @@ impl Frame {
         }
     }
 
+    /// The executor itself was kept from a system call. For the signal handler: atomics only.
+    pub(super) fn count_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
     /// What ended the last call, once; `None` if it returned.
     pub(super) fn take_trap(&self) -> Option<RawTrap> {
         // Nothing else writes now: `seq` is even, so the handler leaves the frame alone.
@@ -132,6 +152,8 @@ impl Frame {
             pc: self.trap.pc.load(Ordering::Relaxed),
             address: self.trap.address.load(Ordering::Relaxed),
             abort_return: self.trap.abort_return.load(Ordering::Relaxed),
+            number: self.trap.number.load(Ordering::Relaxed),
+            arch: self.trap.arch.load(Ordering::Relaxed),
         })
     }
 }

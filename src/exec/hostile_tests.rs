@@ -120,14 +120,14 @@ fn has_fsgsbase() -> bool {
 }
 
 /// One hostile program and one executor that has run good code before.
-struct Arena {
-    pool: TestPool,
+pub(super) struct Arena {
+    pub(super) pool: TestPool,
     good: Arc<TestCode>,
     modes: [(Arc<TestCode>, u64, u64); 4],
 }
 
 impl Arena {
-    fn new() -> Arena {
+    pub(super) fn new() -> Arena {
         let pool = pool(1, 4);
         let thread = TestCode::new(thread_pointer(), None);
         let base = number(&pool, &thread, vec![]);
@@ -149,7 +149,7 @@ impl Arena {
         }
     }
 
-    fn rounds(&self, name: &str, code: &[u8], args: &[Arg], check: impl Fn(&TestCode, &Outcome) -> bool) {
+    pub(super) fn rounds(&self, name: &str, code: &[u8], args: &[Arg], check: impl Fn(&TestCode, &Outcome) -> bool) {
         let code = TestCode::new(code, None);
         for round in 0..ROUNDS {
             let mut hostile = call(&code, args.to_vec(), ResultType::U64);
@@ -160,12 +160,12 @@ impl Arena {
         }
     }
 
-    fn traps(&self, name: &str, code: &[u8], args: &[Arg], check: impl Fn(&TestCode, Trap) -> bool) {
+    pub(super) fn traps(&self, name: &str, code: &[u8], args: &[Arg], check: impl Fn(&TestCode, Trap) -> bool) {
         self.rounds(name, code, args, |code, outcome| matches!(outcome, Outcome::Trap(trap) if check(code, *trap)));
     }
 
     /// Ends by this kind.
-    fn ends(&self, name: &str, code: &[u8], kind: TrapKind) {
+    pub(super) fn ends(&self, name: &str, code: &[u8], kind: TrapKind) {
         self.traps(name, code, &[], |_, trap| trap.kind == kind);
     }
 

@@ -3,7 +3,9 @@
 //! Handing a call to an executor and its answer back wakes two threads, which takes longer than a short call by far. So
 //! calls of functions that were short of late run where they are submitted, under the same guard, if the thread was lent
 //! for it ([`lend_thread`]). Such a thread gets a seat of its own when the first call runs there: slot, alternate stack
-//! and signal mask are as an executor's, for as long as the thread lives.
+//! and signal mask are as an executor's, for as long as the thread lives. Its filter of system calls is not: the
+//! thread's own work needs what executors may not call. So it has a second one that refuses only what the instructions of
+//! code ask for, which leaves open what executors are kept from as well: code that jumps to an instruction of the C library.
 //!
 //! A thread that somebody lent must come back. So a call has a small slice of CPU time: if it has not ended by then, the
 //! watchdog ends it, and it runs again from its beginning on an executor, with the limits that it asked for. That nobody
@@ -43,7 +45,9 @@ thread_local! {
 }
 
 /// Lets pools run short calls on the calling thread when it submits them. All signals but those of faults are blocked
-/// on it from the first such call on, and it keeps the memory of an executor until it ends.
+/// on it from the first such call on, and it keeps the memory of an executor until it ends. Where executors run under a
+/// filter of system calls, it and the threads that it starts from then on can gain no privileges, and no instruction in
+/// the pool's code can make a system call on them; all other system calls stay as they were.
 pub fn lend_thread() {
     IS_LENT.set(true);
 }
@@ -119,9 +123,10 @@ impl Station {
         station.as_mut().filter(|it| Arc::ptr_eq(&it.seats, &shared.seats))
     }
 
+    /// With the filter of system calls, if executors have theirs: where the thread cannot be put under it, no code runs here.
     fn set_up<C: Callee>(shared: &Shared<C>) -> Option<Station> {
         let (index, seat) = shared.seats.next_inline()?;
-        let (signals, victim) = executor::set_up(seat.slot()?).ok()?;
+        let (signals, victim) = executor::set_up(seat.slot()?, shared.lent_filter.as_deref()).ok()?;
         seat.take(victim);
         let canary = RandomState::new().hash_one(index) << 8;
         let (traces, seats) = (Traces::none(true), Arc::clone(&shared.seats));

@@ -6,10 +6,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::call::{Arg, Call, Outcome, ResultType, Scalar};
+use super::confine::FilterPolicy;
 use super::counts::PoolStats;
 use super::lend_thread;
 use super::pace::SHORT_MIN;
 use super::pool::{ExecConfig, Pool};
+use super::system_call::{Abi, SystemCall};
 use super::test_code::{TestCode, TestPool, assemble, call, config, eventually, number, pool, wait};
 use super::trap::TrapKind;
 use super::writable::Writable;
@@ -24,13 +26,21 @@ assemble!(
     trap_at_zero, "mov rax, rdi", "test rdi, rdi", "jz 2f", "ret", "2:", "ud2"
 );
 assemble!(
+    /// `(value)`: returns what is not zero, else the id of the process.
+    process_id_at_zero, "mov rax, rdi", "test rdi, rdi", "jz 2f", "ret", "2:", "mov eax, 39", "syscall", "ret"
+);
+assemble!(
     /// `(buffer, value)`: stores the value, and ends never if it is not zero.
     store_and_stay, "mov [rdi], rsi", "2:", "test rsi, rsi", "jnz 2b", "ret"
 );
 
-/// A pool that takes every call that ends for short, however loaded the machine is.
+/// Every call that ends is taken for short, however loaded the machine is.
+fn inline_config() -> ExecConfig {
+    ExecConfig { inline_threads: 2, inline: Duration::from_secs(60), ..config(2, 64) }
+}
+
 fn inline_pool() -> TestPool {
-    Pool::start(ExecConfig { inline_threads: 2, inline: Duration::from_secs(60), ..config(2, 64) }).unwrap()
+    Pool::start(inline_config()).unwrap()
 }
 
 /// Runs `body` on a thread that is lent.
@@ -117,6 +127,43 @@ fn a_trap_is_the_answer_and_the_function_has_to_prove_itself_again() {
         assert_eq!(proven(&pool, &code, &[Arg::U64(5)]).inline, 1);
         assert_eq!(number(&pool, &code, vec![Arg::U64(6)]), 6);
         assert_eq!(pool.stats().inline, 2, "a trap pauses nobody");
+    });
+}
+
+#[test]
+fn a_system_call_by_code_is_a_trap_with_its_number_and_the_thread_goes_on_with_its_own() {
+    let (pool, code) = (inline_pool(), TestCode::new(process_id_at_zero(), None));
+    let other = TestCode::new(identity(), None);
+    on_lent_thread(|| {
+        proven(&pool, &other, &[Arg::U64(1)]);
+        for round in 1..=3 {
+            let before = proven(&pool, &code, &[Arg::U64(1)]);
+            let Outcome::Trap(trap) = outcome(&pool, call(&code, vec![Arg::U64(0)], ResultType::U64)) else {
+                panic!("it is let through")
+            };
+            assert_eq!((trap.kind, trap.signal), (TrapKind::Syscall, libc::SIGSYS));
+            let told = SystemCall { abi: Abi::X86_64, number: libc::SYS_getpid as u32 };
+            assert_eq!(trap.system_call, Some(told));
+            let stats = pool.stats();
+            assert_eq!((stats.inline, stats.trapped(TrapKind::Syscall)), (before.inline + 1, round));
+            // What no executor could do.
+            assert!(std::fs::read_to_string("/proc/thread-self/status").unwrap().contains("Seccomp:\t2"));
+            assert_eq!(thread::scope(|scope| scope.spawn(std::process::id).join().unwrap()), std::process::id());
+            assert_eq!(number(&pool, &other, vec![Arg::U64(round)]), round);
+            assert_eq!(pool.stats().inline, before.inline + 2);
+        }
+    });
+    assert_eq!(pool.stats().refused_system_calls, 0);
+}
+
+#[test]
+fn without_the_filter_system_calls_by_code_are_made_here_too() {
+    let without = ExecConfig { filter: FilterPolicy::Off, ..inline_config() };
+    let (pool, code) = (Pool::start(without).unwrap(), TestCode::new(process_id_at_zero(), None));
+    on_lent_thread(|| {
+        proven(&pool, &code, &[Arg::U64(1)]);
+        assert_eq!(number(&pool, &code, vec![Arg::U64(0)]), u64::from(std::process::id()));
+        assert_eq!(pool.stats().inline, 1);
     });
 }
 

@@ -5,12 +5,14 @@
 //! that faults, overflows its stack, wrecks the registers or never ends is stopped by a signal handler that resumes
 //! behind the trampoline; the caller gets a [`Trap`].
 //!
-//! This contains faults. It is not a security boundary: code runs in this process, so a wild write can hit any memory
-//! of it, and its system calls are not filtered here. A user shadow stack must be off (Rust programs do not ask for
+//! This contains faults and system calls. It is not a security boundary: code runs in this process, so a wild write can
+//! hit any memory of it, other threads' included, and it can jump to instructions of the daemon, which may make the few
+//! system calls that executors need. A user shadow stack must be off (Rust programs do not ask for
 //! one): the recovery moves the stack pointer without it.
 //!
 //! Files, from the bottom: `stack` maps an executor's memory, `frame` is what trampoline, handler, watchdog and
-//! executor share, `x86_64` is the trampoline, `signals` the handler, `memory` and `heap` what code may use
+//! executor share, `x86_64` is the trampoline, `signals` the handler, `filter` says which system calls threads may make,
+//! `confine` puts them under it, `system_call` is one that was refused, `memory` and `heap` what code may use
 //! while it runs, `traces` and `registers` what of that another tenant must not find, `host` the functions it may call, `thread` the thread pointer that some have of their own,
 //! `thread_switch` how it is exchanged, `errno` the host's error number, `processor` what code may know of that, `watchdog` the limits, `stuck` what becomes of calls that do not keep them, `fair` whose turn it is,
 //! `schedule` who runs next, `writable` what keeps calls from that, `queue` that behind a lock, `seat` where threads sit, `executor` one thread and what runs before the first call, `pace` which calls are short, `pauses` when none runs so, `inline` how those run
@@ -21,10 +23,12 @@ compile_error!("exec has a trampoline for x86-64 Linux only; another architectur
 
 mod call;
 mod callee;
+mod confine;
 mod counts;
 mod errno;
 mod executor;
 mod fair;
+mod filter;
 mod frame;
 mod heap;
 mod host;
@@ -42,6 +46,7 @@ mod signals;
 mod stack;
 mod stuck;
 mod sync;
+mod system_call;
 mod thread;
 mod thread_switch;
 mod ticket;
@@ -54,6 +59,8 @@ mod x86_64;
 
 #[cfg(test)]
 mod chain_tests;
+#[cfg(test)]
+mod confined_tests;
 #[cfg(test)]
 mod fair_tests;
 #[cfg(test)]
@@ -71,6 +78,8 @@ mod schedule_tests;
 #[cfg(test)]
 mod stuck_tests;
 #[cfg(test)]
+mod system_call_tests;
+#[cfg(test)]
 mod test_code;
 #[cfg(test)]
 mod tests;
@@ -83,12 +92,14 @@ pub use call::{
     Arg, ArgError, Call, Callee, Done, FLOAT_ARGS_MAX, Held, INT_ARGS_MAX, Outcome, Priority, ResultType, Scalar, Step,
     Thread, check_args,
 };
+pub use confine::{FilterError, FilterPolicy, FilterState, try_filter};
 pub use counts::PoolStats;
 pub use host::{IMPORTS_VERSION, imports};
 pub use inline::lend_thread;
 pub use pool::{ExecConfig, Pool, Refusal, Rejected, StartError};
 pub use processor::constants;
 pub use stack::{EXECUTORS_MAX, SlotError};
+pub use system_call::{Abi, SystemCall};
 pub use thread::{CONTROL_BYTES, THREAD_MAX_BYTES};
 pub use thread_switch::thread_switch;
 pub use ticket::Ticket;

@@ -1,17 +1,22 @@
 //! The pool: executors, their watchdog, and the way in.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use libc::sock_filter;
 use nix::errno::Errno;
 use tokio::sync::oneshot;
 
 use super::call::{ArgError, Call, Callee, Done, Held, Outcome, check_args};
+use super::confine::{FilterError, FilterPolicy, FilterState, this_daemon, try_filter};
 use super::counts::{Counters, PoolStats};
+use super::executor::Obstacle;
+use super::filter::{RANGES_MAX, lent_program, program};
 use super::pace::Paces;
 use super::queue::{Full, Incoming, Queue};
 use super::schedule::{Bounds, NoRoom};
@@ -55,6 +60,12 @@ pub struct ExecConfig {
     pub stuck_max: usize,
     /// How often limits are checked, and so how exact they are; at least 100 us, 1 ms is usual.
     pub tick: Duration,
+    /// Where code may lie, at most 16 ranges of addresses: system calls that are made there are traps.
+    pub code: Vec<Range<u64>>,
+    /// It is made writable and executable by turns, also by executors, which give code memory back.
+    pub code_flips: bool,
+    /// Whether executors run under a filter of system calls.
+    pub filter: FilterPolicy,
 }
 
 impl ExecConfig {
@@ -86,6 +97,21 @@ pub enum StartError {
         queue_tenant_max: usize,
         /// Tick in the configuration.
         tick: Duration,
+    },
+    /// More ranges of code than the filter of system calls takes.
+    #[error("code may lie in at most {RANGES_MAX} ranges of addresses (given {given})")]
+    Ranges {
+        /// Ranges in the configuration.
+        given: usize,
+    },
+    /// System calls of code cannot be contained, which the configuration requires.
+    #[error(
+        "system calls of code cannot be contained: {error}; {}, or set exec.system_call_filter to try",
+        .error.remedy()
+    )]
+    Filter {
+        /// Why.
+        error: FilterError,
     },
     /// Memory of an executor.
     #[error("executor {executor}: {error}")]
@@ -181,6 +207,11 @@ pub(super) struct Shared<C> {
     pub(super) given: Vec<Place<C>>,
     pub(super) staff: Staff,
     pub(super) counters: Counters,
+    pub(super) filter_state: FilterState,
+    /// What executors run under.
+    pub(super) filter: Option<Vec<sock_filter>>,
+    /// What lent threads run under from their first inline call on.
+    pub(super) lent_filter: Option<Vec<sock_filter>>,
 }
 
 /// Executor threads that run code. Dropping it stops what runs, cancels what waits and joins the threads.
@@ -196,9 +227,14 @@ impl<C: Callee> Pool<C> {
         if executors == 0 || queue_max == 0 || queue_tenant_max == 0 || tick < TICK_MIN {
             return Err(StartError::Config { executors, queue_max, queue_tenant_max, tick });
         }
+        if config.code.len() > RANGES_MAX {
+            return Err(StartError::Ranges { given: config.code.len() });
+        }
         signals::install().map_err(StartError::Signals)?;
         let bounds = config.bounds();
         let (executors, epoch) = (bounds.executors, Instant::now());
+        let filter_state = filter_state(config.filter)?;
+        let is_filtered = filter_state == FilterState::InForce;
         let shared = Arc::new(Shared {
             epoch,
             queue: Queue::new(bounds, config.inline_threads, epoch),
@@ -207,6 +243,9 @@ impl<C: Callee> Pool<C> {
             given: (0..bounds.seats).map(|_| Place::default()).collect(),
             staff: Staff::new(executors, bounds.seats),
             counters: Counters::default(),
+            filter_state,
+            filter: is_filtered.then(|| program(&config.code, this_daemon(config.code_flips))),
+            lent_filter: is_filtered.then(|| lent_program(&config.code)),
             config,
         });
         // From here an error drops the pool, which ends the threads that already run.
@@ -270,6 +309,8 @@ impl<C: Callee> Pool<C> {
             traps,
             cancelled,
             late,
+            filter: self.shared.filter_state,
+            refused_system_calls: self.shared.seats.refused_system_calls(),
         }
     }
 
@@ -313,8 +354,11 @@ impl<C: Callee> Pool<C> {
         let thread = spawn(format!("exec-{index}"), move || executor::run(&shared, index, tell))?;
         self.shared.staff.keep(index, thread);
         // A thread that ends without an answer did not get as far as to run a call.
-        let set_up = answer.recv().unwrap_or(Err(Errno::UnknownErrno));
-        set_up.map_err(|errno| StartError::SetUp { executor: index, errno })
+        let set_up = answer.recv().unwrap_or(Err(Obstacle::Signals(Errno::UnknownErrno)));
+        set_up.map_err(|obstacle| match obstacle {
+            Obstacle::Signals(errno) => StartError::SetUp { executor: index, errno },
+            Obstacle::Filter(error) => StartError::Filter { error },
+        })
     }
 
     fn start_watchdog(&mut self) -> Result<(), StartError> {
@@ -361,6 +405,17 @@ impl<C: Callee> Desk for Shared<C> {
 
     fn is_waiting(&self, call: CallId) -> bool {
         self.queue.is_waiting(call.tenant, call.id)
+    }
+}
+
+/// What executors will run under. It is tried out, even if it need not be had: either all executors have it or none.
+fn filter_state(policy: FilterPolicy) -> Result<FilterState, StartError> {
+    match policy {
+        FilterPolicy::Off => Ok(FilterState::Off),
+        FilterPolicy::Require => {
+            try_filter().map(|()| FilterState::InForce).map_err(|error| StartError::Filter { error })
+        }
+        FilterPolicy::Try => Ok(try_filter().map_or_else(FilterState::Unavailable, |()| FilterState::InForce)),
     }
 }
 

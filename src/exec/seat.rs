@@ -97,6 +97,11 @@ impl Seats {
         Some((index, self.inline.get(index)?))
     }
 
+    /// System calls of these threads themselves, between calls of code, that a filter refused.
+    pub(super) fn refused_system_calls(&self) -> u64 {
+        self.all().filter_map(Seat::slot).map(|slot| slot.frame().refused()).sum()
+    }
+
     /// All seats, those of executors first.
     pub(super) fn all(&self) -> impl Iterator<Item = &Seat> {
         self.executors.iter().chain(&self.inline)

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::call::{Arg, Call, Held, Outcome, ResultType, Scalar};
+use super::confine::FilterPolicy;
 use super::lend_thread;
 use super::pace::SHORT_MIN;
 use super::pool::{ExecConfig, Pool, Refusal};
@@ -56,8 +57,13 @@ impl Drop for Opened {
     }
 }
 
+/// Without the filter, under which code could block signals by the C library's instructions only.
+fn stuck_config(executors: usize) -> ExecConfig {
+    ExecConfig { stuck_after: SOON, filter: FilterPolicy::Off, ..config(executors, 64) }
+}
+
 fn stuck_pool(executors: usize, stuck_max: usize) -> TestPool {
-    Pool::start(ExecConfig { stuck_after: SOON, stuck_max, ..config(executors, 64) }).unwrap()
+    Pool::start(ExecConfig { stuck_max, ..stuck_config(executors) }).unwrap()
 }
 
 /// A call that cannot be stopped, and is to be at once.
@@ -180,7 +186,7 @@ fn a_pool_that_is_dropped_gives_up_what_does_not_stop() {
 
 #[test]
 fn a_lent_thread_that_is_stuck_is_told_of_and_nothing_runs_inline_any_more() {
-    let inline = ExecConfig { inline_threads: 2, inline: Duration::from_secs(60), stuck_after: SOON, ..config(1, 64) };
+    let inline = ExecConfig { inline_threads: 2, inline: Duration::from_secs(60), ..stuck_config(1) };
     let pool: TestPool = Pool::start(inline).unwrap();
     let (cell, code) = (Cell::new(), TestCode::new(block_signals(), None));
     let _opened = Opened(cell);

@@ -4,22 +4,53 @@
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::pin::pin;
+use std::process::{Command, Output};
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect};
 
 use super::call::{Arg, Call, Callee, Done, Outcome, Priority, ResultType, Scalar, Thread};
+use super::confine::FilterPolicy;
 use super::pool::{ExecConfig, Pool};
 use super::ticket::Ticket;
 use super::trap::{Trap, TrapStage};
 use super::writable::{Writable, Writables};
 
 const PAGE_BYTES: usize = 4096;
+/// Addresses that tests have for code.
+const REGION_BYTES: usize = 256 << 20;
+
+/// Where the tests' code lies, and nothing else: what pools take for code.
+pub(super) fn code_region() -> Range<u64> {
+    static START: OnceLock<usize> = OnceLock::new();
+    let start = START.get_or_init(|| {
+        let bytes = NonZeroUsize::new(REGION_BYTES).expect("not zero");
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+        // SAFETY: a new mapping.
+        let start = unsafe { mmap_anonymous(None, bytes, ProtFlags::PROT_NONE, flags) }.unwrap();
+        start.as_ptr() as usize
+    });
+    *start as u64..(*start + REGION_BYTES) as u64
+}
+
+/// Pages of the region that nobody has: given back ones by length, and where those begin that nobody had.
+static FREE: Mutex<(Vec<(usize, usize)>, usize)> = Mutex::new((Vec::new(), 0));
+
+fn take_pages(bytes: usize) -> usize {
+    let mut free = FREE.lock().unwrap();
+    if let Some(at) = free.0.iter().position(|pages| pages.1 == bytes) {
+        return free.0.swap_remove(at).0;
+    }
+    let at = free.1;
+    free.1 += bytes;
+    assert!(free.1 <= REGION_BYTES, "the tests have more code at once than there is room for");
+    code_region().start as usize + at
+}
 
 /// `fn $name() -> &'static [u8]`: the bytes of position-independent assembly.
 macro_rules! assemble {
@@ -98,9 +129,10 @@ impl TestCode {
     fn map(code: &[u8], writable: Option<Writable>) -> TestCode {
         let bytes = code.len().next_multiple_of(PAGE_BYTES);
         let length = NonZeroUsize::new(bytes).expect("code is not empty");
-        let rw = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping.
-        let page = unsafe { mmap_anonymous(None, length, rw, MapFlags::MAP_PRIVATE) }.unwrap();
+        let (address, rw) = (take_pages(bytes), ProtFlags::PROT_READ | ProtFlags::PROT_WRITE);
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
+        // SAFETY: these pages of the region are ours since the line before.
+        let page = unsafe { mmap_anonymous(NonZeroUsize::new(address), length, rw, flags) }.unwrap();
         // SAFETY: the mapping is at least as long as the code.
         unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), page.as_ptr().cast::<u8>(), code.len()) };
         // SAFETY: the mapping made above.
@@ -125,8 +157,9 @@ impl TestCode {
 
 impl Drop for TestCode {
     fn drop(&mut self) {
-        // SAFETY: the mapping made in `new`; the pool has dropped what it held, so no thread runs in it.
-        unsafe { munmap(self.page, self.bytes) }.unwrap();
+        // SAFETY: the pages taken in `map`; the pool has dropped what it held, so no thread runs in them.
+        unsafe { mprotect(self.page, self.bytes, ProtFlags::PROT_NONE) }.unwrap();
+        FREE.lock().unwrap().0.push((self.page.as_ptr() as usize, self.bytes));
     }
 }
 
@@ -183,6 +216,9 @@ pub(super) fn config(executors: usize, queue_max: usize) -> ExecConfig {
         stuck_after: Duration::from_secs(60),
         stuck_max: 0,
         tick: Duration::from_millis(1),
+        code: vec![code_region()],
+        code_flips: false,
+        filter: FilterPolicy::Require,
     }
 }
 
@@ -238,4 +274,25 @@ pub(super) fn eventually(what: &str, condition: impl Fn() -> bool) {
 pub(super) fn import(name: &str) -> Arg {
     let found = super::imports().into_iter().find(|(import, _)| *import == name);
     Arg::U64(found.unwrap_or_else(|| panic!("{name} is offered")).1)
+}
+
+/// Set in a process that was started again.
+const AGAIN: &str = "EXEC_TEST_AGAIN";
+
+/// Starts this test program again for one test of `module`, and waits for its end.
+pub(super) fn started_again(module: &str, test: &str) -> Output {
+    let program = std::env::current_exe().unwrap();
+    let name = format!("{}::{test}", module.split_once("::").unwrap().1);
+    let mut command = Command::new(program);
+    command.args(["--exact", &name, "--nocapture", "--test-threads=1"]).env(AGAIN, "1").output().unwrap()
+}
+
+/// Whether this is such a process, which then ends after a while whatever happens.
+pub(super) fn is_again() -> bool {
+    let is_again = std::env::var_os(AGAIN).is_some();
+    if is_again {
+        // SAFETY: has no preconditions.
+        unsafe { libc::alarm(120) };
+    }
+    is_again
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::call::{Arg, ArgError, Outcome, ResultType, Scalar};
+use super::confine::FilterPolicy;
 use super::pool::{ExecConfig, Pool, Refusal, StartError};
 use super::test_code::{CALL_MEMORY_BYTES, TestCode, TestPool, assemble, call, import, number, pool, run, wait};
 use super::trap::TrapKind;
@@ -212,9 +213,14 @@ fn a_pool_that_could_not_run_anything_is_refused() {
         stuck_after: Duration::from_secs(60),
         stuck_max: 0,
         tick: Duration::from_millis(1),
+        code: vec![],
+        code_flips: false,
+        filter: FilterPolicy::Off,
     };
     let start = |config| Pool::<std::sync::Arc<TestCode>>::start(config).map(drop);
     assert!(matches!(start(config.clone()), Err(StartError::Config { executors: 0, .. })));
+    let scattered = ExecConfig { executors: 1, code: vec![0..1; 17], ..config.clone() };
+    assert!(matches!(start(scattered), Err(StartError::Ranges { given: 17 })));
     let too_large = ExecConfig { executors: 1, stack_bytes: 1 << 40, ..config };
     assert!(matches!(start(too_large), Err(StartError::Slot { executor: 0, .. })));
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::call::{Arg, Outcome, ResultType, Scalar, Thread};
+use super::call::{Arg, Outcome, ResultType, Thread};
 use super::lend_thread;
 use super::pace::SHORT_MIN;
 use super::pool::{ExecConfig, Pool};

@@ -3,7 +3,10 @@
 use std::ops::Range;
 
 use super::arch;
+use super::system_call::SystemCall;
 
+/// Bytes of the instructions that make system calls.
+const SYSTEM_CALL_BYTES: u64 = 2;
 /// `si_code` of a fault for which the kernel knows no address (a general protection fault) and of `int3`.
 const SI_KERNEL: i32 = 0x80;
 
@@ -26,11 +29,13 @@ pub enum TrapKind {
     Timeout,
     /// The code called `abort`, a failed check of the C compiler did, or its heap was found corrupt.
     Abort,
+    /// The code made a system call, or jumped to where the C library makes one that executors have no need of.
+    Syscall,
 }
 
 impl TrapKind {
     /// Every kind, in the order of [`super::PoolStats::traps`].
-    pub const ALL: [TrapKind; 8] = [
+    pub const ALL: [TrapKind; 9] = [
         TrapKind::Segv,
         TrapKind::Bus,
         TrapKind::Ill,
@@ -39,6 +44,7 @@ impl TrapKind {
         TrapKind::StackOverflow,
         TrapKind::Timeout,
         TrapKind::Abort,
+        TrapKind::Syscall,
     ];
 
     /// As the API names it.
@@ -52,6 +58,7 @@ impl TrapKind {
             TrapKind::StackOverflow => "STACK_OVERFLOW",
             TrapKind::Timeout => "TIMEOUT",
             TrapKind::Abort => "ABORT",
+            TrapKind::Syscall => "SYSCALL",
         }
     }
 }
@@ -81,6 +88,8 @@ pub struct Trap {
     pub fault_address: Option<u64>,
     /// The signal's number.
     pub signal: i32,
+    /// What the code asked for, for [`TrapKind::Syscall`].
+    pub system_call: Option<SystemCall>,
     /// What was running.
     pub stage: TrapStage,
 }
@@ -94,17 +103,21 @@ pub(super) struct RawTrap {
     pub(super) code: i32,
     /// Program counter of the context.
     pub(super) pc: u64,
-    /// `si_addr`.
+    /// `si_addr`, or for SIGSYS `si_call_addr`.
     pub(super) address: u64,
     /// The register in which an abort passes its caller's return address.
     pub(super) abort_return: u64,
+    /// `si_syscall`, for SIGSYS.
+    pub(super) number: i32,
+    /// `si_arch`, for SIGSYS.
+    pub(super) arch: u32,
 }
 
 impl Trap {
     /// Of a call that could not be stopped when its time was over.
     pub(super) fn of_stuck() -> Trap {
         let (kind, signal) = (TrapKind::Timeout, super::signals::STOP_SIGNAL);
-        Trap { kind, pc: 0, fault_address: None, signal, stage: TrapStage::Stuck }
+        Trap { kind, pc: 0, fault_address: None, signal, stage: TrapStage::Stuck, system_call: None }
     }
 }
 
@@ -114,7 +127,15 @@ impl RawTrap {
         let memory = matches!(self.signal, libc::SIGSEGV | libc::SIGBUS);
         let fault_address = (memory && self.code != SI_KERNEL).then_some(self.address);
         let kind = self.kind(fault_address.is_some_and(|address| guard.contains(&address)));
-        Trap { kind, pc: self.instruction(kind), fault_address, signal: self.signal, stage: TrapStage::Call }
+        let system_call = (kind == TrapKind::Syscall).then(|| SystemCall::from_signal(self.arch, self.number));
+        Trap {
+            kind,
+            pc: self.instruction(kind),
+            fault_address,
+            signal: self.signal,
+            system_call,
+            stage: TrapStage::Call,
+        }
     }
 
     fn kind(&self, in_guard: bool) -> TrapKind {
@@ -126,6 +147,7 @@ impl RawTrap {
             libc::SIGILL => TrapKind::Ill,
             libc::SIGFPE => TrapKind::Fpe,
             libc::SIGTRAP => TrapKind::Breakpoint,
+            libc::SIGSYS => TrapKind::Syscall,
             _ => TrapKind::Timeout,
         }
     }
@@ -135,6 +157,9 @@ impl RawTrap {
             TrapKind::Abort => self.abort_return.wrapping_sub(1),
             // `int3`. Other debug traps, by TF or `icebp`, are left as the processor tells them.
             TrapKind::Breakpoint if self.code == SI_KERNEL => self.pc.wrapping_sub(1),
+            // The page of old system calls (vsyscall) is not run: the kernel returns from it before it tells.
+            TrapKind::Syscall if self.address != self.pc => self.address,
+            TrapKind::Syscall => self.pc.wrapping_sub(SYSTEM_CALL_BYTES),
             _ => self.pc,
         }
     }
@@ -145,7 +170,7 @@ mod tests {
     use super::*;
 
     fn raw(signal: i32, code: i32) -> RawTrap {
-        RawTrap { signal, code, pc: 0x1001, address: 0x5000, abort_return: 0x2005 }
+        RawTrap { signal, code, pc: 0x1001, address: 0x5000, abort_return: 0x2005, number: 39, arch: 0xc000_003e }
     }
 
     #[test]
@@ -168,6 +193,14 @@ mod tests {
             0x1001,
             "single stepping reports the instruction after"
         );
+    }
+
+    #[test]
+    fn a_system_call_names_its_own_instruction_unless_it_was_made_elsewhere() {
+        let here = RawTrap { address: 0x1001, ..raw(libc::SIGSYS, 1) }.interpret(&(0..0));
+        assert_eq!((here.kind, here.pc, here.fault_address), (TrapKind::Syscall, 0xfff, None));
+        assert_eq!(here.system_call.and_then(|it| it.name()), Some("getpid"));
+        assert_eq!(raw(libc::SIGSYS, 1).interpret(&(0..0)).pc, 0x5000);
     }
 
     #[test]

@@ -123,7 +123,13 @@ impl Watched {
         limits: Limits,
         stop: bool,
     ) {
-        let Some(cpu) = victim.cpu() else { return };
+        let Some(cpu) = victim.cpu() else {
+            // A thread that was given up ends when its code has ended after all.
+            let runs_on = frame.running().is_some_and(|(running, _)| running == seq);
+            return if runs_on {
+                vanished()
+            };
+        };
         if self.seq != seq {
             *self = Watched { seq, cpu_at_first_sight: cpu, resend: RESEND_FIRST, ..Watched::default() };
         }
@@ -141,6 +147,13 @@ impl Watched {
             self.resend = (self.resend * 2).min(RESEND_MAX);
         }
     }
+}
+
+/// A thread ended in the middle of a call, which only code can do that went to the C library's instructions. Its caller
+/// would wait for ever and its lanes stay locked, so the process ends, as it does for a panic there.
+fn vanished() -> ! {
+    eprintln!("codecached: code ended the thread that it ran on");
+    std::process::abort();
 }
 
 /// Nanoseconds, at most what fits: 584 years.

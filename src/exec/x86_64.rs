@@ -24,7 +24,10 @@
 
 use std::arch::{asm, naked_asm};
 use std::mem::offset_of;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use libc::c_int;
 
 use super::call::{FLOAT_ARGS_MAX, INT_ARGS_MAX};
 use super::stack::{FRAME_BYTES, SLOT_BYTES};
@@ -163,6 +166,9 @@ pub(super) struct SignalContext {
     old_mask: u64,
     cr2: u64,
     fp_state: *mut FpState,
+    reserved: [u64; 8],
+    /// Signals that are blocked when the handler has returned.
+    mask: u64,
 }
 
 /// The start of the FXSAVE area that the kernel's `struct _fpstate` is.
@@ -188,8 +194,15 @@ impl SignalContext {
         self.rax
     }
 
-    /// Makes the return from the signal handler go to [`resume`], with every mode as Rust expects it.
-    pub(super) fn recover(&mut self, context: &Context) {
+    /// Makes the system call that was refused answer this error.
+    pub(super) fn answer_call(&mut self, errno: c_int) {
+        self.rax = (-i64::from(errno)) as u64;
+    }
+
+    /// Makes the return from the signal handler go to [`resume`], with every mode as Rust expects it, and these signals
+    /// blocked.
+    pub(super) fn recover(&mut self, context: &Context, mask: u64) {
+        self.mask = mask;
         let this = context as *const Context as u64;
         self.rsp = context.host_sp.load(Ordering::Relaxed);
         self.eflags = RFLAGS_CLEAN;
@@ -415,6 +428,26 @@ pub(super) unsafe extern "C" fn signal_entry() {
 #[unsafe(naked)]
 pub(super) unsafe extern "C" fn abort_trap() -> ! {
     naked_asm!("ud2")
+}
+
+/// A system call that is allowed, made by an instruction of which it is known where it is; answers what the kernel does.
+pub(super) fn trial_call() -> i64 {
+    // SAFETY: the function of this signature below, which has no preconditions and no effects.
+    unsafe { trial_get_thread_id() }
+}
+
+/// Where that instruction is: the addresses of all of the function.
+pub(super) fn trial_call_range() -> Range<u64> {
+    let start = trial_get_thread_id as *const () as u64;
+    start..start + TRIAL_BYTES
+}
+
+/// Bytes of the three instructions below: 5, 2 and 1.
+const TRIAL_BYTES: u64 = 8;
+
+#[unsafe(naked)]
+unsafe extern "C" fn trial_get_thread_id() -> i64 {
+    naked_asm!("mov eax, {number}", "syscall", "ret", number = const libc::SYS_gettid)
 }
 
 /// Base of the thread's control block, from its own first word.

@@ -31,6 +31,10 @@ pub(super) const EVICTED_BYTES: Named =
     ("codecache_evicted_bytes_total", "Charged bytes of entries that went, by reason.");
 pub(super) const EVICTED_NEVER_USED: Named =
     ("codecache_evicted_never_used_total", "Entries that went without a lookup or an execution since their install.");
+pub(super) const EXECUTOR_SYSTEM_CALLS_REFUSED: Named = (
+    "codecache_executor_system_calls_refused_total",
+    "System calls of executors between calls that the filter refused, of which one is usual; what code is refused are traps.",
+);
 
 pub(super) const BUILD_INFO: Named = ("codecache_build_info", "Always 1; the labels say what runs.");
 pub(super) const GRPC_IN_FLIGHT: Named =
@@ -57,6 +61,8 @@ pub(super) const LRU_OLDEST_IDLE: Named =
 pub(super) const EXECUTORS: Named = ("codecache_executors", "Threads that run code, by state.");
 pub(super) const QUARANTINED_ENTRIES: Named =
     ("codecache_quarantined_entries", "Entries that are not called because their code misbehaved.");
+pub(super) const EXECUTORS_FILTERED: Named =
+    ("codecache_executors_filtered", "Threads that run code under the filter of system calls: all of them or none.");
 pub(super) const EXECUTIONS_IN_FLIGHT: Named = ("codecache_executions_in_flight", "Executions that wait or run.");
 
 pub(super) const GRPC_DURATION: Histogram = Histogram {
@@ -117,6 +123,7 @@ pub(super) const COUNTERS: &[Named] = &[
     EVICTIONS,
     EVICTED_BYTES,
     EVICTED_NEVER_USED,
+    EXECUTOR_SYSTEM_CALLS_REFUSED,
 ];
 
 pub(super) const GAUGES: &[Named] = &[
@@ -135,6 +142,7 @@ pub(super) const GAUGES: &[Named] = &[
     LRU_OLDEST_IDLE,
     EXECUTORS,
     QUARANTINED_ENTRIES,
+    EXECUTORS_FILTERED,
     EXECUTIONS_IN_FLIGHT,
 ];
 

@@ -222,6 +222,8 @@ labels! {
         Timeout = "timeout",
         /// The code gave up.
         Abort = "abort",
+        /// A system call.
+        Syscall = "syscall",
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod catalog;
 mod labels;
+mod latency;
 mod registry;
 mod snapshot;
 
@@ -20,8 +21,10 @@ pub use labels::{
     BlobFormat, BudgetComponent, EntryState, EvictionReason, ExecutionOutcome, ExecutorState, GrpcCode, InlineResult,
     InstallResult, InstallStage, Label, LookupResult, MemoryKind, MemoryState, QueueBound, Rejection, Rpc, TrapKind,
 };
+pub use latency::LatencyCounts;
 pub use snapshot::{ArenaBytes, Evicted, Snapshot};
 
+use latency::Latencies;
 use registry::{By, Registry};
 use snapshot::SnapshotHandles;
 
@@ -64,6 +67,7 @@ pub struct Metrics {
     grpc_requests: By<Rpc, By<GrpcCode, Counter>>,
     grpc_duration: By<Rpc, Histogram>,
     grpc_in_flight: By<Rpc, Gauge>,
+    latencies: Latencies,
     lookups: By<LookupResult, Counter>,
     installs: By<InstallResult, Counter>,
     install_rejections: By<Rejection, Counter>,
@@ -107,6 +111,7 @@ impl Metrics {
             }),
             grpc_duration: registry.histograms(&catalog::GRPC_DURATION, "rpc"),
             grpc_in_flight: registry.gauges(catalog::GRPC_IN_FLIGHT, "rpc"),
+            latencies: Latencies::new(),
             lookups: registry.counters(catalog::LOOKUPS, "result"),
             installs: registry.counters(catalog::INSTALLS, "result"),
             install_rejections: registry.counters(catalog::INSTALL_REJECTIONS, "reason"),
@@ -126,6 +131,12 @@ impl Metrics {
     pub fn grpc(&self, rpc: Rpc, code: i32, duration: Duration) {
         self.grpc_requests.get(rpc).get(GrpcCode::of_number(code)).increment(1);
         self.grpc_duration.get(rpc).record(duration);
+        self.latencies.record(duration);
+    }
+
+    /// Times of all requests since the start.
+    pub fn latencies(&self) -> LatencyCounts {
+        self.latencies.read()
     }
 
     /// A request came in; it is in flight until the guard is dropped.

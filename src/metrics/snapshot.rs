@@ -63,6 +63,10 @@ pub struct Snapshot {
     pub quarantined_entries: u64,
     /// Times that an entry was quarantined, since the start.
     pub quarantines: u64,
+    /// Executors under the filter of system calls.
+    pub executors_filtered: u64,
+    /// System calls that executors themselves were refused, since the start.
+    pub executor_system_calls_refused: u64,
     /// Executions that wait or run.
     pub executions_in_flight: u64,
     /// Executions that were refused because as many waited as may, since the start.
@@ -115,6 +119,8 @@ pub(super) struct SnapshotHandles {
     budget_limit_bytes: Gauge,
     lru_oldest_idle: Gauge,
     executors: By<ExecutorState, Gauge>,
+    executors_filtered: Gauge,
+    executor_system_calls_refused: Counter,
     executions_in_flight: Gauge,
     queue_refusals: By<QueueBound, Counter>,
     inline_executions: By<InlineResult, Counter>,
@@ -145,6 +151,8 @@ impl SnapshotHandles {
             budget_limit_bytes: registry.gauge(catalog::BUDGET_LIMIT_BYTES, &[]),
             lru_oldest_idle: registry.gauge(catalog::LRU_OLDEST_IDLE, &[]),
             executors: registry.gauges(catalog::EXECUTORS, "state"),
+            executors_filtered: registry.gauge(catalog::EXECUTORS_FILTERED, &[]),
+            executor_system_calls_refused: registry.counter(catalog::EXECUTOR_SYSTEM_CALLS_REFUSED, &[]),
             executions_in_flight: registry.gauge(catalog::EXECUTIONS_IN_FLIGHT, &[]),
             queue_refusals: registry.counters(catalog::QUEUE_REFUSALS, "bound"),
             inline_executions: registry.counters(catalog::INLINE_EXECUTIONS, "result"),
@@ -174,6 +182,8 @@ impl SnapshotHandles {
         self.inline_executions.get(InlineResult::Moved).absolute(now.inline_moved);
         set(&self.quarantined_entries, now.quarantined_entries);
         self.quarantines.absolute(now.quarantines);
+        set(&self.executors_filtered, now.executors_filtered);
+        self.executor_system_calls_refused.absolute(now.executor_system_calls_refused);
         set(&self.executions_in_flight, now.executions_in_flight);
         self.queue_refusals.get(QueueBound::All).absolute(now.queue_refusals);
         self.queue_refusals.get(QueueBound::Namespace).absolute(now.queue_namespace_refusals);

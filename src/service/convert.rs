@@ -6,7 +6,7 @@ use super::{failure::Failure, signature};
 use crate::{
     cache::{Dependency, Meta, Quarantine, Rank, View},
     code::PartKind,
-    exec::{Arg, Priority, ResultType, Scalar, Trap, TrapKind, TrapStage},
+    exec::{Abi, Arg, FilterState, PoolStats, Priority, ResultType, Scalar, SystemCall, Trap, TrapKind, TrapStage},
     metrics,
     proto::{self, value::Kind},
 };
@@ -163,6 +163,7 @@ pub(super) fn trap(trap: &Trap, meta: &Meta, code: &std::ops::Range<u64>, instru
         TrapKind::StackOverflow => proto::TrapKind::StackOverflow,
         TrapKind::Timeout => proto::TrapKind::Timeout,
         TrapKind::Abort => proto::TrapKind::Abort,
+        TrapKind::Syscall => proto::TrapKind::Syscall,
     };
     let dependency = meta.reached.all().iter().find(|it| it.code.contains(&trap.pc));
     let place = match dependency {
@@ -187,7 +188,27 @@ pub(super) fn trap(trap: &Trap, meta: &Meta, code: &std::ops::Range<u64>, instru
         }
         .into(),
         dependency_key: dependency.map(|it| it.meta.name.key().to_vec().into()).unwrap_or_default(),
+        system_call: trap.system_call.map(system_call),
     }
+}
+
+fn system_call(call: SystemCall) -> proto::SystemCall {
+    let abi = match call.abi {
+        Abi::X86_64 => proto::SystemCallAbi::X8664,
+        Abi::X32 => proto::SystemCallAbi::X32,
+        Abi::I386 => proto::SystemCallAbi::I386,
+    };
+    proto::SystemCall { abi: abi.into(), number: call.number, name: call.name().unwrap_or_default().to_owned() }
+}
+
+/// Whether system calls are contained, and what the daemon itself was refused.
+pub(super) fn system_calls(pool: &PoolStats) -> proto::SystemCallStatus {
+    let (containment, reason) = match pool.filter {
+        FilterState::InForce => (proto::SystemCallContainment::InForce, String::new()),
+        FilterState::Unavailable(error) => (proto::SystemCallContainment::Unavailable, error.to_string()),
+        FilterState::Off => (proto::SystemCallContainment::Off, String::new()),
+    };
+    proto::SystemCallStatus { containment: containment.into(), reason, refused: pool.refused_system_calls }
 }
 
 pub(super) fn trap_label(kind: TrapKind) -> metrics::TrapKind {
@@ -200,6 +221,7 @@ pub(super) fn trap_label(kind: TrapKind) -> metrics::TrapKind {
         TrapKind::StackOverflow => metrics::TrapKind::StackOverflow,
         TrapKind::Timeout => metrics::TrapKind::Timeout,
         TrapKind::Abort => metrics::TrapKind::Abort,
+        TrapKind::Syscall => metrics::TrapKind::Syscall,
     }
 }
 

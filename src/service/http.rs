@@ -1,4 +1,5 @@
-//! The small HTTP server beside gRPC: `/metrics` for Prometheus, `/livez` and `/readyz` for whoever keeps the daemon up.
+//! The small HTTP server beside gRPC: `/metrics` for Prometheus, `/livez` and `/readyz` for whoever keeps the daemon up,
+//! `/status` for people.
 //!
 //! Bounds: [`CONNECTIONS_MAX`] connections at a time, each at most [`CONNECTION_LIFETIME`] long and for one request
 //! (every answer closes it), so that a peer that sends its headers slowly, or never reads the answer, holds one place
@@ -14,13 +15,14 @@ use std::{
     time::Duration,
 };
 
+use super::status_page::page::{PAGE, POLICY};
 use axum::{
     Router,
     extract::State,
     response::{IntoResponse, Response},
     routing::get,
 };
-use http::{StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -34,7 +36,10 @@ pub const CONNECTIONS_MAX: usize = 64;
 /// How long a connection may live. A scrape takes milliseconds; Prometheus itself gives up after 10 s.
 pub const CONNECTION_LIFETIME: Duration = Duration::from_secs(10);
 
+const NOT_FOUND: &str = "not found: /metrics, /livez, /readyz and /status are here\n";
 const TEXT: &str = "text/plain; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+const JSON: &str = "application/json";
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// One scrape. Called on a thread of the runtime, so it must not block for long.
@@ -43,10 +48,18 @@ pub type Scrape = Arc<dyn Fn() -> String + Send + Sync>;
 /// Whether requests are taken, or why not. Called on a thread of the runtime, too.
 pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
+/// The numbers of the status page, as JSON. Called where it may block.
+pub type StatusNumbers = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// What is served.
 #[derive(Clone)]
-struct Pages {
-    scrape: Scrape,
-    readiness: Readiness,
+pub struct Pages {
+    /// `/metrics`
+    pub scrape: Scrape,
+    /// `/readyz`
+    pub readiness: Readiness,
+    /// `/status.json`
+    pub status: StatusNumbers,
 }
 
 /// Serves until `shutdown`, and then for as long as a connection may still live.
@@ -55,12 +68,11 @@ struct Pages {
 /// Those of the transport. Errors of accept are logged and tried again instead.
 pub async fn serve(
     listener: TcpListener,
-    scrape: Scrape,
-    readiness: Readiness,
+    pages: Pages,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let listener = Bounded::new(listener, CONNECTIONS_MAX, CONNECTION_LIFETIME);
-    serve_bounded(listener, Pages { scrape, readiness }, shutdown).await
+    serve_bounded(listener, pages, shutdown).await
 }
 
 async fn serve_bounded(
@@ -72,7 +84,9 @@ async fn serve_bounded(
         .route("/metrics", get(metrics))
         .route("/livez", get(async || answer(StatusCode::OK, TEXT, "ok\n")))
         .route("/readyz", get(readiness))
-        .fallback(async || answer(StatusCode::NOT_FOUND, TEXT, "not found: /metrics, /livez and /readyz are here\n"))
+        .route("/status", get(async || page()))
+        .route("/status.json", get(status))
+        .fallback(async || answer(StatusCode::NOT_FOUND, TEXT, NOT_FOUND))
         .with_state(pages);
     axum::serve(listener, router).with_graceful_shutdown(shutdown).await
 }
@@ -85,6 +99,29 @@ async fn readiness(State(pages): State<Pages>) -> Response {
     match (pages.readiness)() {
         Ok(()) => answer(StatusCode::OK, TEXT, "ready\n"),
         Err(reason) => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready: {reason}\n")),
+    }
+}
+
+/// No cache keeps it, no other page frames it, and nothing but itself runs in it.
+fn page() -> Response {
+    let mut response = answer(StatusCode::OK, HTML, PAGE.as_str());
+    let headers = response.headers_mut();
+    let policy = HeaderValue::from_static(POLICY.as_str());
+    headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    for (name, value) in [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+async fn status(State(pages): State<Pages>) -> Response {
+    match tokio::task::spawn_blocking(move || (pages.status)()).await {
+        Ok(numbers) => answer(StatusCode::OK, JSON, numbers),
+        Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("the numbers broke off: {error}\n")),
     }
 }
 
@@ -197,6 +234,7 @@ mod tests {
             readiness: Arc::new(move || {
                 asked.load(Ordering::SeqCst).then_some(()).ok_or_else(|| "draining".to_owned())
             }),
+            status: Arc::new(|| "{\"up\":1}".to_owned()),
         };
         let (stop, stopped) = oneshot::channel();
         let shutdown = async { stopped.await.unwrap_or(()) };
@@ -236,6 +274,16 @@ mod tests {
         assert!(answer.starts_with("http/1.1 503 ") && answer.ends_with("not ready: draining\n"), "{answer}");
         served.ready.store(true, Ordering::SeqCst);
         assert!(request(served.address, "GET", "/readyz").starts_with("http/1.1 200 "));
+    }
+
+    #[test]
+    fn the_status_page_comes_with_a_policy_and_its_numbers_as_json() {
+        let served = served(4, PATIENCE);
+        let page = request(served.address, "GET", "/status");
+        assert!(page.starts_with("http/1.1 200 ") && page.contains("content-type: text/html"), "{page}");
+        assert!(page.contains("content-security-policy: default-src 'none'; style-src 'sha256-"), "{page}");
+        let numbers = request(served.address, "GET", "/status.json");
+        assert!(numbers.contains("content-type: application/json") && numbers.ends_with("{\"up\":1}"), "{numbers}");
     }
 
     #[test]

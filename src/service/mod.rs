@@ -25,6 +25,7 @@ mod occupancy;
 mod screen;
 pub mod server;
 mod signature;
+mod status_page;
 mod target;
 mod upload;
 mod validate;
@@ -40,8 +41,10 @@ use std::{
 pub use self::{
     failure::{DOMAIN, Reason},
     listener::{Endpoint, Listener},
+    status_page::SAMPLE_INTERVAL,
 };
 use canary::Canary;
+use status_page::StatusPage;
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -104,6 +107,7 @@ pub struct Service {
     /// Maps of the arenas that may be made at once.
     mapping: Arc<Semaphore>,
     canary: Arc<Canary>,
+    status_page: Arc<StatusPage>,
     /// What the processor has.
     features: Arc<code::CpuFeatures>,
     started: Instant,
@@ -122,6 +126,7 @@ impl Service {
             linking: Arc::new(Semaphore::new(limits.linking_max)),
             mapping: Arc::new(Semaphore::new(1)),
             canary: Arc::default(),
+            status_page: Arc::default(),
             features: Arc::new(cpu::features()),
             limits: Arc::new(limits),
             draining: Arc::new(AtomicBool::new(false)),

@@ -2,10 +2,11 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::Service;
+use super::{Service, convert};
 use crate::{
     arena::{ArenaStats, KindStats},
     cache::EvictionCount,
+    exec::FilterState,
     metrics::{ArenaBytes, Evicted, Snapshot},
     proto::{ArenaStatus, BudgetStatus, CounterStatus, EntryStatus, ExecutorStatus, GetStatusResponse},
 };
@@ -14,6 +15,11 @@ impl Service {
     /// Executable memory at one moment.
     pub fn arena_stats(&self) -> ArenaStats {
         self.arenas.stats()
+    }
+
+    /// Whether system calls of code are contained.
+    pub fn filter_state(&self) -> FilterState {
+        self.pool.stats().filter
     }
 
     /// The counts in a status; who and how it is stays for the caller to fill in.
@@ -60,6 +66,7 @@ impl Service {
                 inline_calls: pool.inline,
                 inline_moved: pool.inline_moved,
             }),
+            system_calls: Some(convert::system_calls(&pool)),
             counters: Some(CounterStatus {
                 lookup_hits: cache.lookups.hits,
                 lookup_misses: cache.lookups.misses,
@@ -114,6 +121,8 @@ impl Service {
             executors_running: pool.running as u64,
             queue_refusals: pool.refused,
             queue_namespace_refusals: pool.refused_tenant,
+            executors_filtered: if pool.filter == FilterState::InForce { pool.executors as u64 } else { 0 },
+            executor_system_calls_refused: pool.refused_system_calls,
             executions_in_flight: (pool.running + pool.inline_running + pool.queued) as u64,
             evicted_capacity: evicted(cache.evictions.capacity),
             evicted_requested: evicted(cache.evictions.requested),

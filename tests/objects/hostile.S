@@ -83,6 +83,21 @@ function privileged
     ret
 done privileged
 
+function system_call                    /* (number, a, b, c): nothing of it may happen */
+    mov %rdi, %rax
+    mov %rsi, %rdi
+    mov %rdx, %rsi
+    mov %rcx, %rdx
+    syscall
+    ret
+done system_call
+
+function interrupt_0x80                 /* (number): the 32-bit interface */
+    mov %rdi, %rax
+    int $0x80
+    ret
+done interrupt_0x80
+
 function divide_by_zero
     xor %ecx, %ecx
     mov $1, %eax

@@ -7,8 +7,8 @@ use std::{
 };
 
 use codecached::proto::{
-    ExecuteRequest, ExecuteResponse, Priority, ResultType, Returned, Trap, TrapKind, TrapStage,
-    execute_request::Target, execute_response::Outcome, value::Kind,
+    ExecuteRequest, ExecuteResponse, Priority, ResultType, Returned, SystemCall, SystemCallAbi, Trap, TrapKind,
+    TrapStage, execute_request::Target, execute_response::Outcome, value::Kind,
 };
 use hdrhistogram::Histogram;
 use nix::sys::signal::Signal;
@@ -156,6 +156,9 @@ fn trap_human(trap: &Trap) -> Lines {
     if let Some((_, words)) = stage(trap) {
         lines.push(("while".to_owned(), words.to_owned()));
     }
+    if let Some(call) = &trap.system_call {
+        lines.push(("system call".to_owned(), system_call(call)));
+    }
     if !trap.instruction.is_empty() {
         lines.push(("instruction".to_owned(), trap.instruction.clone()));
     }
@@ -167,6 +170,25 @@ fn trap_human(trap: &Trap) -> Lines {
         lines.push(("signal".to_owned(), format!("{} ({name})", trap.signal)));
     }
     lines
+}
+
+/// Such as "getpid (39)".
+fn system_call(call: &SystemCall) -> String {
+    let name = if call.name.is_empty() { "unknown" } else { &call.name };
+    let by = match abi(call) {
+        "x86-64" => String::new(),
+        other => format!(" by the {other} interface"),
+    };
+    format!("{name} ({}){by}", call.number)
+}
+
+fn abi(call: &SystemCall) -> &'static str {
+    match call.abi() {
+        SystemCallAbi::X8664 => "x86-64",
+        SystemCallAbi::X32 => "x32",
+        SystemCallAbi::I386 => "i386",
+        SystemCallAbi::Unspecified => "unknown",
+    }
 }
 
 /// What was running, if it was not the function that was called.
@@ -210,6 +232,7 @@ fn kind(kind: TrapKind) -> (&'static str, &'static str) {
         TrapKind::StackOverflow => ("STACK_OVERFLOW", "the stack ran into its guard"),
         TrapKind::Timeout => ("TIMEOUT", "the CPU limit or the wall cap passed"),
         TrapKind::Abort => ("ABORT", "the code gave up"),
+        TrapKind::Syscall => ("SYSCALL", "a system call, which was not made"),
     }
 }
 
@@ -263,6 +286,11 @@ fn trap_json(trap: &Trap, answer: &ExecuteResponse, times: &Times) -> Value {
         "fault_address": trap.fault_address.map(|address| format!("{address:#018x}")),
         "signal": trap.signal,
         "signal_name": signal_name(trap.signal),
+        "system_call": trap.system_call.as_ref().map(|call| json!({
+            "abi": abi(call),
+            "number": call.number,
+            "name": call.name,
+        })),
     });
     json
 }

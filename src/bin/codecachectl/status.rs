@@ -1,6 +1,6 @@
 //! `stats` and `capabilities`: what the daemon says about itself.
 
-use codecached::proto::{ArenaStatus, BlobFormat, GetCapabilitiesResponse, GetStatusResponse};
+use codecached::proto::{ArenaStatus, BlobFormat, GetCapabilitiesResponse, GetStatusResponse, SystemCallContainment};
 use serde_json::{Value, json};
 
 use crate::{
@@ -90,6 +90,7 @@ fn stats_human(status: &GetStatusResponse) -> String {
                 executors.stuck, executors.missing, executors.replaced, executors.inline_calls, executors.inline_moved
             ),
         ),
+        ("system calls", system_calls(status)),
         ("lookups", format!("{} hits, {} misses{}", counters.lookup_hits, counters.lookup_misses, hit_ratio(status))),
         ("installs", counters.installs.to_string()),
         (
@@ -101,6 +102,21 @@ fn stats_human(status: &GetStatusResponse) -> String {
         ),
         ("calls", format!("{}, {} trapped", counters.calls, counters.traps)),
     ])
+}
+
+/// Whether those of code are contained, and whether executors are kept from any that they need.
+fn system_calls(status: &GetStatusResponse) -> String {
+    let calls = status.system_calls.clone().unwrap_or_default();
+    let contained = match calls.containment() {
+        SystemCallContainment::InForce => "of code are contained".to_owned(),
+        SystemCallContainment::Unavailable => format!("of code are NOT contained: {}", calls.reason),
+        SystemCallContainment::Off => "of code are NOT contained: exec.system_call_filter is off".to_owned(),
+        SystemCallContainment::Unspecified => "the daemon does not say".to_owned(),
+    };
+    match calls.refused {
+        0 => contained,
+        refused => format!("{contained}; executors themselves were refused {refused}"),
+    }
 }
 
 /// How and why, and what was tried before.
@@ -133,6 +149,7 @@ fn stats_json(status: &GetStatusResponse) -> Value {
     let entries = status.entries.unwrap_or_default();
     let arena = status.arena.clone().unwrap_or_default();
     let executors = status.executors.unwrap_or_default();
+    let system_calls = status.system_calls.clone().unwrap_or_default();
     let counters = status.counters.unwrap_or_default();
     json!({
         "version": status.version,
@@ -174,6 +191,16 @@ fn stats_json(status: &GetStatusResponse) -> Value {
             "replaced": executors.replaced,
             "inline_calls": executors.inline_calls,
             "inline_moved": executors.inline_moved,
+        },
+        "system_calls": {
+            "containment": match system_calls.containment() {
+                SystemCallContainment::Unspecified => "unknown",
+                SystemCallContainment::InForce => "in-force",
+                SystemCallContainment::Unavailable => "unavailable",
+                SystemCallContainment::Off => "off",
+            },
+            "reason": system_calls.reason,
+            "refused": system_calls.refused,
         },
         "counters": {
             "lookup_hits": counters.lookup_hits,
@@ -269,7 +296,7 @@ fn formats(answer: &GetCapabilitiesResponse) -> Vec<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use codecached::proto::{BudgetStatus, CounterStatus};
+    use codecached::proto::{BudgetStatus, CounterStatus, SystemCallStatus};
 
     use super::*;
 
@@ -292,5 +319,19 @@ mod tests {
         let text = stats_human(&status);
         assert!(text.contains("draining") && text.contains("1 KiB of 2 KiB") && text.contains("75.0 % hits"), "{text}");
         assert_eq!(stats_json(&status)["budget"]["charged_bytes"], 1024);
+    }
+
+    #[test]
+    fn system_calls_that_are_not_contained_are_told_with_the_reason() {
+        let told = |containment: SystemCallContainment, reason: &str, refused| {
+            let reason = reason.to_owned();
+            let calls = SystemCallStatus { containment: containment.into(), reason, refused };
+            system_calls(&GetStatusResponse { system_calls: Some(calls), ..GetStatusResponse::default() })
+        };
+        assert_eq!(told(SystemCallContainment::InForce, "", 0), "of code are contained");
+        let unavailable = told(SystemCallContainment::Unavailable, "EPERM", 0);
+        assert_eq!(unavailable, "of code are NOT contained: EPERM");
+        assert!(told(SystemCallContainment::InForce, "", 3).ends_with("were refused 3"));
+        assert!(told(SystemCallContainment::Off, "", 0).contains("off"));
     }
 }

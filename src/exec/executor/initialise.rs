@@ -50,7 +50,8 @@ impl<C: Callee> Executor<'_, C> {
 
     fn step(&self, callee: &C, step: Step, limits: Limits) -> Result<(), Outcome> {
         let frame = self.slot.frame();
-        let stopped = |kind, signal, stage| Trap { kind, pc: step.entry, fault_address: None, signal, stage };
+        let stopped =
+            |kind, signal, stage| Trap { kind, pc: step.entry, fault_address: None, signal, system_call: None, stage };
         // Steps that are shorter than a tick each could else go on for ever.
         let wall_ended = nanos(self.shared.epoch.elapsed()) >= limits.wall_end_ns;
         if frame.is_cancelled(limits.job) || self.shared.queue.is_stopping() {
