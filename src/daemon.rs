@@ -306,6 +306,9 @@ fn limits(config: &Config) -> Limits {
         stream_chunk_max_bytes: config.server.stream_chunk_max_bytes,
         stream_idle_timeout: Duration::from_millis(config.server.stream_idle_timeout_ms),
         streams_max: config.server.streams_max,
+        call_streams_max: config.server.call_streams_max,
+        call_stream_idle_timeout: Duration::from_millis(config.server.call_stream_idle_timeout_ms),
+        stream_calls_max: config.exec.stream_calls_max,
         code: code::Limits {
             blob_max_bytes: config.server.unary_max_bytes.max(config.server.stream_max_bytes),
             image_max_bytes: config.code.image_max_bytes,

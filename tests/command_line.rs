@@ -133,3 +133,75 @@ fn check_says_what_works_and_the_remedy_for_what_does_not() {
     assert!(text.lines().any(|line| line.starts_with("failed  ") && line.contains("ENOMEM")), "{text}");
     assert!(text.lines().any(|line| line.contains("remedy: ") && line.contains("RLIMIT_AS")), "{text}");
 }
+
+#[test]
+fn a_batch_is_called_over_columns_and_its_trap_has_a_row() {
+    let daemon = Daemon::start();
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    // int f(int a, int b) { return a + b; }, and one that faults for a = 0.
+    let faults = [0x85, 0xff, 0x74, 0x03, 0x89, 0xf8, 0xc3, 0x0f, 0x0b];
+    for (name, code) in [("add", ADD), ("faults", &faults)] {
+        fs::write(path(name), code).unwrap();
+        let (code, _, err) = ctl(&daemon.target, &["install", name, &path(name), "--flat", "f=0"]);
+        assert_eq!(code, Some(0), "{err}");
+    }
+    fs::write(path("numbers"), "1 2\n3\n").unwrap();
+    let column = format!("i32:@{}", path("numbers"));
+    let sum = ["batch", "add", "f", &column, "i32:-10", "--result", "i32"];
+    let (code, out, err) = ctl(&daemon.target, &sum);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.starts_with("-9\n-8\n-7\n") && out.contains("3 returned"), "{out}");
+    let (code, _, err) = ctl(&daemon.target, &[&sum[..], &["--output", &path("out")]].concat());
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(fs::read(path("out")).unwrap(), [-9_i32, -8, -7].map(i32::to_le_bytes).concat());
+    let raw = format!("i32:raw@{}", path("out"));
+    let (code, out, _) = ctl(&daemon.target, &["--json", "batch", "add", "f", &raw, "i32:9", "--result", "i32"]);
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (code, &json["results"], &json["rows"]),
+        (Some(0), &serde_json::json!([0, 1, 2]), &serde_json::json!(3))
+    );
+    let (code, out, _) = ctl(&daemon.target, &["batch", "faults", "f", "i32:5,6,0,7", "--result", "i32"]);
+    assert_eq!(code, Some(4), "{out}");
+    assert!(out.contains("2 trapped") && out.contains("ILL") && out.contains("f+0x7"), "{out}");
+    let (code, out, _) =
+        ctl(&daemon.target, &["batch", "add", "f", "i32:1", "i32:2", "--rows", "4", "--result", "i32"]);
+    assert_eq!((code, out.matches("3\n").count()), (Some(0), 4), "{out}");
+    for workload in ["execute-batch", "execute-stream"] {
+        let few = ["--seconds", "0.3", "--warmup", "0.1", "--keys", "3", "--in-flight", "2", "--plain"];
+        let (code, out, err) = ctl(&daemon.target, &[&["bench", workload][..], &few].concat());
+        assert_eq!(code, Some(0), "{out}{err}");
+        assert!(out.lines().all(|line| line.split(' ').count() == 3) && out.contains("/s\n"), "{out}");
+    }
+}
+
+#[test]
+fn what_runs_is_shown_and_stopped() {
+    let daemon = Daemon::start();
+    let directory = tempfile::tempdir().unwrap();
+    let spin = directory.path().join("spin");
+    fs::write(&spin, [0xeb, 0xfe]).unwrap();
+    let run = |arguments: &[&str]| ctl(&daemon.target, arguments);
+    assert_eq!(run(&["install", "spin", spin.to_str().unwrap(), "--flat", "f=0"]).0, Some(0));
+    let calling = std::thread::spawn({
+        let target = daemon.target.clone();
+        move || ctl(&target, &["call", "spin", "f", "--cpu-limit", "50s", "--timeout", "100s"])
+    });
+    let until = std::time::Instant::now() + support::PATIENCE;
+    let id = loop {
+        let json: serde_json::Value = serde_json::from_str(&run(&["--json", "executions"]).1).unwrap();
+        if let Some(id) = json["executions"][0]["execution_id"].as_u64() {
+            break id.to_string();
+        }
+        assert!(std::time::Instant::now() < until, "the call is never shown");
+    };
+    let (code, out, _) = run(&["executions"]);
+    assert!(code == Some(0) && out.contains("spin") && out.contains("running"), "{out}");
+    let (code, _, err) = run(&["cancel", &id, "--namespace", "other"]);
+    assert!(code == Some(3) && err.contains("EXECUTION_NOT_FOUND"), "{err}");
+    assert_eq!(run(&["cancel", &id]).0, Some(0));
+    let (code, out, err) = calling.join().unwrap();
+    assert!(code == Some(4) && out.contains("CANCELLED"), "{out}{err}");
+    assert!(run(&["executions"]).1.contains("0 executions"));
+}

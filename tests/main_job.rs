@@ -289,8 +289,8 @@ async fn bad_calls_are_refused_with_their_reason() {
     let client = daemon.client().await;
     let entry = handle(&client.install(flat("k", ADD)).await.unwrap());
     let request = |arguments| call(entry, "f", arguments, ResultType::I32);
-    let seven = vec![Kind::I32(0); 7];
-    assert_refused(client.execute(request(seven)).await, Code::InvalidArgument, "INVALID_FIELD");
+    let seventeen = vec![Kind::I32(0); 17];
+    assert_refused(client.execute(request(seventeen)).await, Code::InvalidArgument, "INVALID_FIELD");
     let huge = vec![Kind::OutBytes(1 << 40)];
     assert_refused(client.execute(request(huge)).await, Code::InvalidArgument, "INVALID_FIELD");
     let answer = vec![Kind::OutBytes(3 << 20), Kind::OutBytes(3 << 20)];

@@ -7,8 +7,9 @@ use std::time::Duration;
 use codecached::{
     client::Client,
     proto::{
-        Entry, EntryView, ExecuteRequest, InstallRequest, LiftQuarantineRequest, ListRequest, LookupRequest,
-        ResultType, TrapKind, TrapStage, lift_quarantine_request, lookup_request,
+        Entry, EntryView, ExecuteBatchRequest, ExecuteRequest, FunctionCalls, InstallRequest, LiftQuarantineRequest,
+        ListRequest, LookupRequest, ResultType, StreamAnswer, StreamCall, TrapKind, TrapStage, execute_batch_request,
+        function_calls, lift_quarantine_request, lookup_request, stream_answer,
     },
 };
 use support::{ADD, Daemon, PATIENCE, call, flat, handle, returned, trapped, until};
@@ -51,6 +52,32 @@ async fn lookup(client: &Client, key: &str) -> Entry {
     client.lookup(request).await.unwrap().entry.unwrap()
 }
 
+/// Two calls that go together, answered.
+async fn stream_of_two(client: &Client, entry: u64) -> Vec<StreamAnswer> {
+    let (sender, mut answers) = client.execute_stream().await.unwrap();
+    let functions = FunctionCalls {
+        target: Some(function_calls::Target::Handle(entry)),
+        symbol: "f".to_owned(),
+        result: ResultType::Void.into(),
+        calls: [1, 2].map(|call_id| StreamCall { call_id, arguments: vec![] }).into(),
+        ..FunctionCalls::default()
+    };
+    assert!(sender.send(vec![functions]).await);
+    let mut all = Vec::new();
+    while all.len() < 2 {
+        all.extend(tokio::time::timeout(PATIENCE, answers.next()).await.expect("in time").unwrap().unwrap());
+    }
+    all
+}
+
+/// Reason and message.
+fn error_of(answer: StreamAnswer) -> (String, String) {
+    match answer.outcome.unwrap() {
+        stream_answer::Outcome::Error(error) => (error.reason, error.message),
+        other => panic!("{other:?}"),
+    }
+}
+
 async fn get(daemon: &Daemon, path: &str) -> String {
     let mut stream = TcpStream::connect(&daemon.metrics).await.unwrap();
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
@@ -72,6 +99,17 @@ async fn an_entry_that_traps_too_often_is_not_called_until_that_is_lifted_or_it_
     for part in ["after 3 traps", "ILL at f+0x0", "codecachectl unquarantine"] {
         assert!(error.to_string().contains(part), "{error}");
     }
+    let batch = ExecuteBatchRequest {
+        target: Some(execute_batch_request::Target::Handle(bad)),
+        symbol: "f".to_owned(),
+        rows: 1,
+        result: ResultType::Void.into(),
+        ..ExecuteBatchRequest::default()
+    };
+    let error = client.execute_batch(batch).await.unwrap_err();
+    assert!(error.reason() == "ENTRY_QUARANTINED" && error.to_string().contains("after 3 traps"), "{error}");
+    let reasons: Vec<_> = stream_of_two(&client, bad).await.into_iter().map(|it| error_of(it).0).collect();
+    assert_eq!(reasons, ["ENTRY_QUARANTINED"; 2]);
     returned(client.execute(request(good, 1000)).await.unwrap());
     let listed = client.list(ListRequest::default()).await.unwrap().entries;
     let states: Vec<_> = listed.iter().map(|it| (&it.key[..], it.quarantine.as_ref().map(|it| it.traps))).collect();
@@ -94,6 +132,18 @@ async fn an_entry_that_traps_too_often_is_not_called_until_that_is_lifted_or_it_
     trapped(client.execute(request(handle(&anew), 1000)).await.unwrap());
     let error = client.lift_quarantine(LiftQuarantineRequest::default()).await.unwrap_err();
     assert_eq!(error.reason(), "INVALID_FIELD", "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_of_a_stream_behind_the_trap_that_was_too_much_do_not_run() {
+    let daemon = Daemon::start_with(&["--set", "exec.quarantine_traps=1"]);
+    let client = daemon.client().await;
+    let bad = install(&client, "bad", UD2).await;
+    let mut answers = stream_of_two(&client, bad).await;
+    answers.sort_by_key(|it| it.call_id);
+    let second = error_of(answers.pop().unwrap());
+    assert!(second.0 == "ENTRY_QUARANTINED" && second.1.contains("after 1 traps"), "{second:?}");
+    assert!(matches!(answers[0].outcome, Some(stream_answer::Outcome::Trap(_))), "{answers:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use codecached::{
     client::Client,
-    proto::{ExecuteRequest, InstallRequest, Priority, ResultType, TrapKind, value::Kind},
+    proto::{
+        Column, ColumnType, ExecuteBatchRequest, ExecuteRequest, FunctionCalls, InstallRequest, ListExecutionsRequest,
+        Priority, ResultType, StreamCall, TrapKind, execute_batch_request, function_calls, stream_answer, value::Kind,
+    },
 };
-use support::{ADD, Daemon, call, flat, handle, returned, trapped, until};
+use support::{ADD, Daemon, PATIENCE, call, flat, handle, returned, trapped, until};
 use tokio::task::JoinHandle;
 use tonic::Code;
 
@@ -29,6 +32,20 @@ fn request(namespace: &str, entry: u64, limit_ms: u64) -> ExecuteRequest {
         namespace: namespace.to_owned(),
         cpu_limit: Some(limit.try_into().unwrap()),
         ..call(entry, "f", vec![Kind::I32(2), Kind::I32(3)], ResultType::I32)
+    }
+}
+
+/// A batch of two rows.
+fn batch(namespace: &str, entry: u64) -> ExecuteBatchRequest {
+    let column = |value: i32| Column { r#type: ColumnType::I32.into(), values: value.to_le_bytes().to_vec().into() };
+    ExecuteBatchRequest {
+        namespace: namespace.to_owned(),
+        target: Some(execute_batch_request::Target::Handle(entry)),
+        symbol: "f".to_owned(),
+        rows: 2,
+        columns: vec![column(2), column(3)],
+        result: ResultType::I32.into(),
+        ..ExecuteBatchRequest::default()
     }
 }
 
@@ -64,6 +81,45 @@ async fn a_namespace_with_long_calls_does_not_hold_up_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_long_calls_gives_way_to_calls_and_batches_of_another_namespace() {
+    const CALLS: u64 = 100;
+    let daemon = Daemon::start_with(&["--set", "exec.executors=1", "--set", "exec.spare_executors=0"]);
+    let client = daemon.client().await;
+    let slow = install(&client, "slow", SPIN).await;
+    let fast = install(&client, "fast", ADD).await;
+    let (sender, mut answers) = client.execute_stream().await.unwrap();
+    let functions = FunctionCalls {
+        namespace: "slow".to_owned(),
+        target: Some(function_calls::Target::Handle(slow)),
+        symbol: "f".to_owned(),
+        result: ResultType::Void.into(),
+        cpu_limit: Some(Duration::from_millis(20).try_into().unwrap()),
+        calls: (0..CALLS).map(|call_id| StreamCall { call_id, arguments: vec![] }).collect(),
+        ..FunctionCalls::default()
+    };
+    assert!(sender.send(vec![functions]).await);
+    until("it to run", async || (client.status().await.unwrap().executors.unwrap().running == 1).then_some(())).await;
+    for _ in 0..10 {
+        assert_eq!(returned(client.execute(request("fast", fast, 1000)).await.unwrap()).0, Some(Kind::I32(5)));
+        let batch = client.execute_batch(batch("fast", fast)).await.unwrap();
+        assert_eq!((batch.rows, batch.trap), (2, None));
+    }
+    let slow = ListExecutionsRequest { namespace: "slow".to_owned(), ..ListExecutionsRequest::default() };
+    let left = client.list_executions(slow).await.unwrap().executions;
+    assert!(!left.is_empty(), "all calls of the stream came before them");
+    let mut ended = 0;
+    while ended < CALLS {
+        let some = tokio::time::timeout(PATIENCE, answers.next()).await.expect("an answer in time").unwrap().unwrap();
+        for answer in &some {
+            let is_timeout = |it: &stream_answer::Outcome| matches!(it, stream_answer::Outcome::Trap(trap) if trap.kind() == TrapKind::Timeout);
+            assert!(answer.outcome.as_ref().is_some_and(is_timeout), "{answer:?}");
+        }
+        ended += some.len() as u64;
+    }
+    assert_eq!(ended, CALLS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_whose_queue_is_full_is_told_which_bound_it_met_and_others_have_room() {
     let flags = ["--set", "exec.executors=1", "--set", "exec.queue_max=9", "--set", "exec.queue_namespace_max=2"];
     let daemon = Daemon::start_with(&flags);
@@ -79,6 +135,8 @@ async fn a_namespace_whose_queue_is_full_is_told_which_bound_it_met_and_others_h
     assert_eq!((error.code(), error.reason()), (Some(Code::ResourceExhausted), "EXECUTORS_SATURATED"));
     assert!(error.to_string().contains("2 calls of this namespace wait already"), "{error}");
     assert!(error.retry_delay().is_some());
+    let error = client.execute_batch(batch("slow", slow)).await.unwrap_err();
+    assert_eq!(error.reason(), "EXECUTORS_SATURATED", "a batch has no place of its own: {error}");
     let answer = client.execute(request("fast", fast, 1000)).await.unwrap();
     assert_eq!(returned(answer).0, Some(Kind::I32(5)));
     for spin in spins {

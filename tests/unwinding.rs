@@ -79,12 +79,16 @@ fn install(cache: &Cache, object: &[u8], key: u64) {
 
 /// The frames of the backtrace that a call of the entry makes.
 fn backtrace(cache: &Cache, pool: &Pool<Pinned>, key: u64) -> String {
+    backtrace_with(cache, pool, key, vec![Arg::U64(3)])
+}
+
+fn backtrace_with(cache: &Cache, pool: &Pool<Pinned>, key: u64, args: Vec<Arg>) -> String {
     let callee = cache.pin(Target::Name(&name(key))).unwrap();
     let call = Call {
         entry: callee.function("call_outer").unwrap(),
         callee,
         priority: Priority::Normal,
-        args: vec![Arg::U64(3)],
+        args,
         result: ResultType::U64,
         cpu_limit: Duration::from_secs(30),
         wall_cap: Duration::from_secs(60),
@@ -118,6 +122,17 @@ fn a_backtrace_passes_through_resident_code_into_its_executor() {
     install(&cache, &support::compile("spinner.c"), 1);
     let backtrace = backtrace(&cache, &pool, 1);
     assert!(passes_through(&backtrace), "{backtrace}");
+}
+
+#[test]
+fn a_backtrace_passes_through_code_that_was_given_arguments_on_the_stack() {
+    let _alone = CAPTURING.lock().unwrap_or_else(|it| it.into_inner());
+    let (cache, pool) = (cache(true), pool());
+    install(&cache, &support::compile("spinner.c"), 1);
+    for count in [15, 16] {
+        let backtrace = backtrace_with(&cache, &pool, 1, vec![Arg::U64(3); count]);
+        assert!(passes_through(&backtrace), "{count} arguments: {backtrace}");
+    }
 }
 
 #[test]

@@ -55,7 +55,12 @@ pub struct Meta {
 impl Meta {
     /// Counts a call that was taken.
     pub fn count_call(&self) {
-        self.calls.fetch_add(1, Relaxed);
+        self.count_calls(1);
+    }
+
+    /// Counts some.
+    pub fn count_calls(&self, count: u64) {
+        self.calls.fetch_add(count, Relaxed);
     }
 
     /// Bytes of heap that an entry with this takes, beside its spans: what is charged as metadata.
@@ -182,6 +187,7 @@ pub struct View {
 }
 
 /// Keeps an entry's memory where it is for as long as it lives, evicted or not.
+#[derive(Clone)]
 pub struct Pinned {
     pub(super) entry: Arc<Entry>,
     pub(super) handle: Handle,

@@ -12,6 +12,7 @@
 
 mod address;
 mod archive;
+mod call_stream;
 mod error;
 mod retry;
 #[cfg(test)]
@@ -31,15 +32,17 @@ use tonic::{
 };
 
 use crate::proto::{
-    DisassembleRequest, DisassembleResponse, EvictRequest, EvictResponse, ExecuteRequest, ExecuteResponse,
-    GetArenasRequest, GetArenasResponse, GetCapabilitiesRequest, GetCapabilitiesResponse, GetStatusRequest,
-    GetStatusResponse, LiftQuarantineRequest, LiftQuarantineResponse, ListRequest, ListResponse, LookupRequest,
-    LookupResponse, admin_service_client::AdminServiceClient, code_cache_service_client::CodeCacheServiceClient,
+    CancelExecutionRequest, DisassembleRequest, DisassembleResponse, EvictRequest, EvictResponse, ExecuteBatchRequest,
+    ExecuteBatchResponse, ExecuteRequest, ExecuteResponse, GetArenasRequest, GetArenasResponse, GetCapabilitiesRequest,
+    GetCapabilitiesResponse, GetStatusRequest, GetStatusResponse, LiftQuarantineRequest, LiftQuarantineResponse,
+    ListExecutionsRequest, ListExecutionsResponse, ListRequest, ListResponse, LookupRequest, LookupResponse,
+    admin_service_client::AdminServiceClient, code_cache_service_client::CodeCacheServiceClient,
     execution_service_client::ExecutionServiceClient,
 };
 
 pub use address::{Address, DEFAULT_ADDRESS};
 pub use archive::archive;
+pub use call_stream::{CallAnswers, CallSender};
 pub use error::ClientError;
 use retry::Backoff;
 use upload::KnownLimits;
@@ -62,7 +65,7 @@ type Answer<R> = Result<Response<R>, Status>;
 /// A connection to the daemon. Clones share it, and cost one reference count.
 ///
 /// Calls fail with [`ClientError`]. `GetCapabilities`, `Lookup`, `List`, `Disassemble`, `Install` and `InstallStream` are tried up to four times while
-/// the daemon is unavailable; `Execute` and `Evict` once, because a second try could act a second time.
+/// the daemon is unavailable; the calls of the ExecutionService and `Evict` once, because a second try could act a second time.
 #[derive(Clone, Debug)]
 pub struct Client {
     channel: Channel,
@@ -118,6 +121,86 @@ impl Client {
     pub async fn execute(&self, request: ExecuteRequest) -> Result<ExecuteResponse, ClientError> {
         let mut stub = self.execution();
         self.once(request, |request| async move { stub.execute(request).await }).await
+    }
+
+    /// Calls a symbol once for each row of columns. A trap is an answer, not an error; it has the rows before it.
+    ///
+    /// ```no_run
+    /// use codecached::proto::{Column, ColumnType, ExecuteBatchRequest, execute_batch_request::Target};
+    ///
+    /// # async fn example(client: codecached::client::Client) -> Result<(), codecached::client::ClientError> {
+    /// let values: Vec<u8> = (0..1000_i64).flat_map(i64::to_le_bytes).collect();
+    /// let column = |values: Vec<u8>| Column { r#type: ColumnType::I64.into(), values: values.into() };
+    /// let request = ExecuteBatchRequest {
+    ///     target: Some(Target::Key("sum".into())),
+    ///     symbol: "add".into(),
+    ///     rows: 1000,
+    ///     // The second argument is the same for all rows.
+    ///     columns: vec![column(values), column(7_i64.to_le_bytes().to_vec())],
+    ///     result: codecached::proto::ResultType::I64.into(),
+    ///     ..ExecuteBatchRequest::default()
+    /// };
+    /// let sums = client.execute_batch(request).await?.results;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn execute_batch(&self, request: ExecuteBatchRequest) -> Result<ExecuteBatchResponse, ClientError> {
+        let mut stub = self.execution();
+        self.once(request, |request| async move { stub.execute_batch(request).await }).await
+    }
+
+    /// Opens a stream of calls, with a side to send them and one to read their answers, which come in any order. Both
+    /// sides must be served at once: the daemon reads on only while answers are read. The deadline of this client
+    /// is one for the whole stream.
+    ///
+    /// ```no_run
+    /// use codecached::proto::{FunctionCalls, StreamCall, function_calls::Target};
+    ///
+    /// # async fn example(client: codecached::client::Client) -> Result<(), codecached::client::ClientError> {
+    /// let (calls, mut answers) = client.execute_stream().await?;
+    /// tokio::spawn(async move {
+    ///     for message in 0..10 {
+    ///         let call = |at| StreamCall { call_id: message * 100 + at, arguments: vec![] };
+    ///         let (target, symbol) = (Some(Target::Key("sum".into())), "next".into());
+    ///         let calls_of_next =
+    ///             FunctionCalls { target, symbol, calls: (0..100).map(call).collect(), ..FunctionCalls::default() };
+    ///         calls.send(vec![calls_of_next]).await;
+    ///     }
+    /// });
+    /// while let Some(answers) = answers.next().await? {
+    ///     for answer in answers {
+    ///         println!("{}: {:?}", answer.call_id, answer.outcome);
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn execute_stream(&self) -> Result<(CallSender, CallAnswers), ClientError> {
+        call_stream::open(self).await
+    }
+
+    /// What runs and waits in a namespace, a page of it.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn list_executions(&self, request: ListExecutionsRequest) -> Result<ListExecutionsResponse, ClientError> {
+        let mut stub = self.execution();
+        self.once(request, |request| async move { stub.list_executions(request).await }).await
+    }
+
+    /// Stops an execution: its caller is answered with a trap.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::is_not_found`] tells that it has ended.
+    pub async fn cancel_execution(&self, request: CancelExecutionRequest) -> Result<(), ClientError> {
+        let mut stub = self.execution();
+        self.once(request, |request| async move { stub.cancel_execution(request).await }).await.map(drop)
     }
 
     /// Takes an entry out.
@@ -178,7 +261,7 @@ impl Client {
         CodeCacheServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX_BYTES)
     }
 
-    /// The bare stub for Execute: no deadline.
+    /// The bare stub for Execute and its kin: no deadline.
     #[must_use]
     pub fn execution(&self) -> ExecutionServiceClient<Channel> {
         ExecutionServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX_BYTES)

@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     io,
     path::Path,
+    pin::Pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -14,7 +15,7 @@ use tokio::{
     net::{TcpListener, UnixListener},
 };
 use tokio_stream::{
-    Stream,
+    Stream, StreamExt as _,
     wrappers::{TcpListenerStream, UnixListenerStream},
 };
 use tonic::{
@@ -27,7 +28,8 @@ use tower::Service;
 
 use super::*;
 use crate::proto::{
-    InstallRequest, InstallResponse, InstallStreamRequest, InstallStreamResponse, Limits, Returned, Value,
+    CancelExecutionResponse, ExecuteStreamRequest, ExecuteStreamResponse, FunctionCalls, InstallRequest,
+    InstallResponse, InstallStreamRequest, InstallStreamResponse, Limits, Returned, StreamAnswer, StreamCall, Value,
     code_cache_service_server::{CodeCacheService, CodeCacheServiceServer},
     execute_response::Outcome,
     execution_service_server::{ExecutionService, ExecutionServiceServer},
@@ -145,6 +147,37 @@ impl ExecutionService for Fake {
         };
         Ok(answer.map(|answer| ExecuteResponse { outcome: Some(Outcome::Returned(returned)), ..answer }))
     }
+    async fn execute_batch(&self, _: Request<ExecuteBatchRequest>) -> Result<Response<ExecuteBatchResponse>, Status> {
+        self.answer("execute_batch").await
+    }
+    type ExecuteStreamStream = Pin<Box<dyn Stream<Item = Result<ExecuteStreamResponse, Status>> + Send>>;
+    /// One answer for each message, until the first empty one, which ends the stream by the next failure of the script.
+    async fn execute_stream(
+        &self,
+        request: Request<Streaming<ExecuteStreamRequest>>,
+    ) -> Result<Response<Self::ExecuteStreamStream>, Status> {
+        let fake = self.clone();
+        let answers = request.into_inner().map(move |message| {
+            let calls = message?.functions.into_iter().flat_map(|it| it.calls);
+            let answers: Vec<_> =
+                calls.map(|it| StreamAnswer { call_id: it.call_id, ..StreamAnswer::default() }).collect();
+            let failure = if answers.is_empty() { fake.failures.lock().unwrap().pop_front() } else { None };
+            failure.map_or(Ok(ExecuteStreamResponse { answers }), Err)
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+    async fn list_executions(
+        &self,
+        _: Request<ListExecutionsRequest>,
+    ) -> Result<Response<ListExecutionsResponse>, Status> {
+        self.answer("list_executions").await
+    }
+    async fn cancel_execution(
+        &self,
+        _: Request<CancelExecutionRequest>,
+    ) -> Result<Response<CancelExecutionResponse>, Status> {
+        self.answer("cancel_execution").await
+    }
 }
 
 fn unavailable() -> Status {
@@ -167,6 +200,40 @@ async fn calls_that_may_be_repeated_are_repeated_while_the_daemon_is_unavailable
     client.capabilities().await.unwrap();
     let expected = ["install", "lookup", "list", "capabilities"].map(|rpc| [rpc; 4]);
     assert_eq!(fake.calls(), expected.as_flattened());
+}
+
+#[tokio::test]
+async fn a_stream_is_sent_to_and_read_from_at_once_and_ends_with_its_sender_or_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let fake = Fake::failing([unavailable()]);
+    let client = fake.client(directory.path()).await;
+    let call = |call_id| StreamCall { call_id, arguments: vec![] };
+    let calls =
+        |ids: std::ops::Range<u64>| vec![FunctionCalls { calls: ids.map(call).collect(), ..FunctionCalls::default() }];
+    let (sender, mut answers) = client.execute_stream().await.unwrap();
+    for round in 0..20 {
+        assert!(sender.send(calls(round..round + 3)).await);
+        let some = answers.next().await.unwrap().unwrap();
+        assert!(some.iter().map(|it| it.call_id).eq(round..round + 3));
+    }
+    drop(sender);
+    assert!(answers.next().await.unwrap().is_none());
+    let (sender, mut answers) = client.execute_stream().await.unwrap();
+    assert!(sender.send(vec![]).await);
+    assert_eq!(answers.next().await.unwrap_err().code(), Some(Code::Unavailable));
+    let gone = async { while sender.send(calls(0..1)).await {} };
+    tokio::time::timeout(Duration::from_secs(60), gone).await.expect("a stream that is over takes no calls");
+}
+
+#[tokio::test]
+async fn what_acts_is_tried_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let fake = Fake::failing([unavailable(), unavailable()]);
+    let client = fake.client(directory.path()).await;
+    assert!(client.execute_batch(ExecuteBatchRequest::default()).await.unwrap_err().is_unavailable());
+    assert!(client.cancel_execution(CancelExecutionRequest::default()).await.unwrap_err().is_unavailable());
+    client.list_executions(ListExecutionsRequest::default()).await.unwrap();
+    assert_eq!(fake.calls(), ["execute_batch", "cancel_execution", "list_executions"]);
 }
 
 fn blob(bytes: usize) -> InstallRequest {

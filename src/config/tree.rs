@@ -54,6 +54,10 @@ pub struct Server {
     pub stream_idle_timeout_ms: u64,
     /// Blobs that come in chunks at a time, over all connections.
     pub streams_max: usize,
+    /// Streams of calls at a time, over all connections.
+    pub call_streams_max: usize,
+    /// Milliseconds during which nothing may come or go on such a stream.
+    pub call_stream_idle_timeout_ms: u64,
     /// Connections at a time, over all listeners.
     pub connections_max: usize,
     /// Concurrent HTTP/2 streams of one connection.
@@ -168,6 +172,8 @@ pub struct Exec {
     pub queue_namespace_max: usize,
     /// Microseconds: calls of functions that took no longer of late run on the thread that serves the request; 0: none.
     pub inline_us: u64,
+    /// Calls of a message of ExecuteStream, and calls of a stream under way from which on no further message is read.
+    pub stream_calls_max: usize,
     /// Bytes of stack of a call.
     pub stack_bytes: usize,
     /// Bytes of inaccessible address space below a stack.
@@ -342,6 +348,8 @@ impl Default for Server {
             stream_chunk_max_bytes: MIB,
             stream_idle_timeout_ms: 10_000,
             streams_max: 16,
+            call_streams_max: 64,
+            call_stream_idle_timeout_ms: 600_000,
             connections_max: 1024,
             streams_per_connection_max: 256,
             requests_in_flight_max: 1024,
@@ -395,6 +403,7 @@ impl Default for Exec {
             queue_max: 1024,
             queue_namespace_max: 0,
             inline_us: 20,
+            stream_calls_max: 4096,
             stack_bytes: 1 << 20,
             stack_guard_bytes: 64 << 20,
             call_memory_max_bytes: 64 << 20,

@@ -37,6 +37,7 @@ impl Callee for Pinned {
     fn trapped(&self, trap: &Trap) {
         let conduct = &self.meta().conduct;
         match trap.stage {
+            TrapStage::Waiting => {}
             TrapStage::Stuck => conduct.stuck(|| "a call could not be stopped and keeps its thread".to_owned()),
             TrapStage::Call | TrapStage::Initialiser | TrapStage::KeptMemory => {
                 conduct.trapped(|| format!("{} {}", trap.kind.as_str(), place(self, trap.pc)));

@@ -1,6 +1,7 @@
 //! One executor: a thread that runs calls, one after the other.
 
 mod initialise;
+mod many;
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
@@ -10,20 +11,22 @@ use std::time::{Duration, Instant};
 use libc::sock_filter;
 use nix::errno::Errno;
 
-use super::call::{Call, Callee, Done, Outcome, Scalar};
+use super::call::{Arg, Call, Callee, Done, Outcome, Scalar};
 use super::confine::{FilterError, confine};
 use super::errno;
 use super::frame::Limits;
 use super::memory::{Placed, Region};
-use super::pool::{Job, Shared};
+use super::pool::Shared;
 use super::schedule::Entry;
 use super::signals::ThreadSignals;
 use super::stack::{Slot, give_back};
-use super::stuck::Given;
+use super::stuck::{Given, Place};
 use super::thread::Block;
+use super::ticket::Answer as _;
 use super::traces::Traces;
-use super::trap::{RawTrap, TrapKind};
+use super::trap::{RawTrap, Trap, TrapKind};
 use super::watchdog::{Victim, nanos};
+use super::work::{End, Job, Order, Work};
 use super::writable::Writables;
 
 /// Shorter times are not measured by the CPU clock, which costs a system call.
@@ -126,48 +129,79 @@ impl<'a, C: Callee> Executor<'a, C> {
         Executor { shared, slot, region: Region::of_slot(slot), victim, canary, traces }
     }
 
-    /// Runs a call and answers it. False if it was given up meanwhile: then this thread has no place any more.
+    /// Does what there is to do and answers it. False if it was given up meanwhile: then this thread has no place any more.
     fn serve(&self, index: usize, entry: Entry<Job<C>>, taken: Instant, cpu: &mut CpuMeter) -> bool {
-        let Entry { id, lanes, job: Job { call, sender, submitted }, .. } = entry;
-        let unwanted = self.slot.frame().is_cancelled(id) || sender.is_closed();
-        let call = Arc::new(call);
-        let given = Given { id, call: Arc::clone(&call), sender, submitted, taken };
-        self.shared.given[index].put(given);
-        let late = call.deadline.is_some_and(|deadline| deadline <= taken);
-        let mut done = Done {
-            outcome: Outcome::Cancelled,
-            queued: taken.saturating_duration_since(submitted),
-            wall: Duration::ZERO,
-            cpu: Duration::ZERO,
-        };
-        let mut faulted = false;
-        if late {
-            done.outcome = Outcome::DeadlineBeforeStart;
-        } else if !unwanted {
-            cpu.begin(taken);
-            let limits = self.limits(id, &call, taken);
-            done.outcome = self.initialise(&call, &lanes, limits).unwrap_or_else(|| self.run(&call, limits));
-            faulted = !matches!(done.outcome, Outcome::Returned { .. });
-            (done.wall, done.cpu) = cpu.end(taken);
-            if lanes.is_empty() {
-                self.shared.paces.note(call.entry, (!faulted).then_some(done.wall));
+        let Entry { id, lanes, job: Job { work: Work { call, order, asker }, submitted }, .. } = entry;
+        let (call, place) = (Arc::new(call), &self.shared.given[index]);
+        let series = order.series().cloned();
+        place.put(Given { id, number: 0, call: Arc::clone(&call), series, asker, submitted, taken });
+        let task = Task { job: id, number: 0, call: &call, lanes: &lanes, place, submitted, taken };
+        let (end, faulted) = match &order {
+            Order::Call => {
+                let (done, faulted) = self.attempt(&task, cpu, |limits| self.run(&call, &call.args, limits));
+                self.note_pace(&task, &done);
+                (done.into(), faulted)
             }
-        }
-        let Some(Given { call: shared_call, sender, .. }) = self.shared.given[index].take() else {
+            Order::Batch(batch) => {
+                let mut end = End::from(Done::cancelled());
+                let (done, faulted) = self.attempt(&task, cpu, |limits| {
+                    let (outcome, (rows, results)) = self.run_rows(&call, batch, limits);
+                    (end.rows, end.results) = (rows, results);
+                    outcome
+                });
+                (End { done, ..end }, faulted)
+            }
+            Order::Series(series) => (Done::cancelled().into(), self.run_series(&task, series, cpu)),
+        };
+        let Some(Given { call: shared_call, asker, .. }) = place.take() else {
             self.end_late(&call, &lanes);
             return false;
         };
         drop(shared_call);
-        self.shared.note_trap(&call, &done.outcome);
-        self.shared.counters.count(&done.outcome);
+        if order.series().is_none() {
+            self.shared.note_end(&call, &end.done.outcome);
+        }
         if !lanes.is_empty() {
             self.shared.queue.settle(&lanes, faulted, |id| call.callee.restore(id));
         }
         // Before the answer: a caller that has it finds nothing of the call left.
-        drop(call);
-        // An error means that the caller has gone.
-        let _ = sender.send(done);
+        drop((call, order));
+        asker.answer(end);
         true
+    }
+
+    /// Runs a call, unless nobody wants it any more: `run` is all of it behind what must run before the first one. True:
+    /// it began, and did not end by itself.
+    fn attempt(&self, task: &Task<'_, C>, cpu: &mut CpuMeter, run: impl FnOnce(Limits) -> Outcome) -> (Done, bool) {
+        let Task { job, number, call, lanes, place, submitted, taken } = *task;
+        let late = call.deadline.is_some_and(|deadline| deadline <= taken);
+        let mut done = Done { queued: taken.saturating_duration_since(submitted), ..Done::cancelled() };
+        let mut faulted = false;
+        if late {
+            done.outcome = Outcome::DeadlineBeforeStart;
+        } else if place.is_deserted() {
+            done.outcome = Outcome::Cancelled;
+        } else if self.slot.frame().is_cancelled(job, number) {
+            done.outcome = Outcome::Trap(Trap::before_start(call.entry));
+        } else {
+            cpu.begin(taken);
+            let limits = self.limits(task);
+            done.outcome = self.initialise(call, lanes, limits).unwrap_or_else(|| run(limits));
+            faulted = !matches!(done.outcome, Outcome::Returned { .. });
+            if matches!(done.outcome, Outcome::Trap(trap) if trap.kind == TrapKind::Cancelled) && place.is_deserted() {
+                done.outcome = Outcome::Cancelled;
+            }
+            (done.wall, done.cpu) = cpu.end(taken);
+        }
+        (done, faulted)
+    }
+
+    /// Whether calls of the function are short, for those that could run inline.
+    fn note_pace(&self, task: &Task<'_, C>, done: &Done) {
+        if task.lanes.is_empty() {
+            let is_returned = matches!(done.outcome, Outcome::Returned { .. });
+            self.shared.paces.note(task.call.entry, is_returned.then_some(done.wall));
+        }
     }
 
     /// A call that was given up has ended after all.
@@ -179,10 +213,10 @@ impl<'a, C: Callee> Executor<'a, C> {
     }
 
     /// Runs the code. An outcome other than `Returned` means that it began and did not end by itself.
-    pub(super) fn run(&self, call: &Call<C>, limits: Limits) -> Outcome {
+    pub(super) fn run(&self, call: &Call<C>, args: &[Arg], limits: Limits) -> Outcome {
         self.traces.remove_for(call.callee.tenant(), self.slot);
         let frame = self.slot.frame();
-        let placed = Placed::new(&self.region, &call.args);
+        let placed = Placed::new(&self.region, &Region::of_stack(self.slot), args);
         frame.heap.reset(placed.end, self.region.range().end);
         frame.context.prepare(call.entry, &placed.registers);
         frame.set_limits(limits);
@@ -196,7 +230,7 @@ impl<'a, C: Callee> Executor<'a, C> {
             block.iter().for_each(Block::scrub);
             return Outcome::Returned { value, buffers };
         };
-        self.ended(limits.job, &raw)
+        self.ended(limits, &raw)
     }
 
     /// Runs what is prepared, in a thread of its own where the callee needs one, which is to be scrubbed after code that
@@ -221,7 +255,7 @@ impl<'a, C: Callee> Executor<'a, C> {
     }
 
     /// The outcome of code that did not come back.
-    fn ended(&self, id: u64, raw: &RawTrap) -> Outcome {
+    fn ended(&self, limits: Limits, raw: &RawTrap) -> Outcome {
         let frame = self.slot.frame();
         // What such code touched is not known.
         give_back(self.region.range());
@@ -230,16 +264,35 @@ impl<'a, C: Callee> Executor<'a, C> {
         self.traces.given_back();
         let guard = self.slot.guard();
         let trap = raw.interpret(&(guard.start as u64..guard.end as u64));
-        let unwanted = trap.kind == TrapKind::Timeout && (frame.is_cancelled(id) || self.shared.queue.is_stopping());
-        if unwanted { Outcome::Cancelled } else { Outcome::Trap(trap) }
+        if trap.kind != TrapKind::Timeout {
+            return Outcome::Trap(trap);
+        }
+        if frame.is_cancelled(limits.job, limits.call) {
+            return Outcome::Trap(Trap { kind: TrapKind::Cancelled, ..trap });
+        }
+        if self.shared.queue.is_stopping() { Outcome::Cancelled } else { Outcome::Trap(trap) }
     }
 
-    fn limits(&self, job: u64, call: &Call<C>, taken: Instant) -> Limits {
+    fn limits(&self, task: &Task<'_, C>) -> Limits {
+        let Task { job, number, call, taken, .. } = *task;
         let since_start = |end: Instant| nanos(end.saturating_duration_since(self.shared.epoch));
         let cap_ns = taken.checked_add(call.wall_cap).map_or(u64::MAX, since_start);
         let deadline_ns = call.deadline.map_or(u64::MAX, since_start);
-        Limits { job, cpu_limit_ns: nanos(call.cpu_limit), wall_end_ns: cap_ns.min(deadline_ns) }
+        Limits { job, call: number, cpu_limit_ns: nanos(call.cpu_limit), wall_end_ns: cap_ns.min(deadline_ns) }
     }
+}
+
+/// A call with its surroundings.
+#[derive(Debug)]
+struct Task<'a, C> {
+    job: u64,
+    /// Of the call, if it is one of a series; else 0.
+    number: u64,
+    call: &'a Call<C>,
+    lanes: &'a Writables,
+    place: &'a Place<C>,
+    submitted: Instant,
+    taken: Instant,
 }
 
 /// CPU time of calls, with few questions to the clock.

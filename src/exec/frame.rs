@@ -13,8 +13,10 @@ use super::trap::RawTrap;
 /// The limits of the call that runs, as the watchdog needs them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
-    /// The call's id.
+    /// The job's id.
     pub(super) job: u64,
+    /// The call's, if it is one of a series; else 0.
+    pub(super) call: u64,
     /// CPU time that it may use, in nanoseconds.
     pub(super) cpu_limit_ns: u64,
     /// When it must have ended, in nanoseconds since the pool's start.
@@ -29,9 +31,12 @@ pub(super) struct Frame {
     pub(super) context: Context,
     /// The watchdog asks to end the call that has this `seq`.
     pub(super) kill: AtomicU64,
-    /// Id of the call whose caller has gone.
+    /// Id of the job whose caller has gone, or that somebody wants to end.
     pub(super) cancelled_job: AtomicU64,
+    /// Id of the call of a series that somebody wants to end.
+    pub(super) cancelled_call: AtomicU64,
     job: AtomicU64,
+    call: AtomicU64,
     cpu_limit_ns: AtomicU64,
     wall_end_ns: AtomicU64,
     trap: TrapRecord,
@@ -65,6 +70,7 @@ impl Frame {
     pub(super) fn set_limits(&self, limits: Limits) {
         // Release: who reads one of these also sees that `seq` had become even, and finds it changed.
         self.job.store(limits.job, Ordering::Release);
+        self.call.store(limits.call, Ordering::Release);
         self.cpu_limit_ns.store(limits.cpu_limit_ns, Ordering::Release);
         self.wall_end_ns.store(limits.wall_end_ns, Ordering::Release);
     }
@@ -77,6 +83,7 @@ impl Frame {
         }
         let limits = Limits {
             job: self.job.load(Ordering::Relaxed),
+            call: self.call.load(Ordering::Relaxed),
             cpu_limit_ns: self.cpu_limit_ns.load(Ordering::Relaxed),
             wall_end_ns: self.wall_end_ns.load(Ordering::Relaxed),
         };
@@ -86,9 +93,10 @@ impl Frame {
         (self.context.seq.load(Ordering::Relaxed) == seq).then_some((seq, limits))
     }
 
-    /// Whether `job` was cancelled.
-    pub(super) fn is_cancelled(&self, job: u64) -> bool {
+    /// Whether `job` was cancelled, or `call` if it is one of a series.
+    pub(super) fn is_cancelled(&self, job: u64, call: u64) -> bool {
         self.cancelled_job.load(Ordering::Relaxed) == job
+            || (call != 0 && self.cancelled_call.load(Ordering::Relaxed) == call)
     }
 
     /// Notes what ended the call, unless something did before; answers how many times it was asked in this call.

@@ -94,8 +94,8 @@ fn at_station<C: Callee>(shared: &Shared<C>, call: &Call<C>, now: Instant, stati
     let slot = station.seats.inline(station.index).slot()?;
     let executor = Executor::new(shared, slot, station.victim, station.canary, &station.traces);
     let wall_end_ns = nanos((now + WALL_MAX).saturating_duration_since(shared.epoch));
-    let limits = Limits { job: NO_JOB, cpu_limit_ns: nanos(SLICE), wall_end_ns };
-    let outcome = executor.run(call, limits);
+    let limits = Limits { job: NO_JOB, call: 0, cpu_limit_ns: nanos(SLICE), wall_end_ns };
+    let outcome = executor.run(call, &call.args, limits);
     let wall = now.elapsed();
     station.owed = Some((tenant, nanos(wall)));
     let is_returned = matches!(outcome, Outcome::Returned { .. });
@@ -106,8 +106,7 @@ fn at_station<C: Callee>(shared: &Shared<C>, call: &Call<C>, now: Instant, stati
         return None;
     }
     shared.counters.inline.fetch_add(1, Ordering::Relaxed);
-    shared.note_trap(call, &outcome);
-    shared.counters.count(&outcome);
+    shared.note_end(call, &outcome);
     let cpu = if wall < CPU_RESOLUTION { Duration::ZERO } else { wall };
     Some(Done { outcome, queued: Duration::ZERO, wall, cpu })
 }

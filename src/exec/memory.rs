@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::arch::Registers;
+use super::arch::{self, INT_REGISTERS, Registers, STACK_ALIGN_BYTES, VECTOR_REGISTERS};
 use super::call::Arg;
 use super::frame::Frame;
 use super::stack::{Slot, give_back};
@@ -158,17 +158,30 @@ pub(super) struct Placed {
 }
 
 impl Placed {
-    /// Copies the buffers of `args`, which `check_args` accepted for this region, to its start.
-    pub(super) fn new(region: &Region, args: &[Arg]) -> Placed {
+    /// Copies the buffers of `args`, which `check_args` accepted for this region, to its start, and the arguments beyond
+    /// the registers to the call's `stack`.
+    pub(super) fn new(region: &Region, stack: &Region, args: &[Arg]) -> Placed {
         let mut placed = Placed { registers: Registers::default(), returned: Vec::new(), end: region.range.start };
+        placed.registers.stack_bytes = stack_bytes(args);
+        let mut next = arch::stack_start(stack.range.end) - placed.registers.stack_bytes;
         let (mut ints, mut vectors) = (0, 0);
         for arg in args {
-            if let Some(bits) = float_bits(arg) {
-                placed.registers.vectors[vectors] = bits;
-                vectors += 1;
+            let (word, register) = match float_bits(arg) {
+                Some(bits) => {
+                    vectors += 1;
+                    (bits, placed.registers.vectors.get_mut(vectors - 1))
+                }
+                None => {
+                    let word = placed.int(region, arg);
+                    ints += 1;
+                    (word, placed.registers.ints.get_mut(ints - 1))
+                }
+            };
+            if let Some(register) = register {
+                *register = word;
             } else {
-                placed.registers.ints[ints] = placed.int(region, arg);
-                ints += 1;
+                assert!(stack.write_word(next, word), "checked arguments fit the stack");
+                next += size_of::<u64>();
             }
         }
         placed
@@ -226,6 +239,16 @@ pub(super) fn layout_bytes(args: &[Arg]) -> Option<usize> {
         };
         total.checked_add(len.checked_next_multiple_of(ALIGN_BYTES)?)
     })
+}
+
+/// Bytes of stack for those of `args` that no register is left for.
+fn stack_bytes(args: &[Arg]) -> usize {
+    if args.len() <= INT_REGISTERS {
+        return 0;
+    }
+    let vectors = args.iter().filter(|arg| arg.is_float()).count();
+    let words = vectors.saturating_sub(VECTOR_REGISTERS) + (args.len() - vectors).saturating_sub(INT_REGISTERS);
+    (words * size_of::<u64>()).next_multiple_of(STACK_ALIGN_BYTES)
 }
 
 fn float_bits(arg: &Arg) -> Option<u64> {

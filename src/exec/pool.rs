@@ -12,19 +12,25 @@ use libc::sock_filter;
 use nix::errno::Errno;
 use tokio::sync::oneshot;
 
-use super::call::{ArgError, Call, Callee, Done, Held, Outcome, check_args};
+use super::batch::{Batch, BatchDone};
+use super::call::{Call, Callee, Held, Outcome, check_args};
 use super::confine::{FilterError, FilterPolicy, FilterState, this_daemon, try_filter};
 use super::counts::{Counters, PoolStats};
 use super::executor::Obstacle;
 use super::filter::{RANGES_MAX, lent_program, program};
 use super::pace::Paces;
 use super::queue::{Full, Incoming, Queue};
+use super::refusal::{Refusal, Rejected, RejectedSeries};
 use super::schedule::{Bounds, NoRoom};
 use super::seat::Seats;
+use super::series::{self, Series, SeriesCall, SeriesTicket};
 use super::stack::{SlotError, SlotSizes};
 use super::stuck::{Place, Staff};
-use super::ticket::{CallId, Desk, Ticket};
+use super::ticket::{Answer, CallId, Desk, Ticket};
+use super::trap::Trap;
 use super::watchdog::Watchdog;
+use super::work::{Asker, Job, Order, Work};
+use super::writable::Writables;
 use super::{executor, inline, signals};
 
 /// Ticks without a running call after which the watchdog sleeps until there is one: waking it costs more than a tick.
@@ -142,58 +148,6 @@ pub enum StartError {
     },
 }
 
-/// Why a call was not taken.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// As many calls wait as may.
-    #[error("all executors are busy and {queue_max} calls wait already")]
-    Saturated {
-        /// Calls that may wait.
-        queue_max: usize,
-    },
-    /// As many calls of the tenant wait as may.
-    #[error("{queue_tenant_max} calls of this tenant wait already")]
-    TenantSaturated {
-        /// Calls of one tenant that may wait.
-        queue_tenant_max: usize,
-    },
-    /// The pool is ending.
-    #[error("no new calls are taken")]
-    Draining,
-    /// Code that cannot be stopped holds what the call needs.
-    #[error("a call that cannot be stopped holds {}", match .0 { Held::Data => "its writable data", Held::Executors => "every executor" })]
-    Stuck(Held),
-    /// The callee is quarantined.
-    #[error("it is quarantined")]
-    Quarantined,
-    /// The arguments cannot be passed.
-    #[error(transparent)]
-    Args(#[from] ArgError),
-    /// The entry is no address of the callee.
-    #[error("the entry {entry:#x} is outside of the code")]
-    Entry {
-        /// The address.
-        entry: u64,
-    },
-}
-
-/// A call that was not taken, given back.
-#[derive(Debug)]
-pub struct Rejected<C> {
-    /// Why.
-    pub refusal: Refusal,
-    /// The call as it was submitted.
-    pub call: Box<Call<C>>,
-}
-
-/// A call in the queue.
-#[derive(Debug)]
-pub(super) struct Job<C> {
-    pub(super) call: Call<C>,
-    pub(super) sender: oneshot::Sender<Done>,
-    pub(super) submitted: Instant,
-}
-
 /// What the threads of a pool share.
 #[derive(Debug)]
 pub(super) struct Shared<C> {
@@ -267,16 +221,72 @@ impl<C: Callee> Pool<C> {
         {
             return Ok(Ticket::ended(done));
         }
-        let (tenant, priority) = (call.callee.tenant(), call.priority);
         let (sender, receiver) = oneshot::channel();
-        let job = Job { call, sender, submitted: now };
-        match self.shared.queue.submit(Incoming { tenant, priority, lanes, now, job }) {
-            Ok(id) => {
-                let desk: Weak<Shared<C>> = Arc::downgrade(&self.shared);
-                Ok(Ticket::new(receiver, desk, CallId { tenant, id }))
-            }
-            Err((full, job)) => Err(Rejected { refusal: self.refusal(full), call: Box::new(job.call) }),
+        let work = Work { call, order: Order::Call, asker: Asker::Call(sender) };
+        self.enqueue(work, lanes, now, receiver).map_err(|refused| rejected(*refused))
+    }
+
+    /// The same for one call for each row of a batch, whose columns are its arguments; `call` has none itself.
+    pub fn submit_batch(&self, call: Call<C>, batch: Batch) -> Result<Ticket<BatchDone>, Rejected<C>> {
+        if let Err(refusal) = self.check(&call) {
+            return Err(Rejected { refusal, call: Box::new(call) });
         }
+        let (lanes, (sender, receiver)) = (call.callee.writable(), oneshot::channel());
+        let work = Work { call, order: Order::Batch(batch), asker: Asker::Batch(sender) };
+        self.enqueue(work, lanes, Instant::now(), receiver).map_err(|refused| rejected(*refused))
+    }
+
+    /// The same for calls of one function that one executor runs one after the other. `call` itself has no arguments; its
+    /// limits are those of each. The ends come by the ticket, as they happen.
+    pub fn submit_series(&self, call: Call<C>, calls: Vec<SeriesCall>) -> Result<SeriesTicket, RejectedSeries<C>> {
+        let max_bytes = self.shared.config.call_memory_max_bytes;
+        let checked = calls.iter().try_for_each(|(_, args)| check_args(args, max_bytes));
+        if let Err(refusal) = checked.map_err(Refusal::from).and_then(|()| self.check(&call)) {
+            return Err(RejectedSeries { refusal, call: Box::new(call), calls });
+        }
+        let (lanes, (sender, receiver)) = (call.callee.writable(), oneshot::channel());
+        let series = Series::new(call.entry, calls);
+        let work = Work { call, order: Order::Series(Arc::clone(&series)), asker: Asker::Series(sender) };
+        match self.enqueue(work, lanes, Instant::now(), receiver) {
+            Ok(ticket) => Ok(SeriesTicket::new(ticket, series)),
+            Err(refused) => {
+                let Rejected { refusal, call } = rejected(*refused);
+                Err(RejectedSeries { refusal, call, calls: series.take_waiting().into() })
+            }
+        }
+    }
+
+    /// Ends a call, a batch or all of a series by the id of its ticket: with a trap of kind CANCELLED, within some ticks, or
+    /// at once if it has not begun. False if it has ended.
+    pub fn cancel(&self, call: CallId) -> bool {
+        let mut runs = false;
+        let waiting = self.shared.cancel_job(call, || runs = true);
+        let Some(Job { work, submitted }) = waiting else { return runs };
+        let outcome = Outcome::Trap(Trap::before_start(work.call.entry));
+        let ended = work.give_back(&outcome, submitted);
+        (0..ended).for_each(|_| self.shared.counters.count(&outcome));
+        true
+    }
+
+    /// Ends one call of a series, which has this id.
+    pub fn cancel_in_series(&self, id: CallId, series: &Series, number: u64) -> bool {
+        match series.cancel(number) {
+            series::Place::Gone => false,
+            series::Place::Waiting => true,
+            series::Place::Running => {
+                // No other call has the number, so the mark does no harm if this one ends meanwhile.
+                let mark = |executor: usize| {
+                    let slot = self.shared.seats.executor(executor).slot();
+                    slot.inspect(|slot| slot.frame().cancelled_call.store(number, Ordering::Relaxed));
+                };
+                self.shared.queue.running(id.id, mark)
+            }
+        }
+    }
+
+    /// Whether what has this id waits for an executor.
+    pub fn is_waiting(&self, call: CallId) -> bool {
+        self.shared.queue.is_waiting(call.tenant, call.id)
     }
 
     /// Counts. An executor is counted as running until it comes for its next call, shortly after the answer.
@@ -329,6 +339,24 @@ impl<C: Callee> Pool<C> {
             return Err(Refusal::Quarantined);
         }
         if self.shared.staff.is_none() { Err(Refusal::Stuck(Held::Executors)) } else { Ok(()) }
+    }
+
+    fn enqueue<T: Answer>(
+        &self,
+        work: Work<C>,
+        lanes: Writables,
+        now: Instant,
+        receiver: oneshot::Receiver<T>,
+    ) -> Result<Ticket<T>, Box<(Refusal, Work<C>)>> {
+        let (tenant, priority) = (work.call.callee.tenant(), work.call.priority);
+        let job = Job { work, submitted: now };
+        match self.shared.queue.submit(Incoming { tenant, priority, lanes, now, job }) {
+            Ok(id) => {
+                let desk: Weak<Shared<C>> = Arc::downgrade(&self.shared);
+                Ok(Ticket::new(receiver, desk, CallId { tenant, id }))
+            }
+            Err((full, job)) => Err(Box::new((self.refusal(full), job.work))),
+        }
     }
 
     fn refusal(&self, full: Full) -> Refusal {
@@ -391,13 +419,25 @@ impl<C: Callee> fmt::Debug for Pool<C> {
     }
 }
 
-impl<C: Callee> Desk for Shared<C> {
-    fn cancel(&self, call: CallId) {
+impl<C: Callee> Shared<C> {
+    /// Takes a waiting job out, or marks it where it runs and tells so.
+    fn cancel_job(&self, call: CallId, runs: impl FnOnce()) -> Option<Job<C>> {
         let mark = |executor: usize| {
             let slot = self.seats.executor(executor).slot();
             slot.inspect(|slot| slot.frame().cancelled_job.store(call.id, Ordering::Relaxed));
+            runs();
         };
-        if let Some(job) = self.queue.cancel(call.tenant, call.id, mark) {
+        self.queue.cancel(call.tenant, call.id, mark)
+    }
+}
+
+fn rejected<C>((refusal, work): (Refusal, Work<C>)) -> Rejected<C> {
+    Rejected { refusal, call: Box::new(work.call) }
+}
+
+impl<C: Callee> Desk for Shared<C> {
+    fn cancel(&self, call: CallId) {
+        if let Some(job) = self.cancel_job(call, || ()) {
             self.counters.count(&Outcome::Cancelled);
             drop(job);
         }

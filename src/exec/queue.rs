@@ -122,6 +122,8 @@ pub(super) struct Queue<J> {
     epoch: Instant,
     /// How many executors would find a job, for looking without the lock; a hint.
     takeable: AtomicUsize,
+    /// How many jobs wait for nothing but an executor; a hint as well.
+    ready: AtomicUsize,
     executors: Vec<Sleeper>,
     /// Whether an inline call runs, for each seat; turns true under the lock only.
     inline: Vec<AtomicBool>,
@@ -148,6 +150,7 @@ impl<J> Queue<J> {
             quiet: Condvar::new(),
             epoch,
             takeable: AtomicUsize::new(0),
+            ready: AtomicUsize::new(0),
             executors: (0..bounds.seats).map(|_| Sleeper::default()).collect(),
             inline: (0..inline).map(|_| AtomicBool::new(false)).collect(),
             watchdog: Sleeper::default(),
@@ -308,6 +311,17 @@ impl<J> Queue<J> {
         }
     }
 
+    /// Calls `found` with the executor that has the job, if one has it.
+    pub(super) fn running(&self, id: u64, found: impl FnOnce(usize)) -> bool {
+        let state = self.lock();
+        state.schedule.executor_of(id).map(found).is_some()
+    }
+
+    /// Whether jobs wait that an executor could take if it came; a hint.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.ready.load(Ordering::Relaxed) != 0
+    }
+
     /// Whether the job, of this tenant, waits.
     pub(super) fn is_waiting(&self, tenant: u64, id: u64) -> bool {
         self.lock().schedule.is_waiting(tenant, id)
@@ -419,6 +433,7 @@ impl<J> Queue<J> {
 
     fn publish(&self, state: &State<J>) {
         self.takeable.store(state.schedule.takeable(), Ordering::Relaxed);
+        self.ready.store(state.schedule.ready(), Ordering::Relaxed);
     }
 
     fn since_epoch(&self, now: Instant) -> u64 {

@@ -253,8 +253,7 @@ impl<J> Schedule<J> {
 
     /// Takes a waiting call of this tenant out, or tells where it runs.
     pub(super) fn cancel(&mut self, tenant: u64, id: u64) -> Cancelled<J> {
-        let is_it = |running: &Option<Running>| running.as_ref().is_some_and(|it| it.id == id);
-        if let Some(executor) = self.running.iter().position(is_it) {
+        if let Some(executor) = self.executor_of(id) {
             return Cancelled::Running(executor);
         }
         let entry = match self.barred.remove(&id) {
@@ -277,6 +276,11 @@ impl<J> Schedule<J> {
         Cancelled::Waiting(entry.job)
     }
 
+    /// The executor that has the call.
+    pub(super) fn executor_of(&self, id: u64) -> Option<usize> {
+        self.running.iter().position(|running| running.as_ref().is_some_and(|it| it.id == id))
+    }
+
     /// Whether the call, of this tenant, waits.
     pub(super) fn is_waiting(&self, tenant: u64, id: u64) -> bool {
         self.barred.contains_key(&id) || self.ready.is_ready(tenant, id)
@@ -295,6 +299,11 @@ impl<J> Schedule<J> {
         cleared
     }
 
+    /// Calls that wait for nothing but an executor.
+    pub(super) fn ready(&self) -> usize {
+        self.ready.ready()
+    }
+
     /// Calls that wait.
     pub(super) fn waiting(&self) -> usize {
         self.ready.ready() + self.barred.len()
@@ -304,12 +313,6 @@ impl<J> Schedule<J> {
     #[cfg(test)]
     pub(super) fn tenants_known(&self) -> usize {
         self.ready.tenants_known()
-    }
-
-    /// Calls that wait for nothing but an executor.
-    #[cfg(test)]
-    pub(super) fn ready(&self) -> usize {
-        self.ready.ready()
     }
 
     /// Tenants whose calls wait.

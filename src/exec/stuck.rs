@@ -12,14 +12,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
 use super::call::{Call, Callee, Done, Held, Outcome};
 use super::executor;
-use super::pool::{Job, Shared, spawn};
+use super::pool::{Shared, spawn};
 use super::schedule::Entry;
+use super::series::Series;
 use super::trap::{Trap, TrapKind};
 use super::watchdog::Stuck;
+use super::work::{Asker, Job};
 
 /// Between two attempts at a replacement that failed.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -28,9 +28,13 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Given<C> {
     pub(super) id: u64,
+    /// Of the call of a series that runs; 0: none does, or it is no series.
+    pub(super) number: u64,
     pub(super) call: Arc<Call<C>>,
-    pub(super) sender: oneshot::Sender<Done>,
+    pub(super) series: Option<Arc<Series>>,
+    pub(super) asker: Asker,
     pub(super) submitted: Instant,
+    /// When the call began.
     pub(super) taken: Instant,
 }
 
@@ -51,6 +55,24 @@ impl<C> Place<C> {
 
     pub(super) fn take(&self) -> Option<Given<C>> {
         self.lock().take()
+    }
+
+    /// A call of the series begins.
+    pub(super) fn begin(&self, number: u64, taken: Instant) {
+        if let Some(given) = &mut *self.lock() {
+            (given.number, given.taken) = (number, taken);
+        }
+    }
+
+    /// The call of the series has ended; false: it was given up before.
+    pub(super) fn end(&self) -> bool {
+        let mut given = self.lock();
+        given.as_mut().map(|given| given.number = 0).is_some()
+    }
+
+    /// Whether nobody waits for it any more.
+    pub(super) fn is_deserted(&self) -> bool {
+        self.lock().as_ref().is_none_or(|given| given.asker.is_gone())
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Given<C>>> {
@@ -140,7 +162,7 @@ impl<C: Callee> Shared<C> {
             return;
         }
         let mut place = self.given[stuck.seat].lock();
-        let Some(given) = place.take_if(|given| given.id == stuck.job) else { return };
+        let Some(given) = place.take_if(|given| (given.id, given.number) == (stuck.job, stuck.call)) else { return };
         // Before the executor can come back, which looks at its place first.
         let is_last = self.staff.present.fetch_sub(1, Ordering::Relaxed) == 1 && lock(&self.staff.vacant).is_empty();
         self.staff.stuck.fetch_add(1, Ordering::Relaxed);
@@ -149,36 +171,52 @@ impl<C: Callee> Shared<C> {
         drop(place);
         self.answer_stuck(&stuck, given);
         let held = if is_last { Held::Executors } else { Held::Data };
-        for Entry { job: Job { call, sender, submitted }, .. } in waiting {
+        for Entry { job: Job { work, submitted }, .. } in waiting {
             let outcome = Outcome::Stuck(held);
-            self.counters.count(&outcome);
-            drop(call);
-            let _ =
-                sender.send(Done { outcome, queued: submitted.elapsed(), wall: Duration::ZERO, cpu: Duration::ZERO });
+            let ended = work.give_back(&outcome, submitted);
+            (0..ended).for_each(|_| self.counters.count(&outcome));
         }
     }
 
     fn answer_stuck(&self, stuck: &Stuck, given: Given<C>) {
-        let Given { call, sender, submitted, taken, .. } = given;
+        let Given { call, series, asker, submitted, taken, .. } = given;
         let frame = self.seats.executor(stuck.seat).slot().map(|slot| slot.frame());
-        let is_unwanted = frame.is_some_and(|frame| frame.is_cancelled(stuck.job)) || self.queue.is_stopping();
+        let is_cancelled = frame.is_some_and(|frame| frame.is_cancelled(stuck.job, stuck.call));
         let trap = Trap::of_stuck();
         // Whoever stopped it: no thread should be lost to it again.
         call.callee.trapped(&trap);
-        let outcome = if is_unwanted { Outcome::Cancelled } else { Outcome::Trap(trap) };
+        let outcome = if asker.is_gone() || self.queue.is_stopping() {
+            Outcome::Cancelled
+        } else if is_cancelled {
+            Outcome::Trap(Trap { kind: TrapKind::Cancelled, ..trap })
+        } else {
+            Outcome::Trap(trap)
+        };
         self.counters.count(&outcome);
         drop(call);
-        let wall = taken.elapsed();
         // The time that its thread had for it is not known.
-        let _ = sender.send(Done { outcome, queued: taken - submitted, wall, cpu: Duration::ZERO });
+        let queued = taken.saturating_duration_since(submitted);
+        let done = Done { outcome, queued, wall: taken.elapsed(), cpu: Duration::ZERO };
+        if let Some(series) = series {
+            series.leave(Some(done.clone()));
+        }
+        asker.answer(done.into());
     }
 
-    /// Tells the callee of a trap, unless the caller's deadline was the reason.
+    /// Counts the end of a call, and tells its callee.
+    pub(super) fn note_end(&self, call: &Call<C>, outcome: &Outcome) {
+        self.note_trap(call, outcome);
+        self.counters.count(outcome);
+    }
+
+    /// Tells the callee of a trap, unless the caller's deadline or wish was the reason.
     pub(super) fn note_trap(&self, call: &Call<C>, outcome: &Outcome) {
         let Outcome::Trap(trap) = outcome else { return };
         let is_deadline = || call.deadline.is_some_and(|deadline| deadline <= Instant::now());
-        if trap.kind != TrapKind::Timeout || !is_deadline() {
-            call.callee.trapped(trap);
+        match trap.kind {
+            TrapKind::Cancelled => {}
+            TrapKind::Timeout if is_deadline() => {}
+            _ => call.callee.trapped(trap),
         }
     }
 

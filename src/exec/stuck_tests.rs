@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::batch::{Batch, Column, ColumnType};
 use super::call::{Arg, Call, Held, Outcome, ResultType, Scalar};
 use super::confine::FilterPolicy;
 use super::lend_thread;
 use super::pace::SHORT_MIN;
-use super::pool::{ExecConfig, Pool, Refusal};
-use super::test_code::{TestCode, TestPool, assemble, call, config, eventually, number, wait};
+use super::pool::{ExecConfig, Pool};
+use super::refusal::Refusal;
+use super::test_code::{TestCode, TestPool, assemble, call, config, eventually, number, wait, wait_for};
 use super::trap::{TrapKind, TrapStage};
 use super::writable::Writable;
 
@@ -125,6 +127,50 @@ fn who_waits_for_its_data_is_answered_and_who_comes_refused_until_it_has_ended()
     assert_eq!(code.restores.load(Ordering::SeqCst), 1);
     let args = vec![Arg::U64(std::ptr::from_ref(cell) as u64), Arg::U64(0)];
     assert_eq!(number(&pool, &code, args), 7);
+}
+
+#[test]
+fn a_batch_and_a_call_of_a_series_are_answered_too_and_what_waits_in_that_is_given_back() {
+    let (pool, cell, code) = (stuck_pool(1, 2), Cell::new(), TestCode::new(block_signals(), None));
+    let _opened = Opened(cell);
+    let address = std::ptr::from_ref(cell) as u64;
+    let function = || Call { args: vec![], ..unstoppable(&code, cell) };
+    let calls = [0, 1, 0].map(|stays| vec![Arg::U64(address), Arg::U64(stays)]);
+    let mut ticket = pool.submit_series(function(), (11..).zip(calls).collect()).unwrap();
+    wait_for(&mut ticket);
+    let done = ticket.take_done();
+    assert_eq!(done.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [11, 12]);
+    assert!(matches!(done[0].1.outcome, Outcome::Returned { .. }) && is_stuck(&done[1].1.outcome), "{done:?}");
+    assert_eq!(ticket.take_waiting().into_iter().map(|(number, _)| number).collect::<Vec<_>>(), [13]);
+    let column = |values: &[u64]| Column {
+        kind: ColumnType::U64,
+        values: values.iter().flat_map(|it| it.to_le_bytes()).collect::<Vec<_>>().into(),
+    };
+    let batch = Batch::new(2, vec![column(&[address]), column(&[0, 1])]).unwrap();
+    let end = wait_for(pool.submit_batch(function(), batch).unwrap());
+    assert!(is_stuck(&end.done.outcome) && (end.rows, end.results.len()) == (0, 0), "{end:?}");
+    let stats = pool.stats();
+    assert_eq!((stats.stuck, stats.missing, stats.replaced, stats.returned, stats.timeouts()), (2, 0, 2, 1, 2));
+    assert_eq!((cell.entered(), code.stuck.load(Ordering::SeqCst)), (2, 2));
+    cell.open();
+    eventually("the threads end", || pool.stats().stuck == 0 && Arc::strong_count(&code) == 1);
+    assert_eq!((pool.stats().timeouts(), ticket.take_done().len()), (2, 0), "nothing is counted or told again");
+}
+
+#[test]
+fn a_series_that_waits_for_its_data_is_answered_call_by_call() {
+    let (pool, cell, code) = (stuck_pool(2, 2), Cell::new(), TestCode::new(block_signals(), Some(SERIAL)));
+    let _opened = Opened(cell);
+    let first = pool.submit(unstoppable(&code, cell)).unwrap();
+    let arguments = unstoppable(&code, cell).args;
+    let calls = (1..).zip([arguments.clone(), arguments]).collect();
+    let mut ticket = pool.submit_series(Call { args: vec![], ..unstoppable(&code, cell) }, calls).unwrap();
+    assert!(is_stuck(&wait(first).outcome));
+    wait_for(&mut ticket);
+    let done = ticket.take_done();
+    assert_eq!(done.len(), 2);
+    assert!(done.iter().all(|(_, it)| it.outcome == Outcome::Stuck(Held::Data)), "{done:?}");
+    assert_eq!((cell.entered(), pool.stats().cancelled), (1, 2));
 }
 
 #[test]

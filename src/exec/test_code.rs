@@ -240,6 +240,11 @@ impl Wake for Unpark {
 
 /// Waits for the end of a call.
 pub(super) fn wait(ticket: Ticket) -> Done {
+    wait_for(ticket)
+}
+
+/// Waits for whatever a ticket resolves to.
+pub(super) fn wait_for<T>(ticket: impl Future<Output = T>) -> T {
     let mut ticket = pin!(ticket);
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     loop {

@@ -7,7 +7,8 @@ use bytes::Bytes;
 
 use super::call::{Arg, ArgError, Outcome, ResultType, Scalar};
 use super::confine::FilterPolicy;
-use super::pool::{ExecConfig, Pool, Refusal, StartError};
+use super::pool::{ExecConfig, Pool, StartError};
+use super::refusal::Refusal;
 use super::test_code::{CALL_MEMORY_BYTES, TestCode, TestPool, assemble, call, import, number, pool, run, wait};
 use super::trap::TrapKind;
 
@@ -23,6 +24,17 @@ assemble!(
     "addsd xmm7, xmm7", "addsd xmm6, xmm7", "addsd xmm6, xmm6", "addsd xmm5, xmm6", "addsd xmm5, xmm5",
     "addsd xmm4, xmm5", "addsd xmm4, xmm4", "addsd xmm3, xmm4", "addsd xmm3, xmm3", "addsd xmm2, xmm3",
     "addsd xmm2, xmm2", "addsd xmm1, xmm2", "addsd xmm1, xmm1", "addsd xmm0, xmm1", "ret"
+);
+assemble!(
+    /// `(index, ...)`: that word of the arguments on the stack.
+    stack_word, "mov rax, [rsp + rdi*8 + 8]", "ret"
+);
+assemble!(
+    /// Sixteen digits, the first one highest.
+    sixteen_ints,
+    "mov rax, rdi", "imul rax, rax, 10", "add rax, rsi", "imul rax, rax, 10", "add rax, rdx", "imul rax, rax, 10",
+    "add rax, rcx", "imul rax, rax, 10", "add rax, r8", "imul rax, rax, 10", "add rax, r9", "mov ecx, 1", "2:",
+    "imul rax, rax, 10", "add rax, [rsp + rcx*8]", "inc ecx", "cmp ecx, 11", "jne 2b", "ret"
 );
 assemble!(identity, "mov rax, rdi", "ret");
 assemble!(float_sum, "addss xmm0, xmm1", "ret");
@@ -84,6 +96,40 @@ fn integers_and_floats_arrive_in_their_registers() {
     let mixed = vec![Arg::F32(1.5), Arg::U64(7), Arg::F32(0.25)];
     assert_eq!(returned(&pool, float_sum(), mixed.clone(), ResultType::F32).0, Some(Scalar::F32(1.75)));
     assert_eq!(returned(&pool, identity(), mixed, ResultType::U64).0, Some(Scalar::U64(7)));
+}
+
+#[test]
+fn arguments_beyond_the_registers_arrive_on_the_stack_in_their_order() {
+    let pool = pool(1, 8);
+    let code = TestCode::new(sixteen_ints(), None);
+    let digits = (1..=16).map(|digit| Arg::U64(digit % 10)).collect();
+    assert_eq!(number(&pool, &code, digits), 1_234_567_890_123_456);
+    // Seven integers and nine floats: of both the last one has no register left.
+    let code = TestCode::new(stack_word(), None);
+    let ints = |index| std::iter::once(Arg::U64(index)).chain((1..6).map(Arg::U64));
+    let floats = || (0..8).map(|value| Arg::F64(f64::from(value)));
+    let rest = [Arg::I32(-7), Arg::F64(0.5)];
+    for (first, second) in [(0, 1), (1, 0)] {
+        let rest = [rest[first].clone(), rest[second].clone()];
+        let word = |index| number(&pool, &code, ints(index).chain(floats()).chain(rest.clone()).collect());
+        assert_eq!((word(first as u64), word(second as u64)), (-7_i64 as u64, 0.5_f64.to_bits()));
+    }
+    let text = Arg::Bytes(Bytes::from_static(b"text"));
+    let pointer = number(&pool, &code, ints(0).chain([text]).collect());
+    assert_eq!(pointer, number(&pool, &TestCode::new(identity(), None), vec![Arg::Out(1)]), "a buffer's address");
+}
+
+#[test]
+fn the_stack_is_aligned_whatever_stands_on_it_and_begins_anew_with_each_call() {
+    let pool = pool(1, 8);
+    let code = TestCode::new(stack_pointer(), None);
+    let at = |count| number(&pool, &code, vec![Arg::U64(0); count]);
+    let top = at(0);
+    for count in 0..=16_usize {
+        let below = (count.saturating_sub(6) * 8).next_multiple_of(16) as u64;
+        assert_eq!((at(count) % 16, top - at(count)), (8, below), "{count} arguments");
+    }
+    assert_eq!(at(0), top);
 }
 
 #[test]

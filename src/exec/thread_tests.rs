@@ -34,6 +34,11 @@ assemble!(
     "mov rax, fs:[rdi]", "ret"
 );
 assemble!(
+    /// `(offset, ...)`: the same, and the first two words of the arguments on the stack added.
+    read_and_stack,
+    "mov rax, fs:[rdi]", "add rax, [rsp + 8]", "add rax, [rsp + 16]", "ret"
+);
+assemble!(
     /// `(offset, value)`: stores a word at an offset from the thread pointer.
     write,
     "mov fs:[rdi], rsi", "ret"
@@ -152,6 +157,13 @@ fn what_one_call_leaves_the_next_does_not_find_however_large_the_blocks_are() {
         number(&pool, &large(write()), vec![offset(place), Arg::U64(u64::MAX)]);
         assert_eq!(number(&pool, &plain(read()), vec![offset(place)]), 0, "offset {place}");
     }
+}
+
+#[test]
+fn arguments_on_the_stack_arrive_there_too() {
+    let pool = pool(1, 8);
+    let args = [offset(0x40)].into_iter().chain((1..8).map(Arg::U64)).collect();
+    assert_eq!(number(&pool, &plain(read_and_stack()), args), 6 + 7);
 }
 
 #[test]

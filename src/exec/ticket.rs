@@ -7,13 +7,15 @@ use std::sync::Weak;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::oneshot::Receiver;
 
+use super::batch::BatchDone;
 use super::call::{Done, Outcome};
 
-/// A call of a pool.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct CallId {
+/// What a pool calls by a number that it has taken: a call, a batch or a series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallId {
     /// Whose it is.
     pub(super) tenant: u64,
     /// Unique in the life of the pool.
@@ -28,33 +30,47 @@ pub(super) trait Desk: Send + Sync {
     fn is_waiting(&self, call: CallId) -> bool;
 }
 
+/// What a ticket resolves to.
+pub trait Answer: Send + 'static {
+    /// What it is where the pool went away before the call could begin.
+    fn cancelled() -> Self;
+}
+
 /// Resolves to the end of a submitted call. Dropping it cancels: a call that waits is not run, one that runs is stopped
 /// like by a timeout.
 #[must_use = "dropping a ticket cancels its call"]
-pub struct Ticket(State);
+pub struct Ticket<T: Answer = Done>(State<T>);
 
-enum State {
+enum State<T> {
     /// In the queue, or on an executor.
     Submitted {
-        receiver: Receiver<Done>,
+        receiver: Receiver<T>,
         /// Weak: a forgotten ticket must not keep the memory of a pool that has ended.
         desk: Weak<dyn Desk>,
         call: CallId,
     },
     /// Ended, and to be told.
-    Ended(Done),
+    Ended(T),
     /// Told.
     Answered,
 }
 
-impl Ticket {
-    pub(super) fn new(receiver: Receiver<Done>, desk: Weak<dyn Desk>, call: CallId) -> Ticket {
+// Nothing in it is pinned.
+impl<T: Answer> Unpin for Ticket<T> {}
+
+impl<T: Answer> Ticket<T> {
+    pub(super) fn new(receiver: Receiver<T>, desk: Weak<dyn Desk>, call: CallId) -> Ticket<T> {
         Ticket(State::Submitted { receiver, desk, call })
     }
 
     /// Of a call that has ended already.
-    pub(super) fn ended(done: Done) -> Ticket {
+    pub(super) fn ended(done: T) -> Ticket<T> {
         Ticket(State::Ended(done))
+    }
+
+    /// What the pool calls it by: no other has it in the pool's life. `None` once it has ended.
+    pub fn id(&self) -> Option<CallId> {
+        if let State::Submitted { call, .. } = &self.0 { Some(*call) } else { None }
     }
 
     /// Whether an executor has taken the call, or it has ended.
@@ -64,26 +80,26 @@ impl Ticket {
     }
 }
 
-impl Future for Ticket {
-    type Output = Done;
+impl<T: Answer> Future for Ticket<T> {
+    type Output = T;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Done> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
         if let State::Submitted { receiver, .. } = &mut self.0 {
             let answer = Pin::new(receiver).poll(context);
             return answer.map(|answer| {
                 self.0 = State::Answered;
-                answer.unwrap_or_else(|_| pool_ended())
+                answer.unwrap_or_else(|_| T::cancelled())
             });
         }
         match std::mem::replace(&mut self.0, State::Answered) {
             State::Ended(done) => Poll::Ready(done),
             // Asked again after its answer, which nobody should.
-            _ => Poll::Ready(pool_ended()),
+            _ => Poll::Ready(T::cancelled()),
         }
     }
 }
 
-impl Drop for Ticket {
+impl<T: Answer> Drop for Ticket<T> {
     fn drop(&mut self) {
         if let State::Submitted { desk, call, .. } = &self.0
             && let Some(desk) = desk.upgrade()
@@ -93,17 +109,25 @@ impl Drop for Ticket {
     }
 }
 
-impl fmt::Debug for Ticket {
+impl<T: Answer> fmt::Debug for Ticket<T> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let id = match &self.0 {
-            State::Submitted { call, .. } => Some(call.id),
-            State::Ended(_) | State::Answered => None,
-        };
-        formatter.debug_struct("Ticket").field("id", &id).finish_non_exhaustive()
+        formatter.debug_struct("Ticket").field("id", &self.id()).finish_non_exhaustive()
     }
 }
 
-/// The pool dropped the call while it waited.
-fn pool_ended() -> Done {
-    Done { outcome: Outcome::Cancelled, queued: Duration::ZERO, wall: Duration::ZERO, cpu: Duration::ZERO }
+impl Answer for Done {
+    fn cancelled() -> Done {
+        Done { outcome: Outcome::Cancelled, queued: Duration::ZERO, wall: Duration::ZERO, cpu: Duration::ZERO }
+    }
+}
+
+impl Answer for BatchDone {
+    fn cancelled() -> BatchDone {
+        BatchDone { done: Done::cancelled(), rows: 0, results: Bytes::new() }
+    }
+}
+
+/// Of a series, whose calls each have an end of their own.
+impl Answer for () {
+    fn cancelled() {}
 }

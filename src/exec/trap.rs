@@ -31,11 +31,13 @@ pub enum TrapKind {
     Abort,
     /// The code made a system call, or jumped to where the C library makes one that executors have no need of.
     Syscall,
+    /// Somebody asked for its end: [`super::Pool::cancel`].
+    Cancelled,
 }
 
 impl TrapKind {
     /// Every kind, in the order of [`super::PoolStats::traps`].
-    pub const ALL: [TrapKind; 9] = [
+    pub const ALL: [TrapKind; 10] = [
         TrapKind::Segv,
         TrapKind::Bus,
         TrapKind::Ill,
@@ -45,6 +47,7 @@ impl TrapKind {
         TrapKind::Timeout,
         TrapKind::Abort,
         TrapKind::Syscall,
+        TrapKind::Cancelled,
     ];
 
     /// As the API names it.
@@ -59,6 +62,7 @@ impl TrapKind {
             TrapKind::Timeout => "TIMEOUT",
             TrapKind::Abort => "ABORT",
             TrapKind::Syscall => "SYSCALL",
+            TrapKind::Cancelled => "CANCELLED",
         }
     }
 }
@@ -74,6 +78,8 @@ pub enum TrapStage {
     KeptMemory,
     /// The call, which could not be stopped: it has kept its thread, and where it is is not known.
     Stuck,
+    /// Nothing: the call still waited, and has not run.
+    Waiting,
 }
 
 /// Where and by what a call was ended.
@@ -86,12 +92,26 @@ pub struct Trap {
     pub pc: u64,
     /// The address that was accessed, where the processor told.
     pub fault_address: Option<u64>,
-    /// The signal's number.
+    /// The signal's number; 0 if there was none.
     pub signal: i32,
     /// What the code asked for, for [`TrapKind::Syscall`].
     pub system_call: Option<SystemCall>,
     /// What was running.
     pub stage: TrapStage,
+}
+
+impl Trap {
+    /// The end of a call of `entry` that was cancelled before it began.
+    pub(super) fn before_start(entry: u64) -> Trap {
+        Trap {
+            kind: TrapKind::Cancelled,
+            pc: entry,
+            fault_address: None,
+            signal: 0,
+            system_call: None,
+            stage: TrapStage::Waiting,
+        }
+    }
 }
 
 /// What the handler saw, not yet interpreted: interpretation happens after recovery, in ordinary code.

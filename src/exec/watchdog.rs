@@ -74,8 +74,10 @@ struct Watched {
 pub(super) struct Stuck {
     /// Place in [`Seats::all`].
     pub(super) seat: usize,
-    /// Id of the call.
+    /// Id of the job.
     pub(super) job: u64,
+    /// Of the call, if it is one of a series; else 0.
+    pub(super) call: u64,
 }
 
 /// The watchdog's own state; the pool's thread calls [`Watchdog::scan`].
@@ -104,7 +106,7 @@ impl Watchdog {
             let is_over = |first: Instant| now.saturating_duration_since(first) >= self.stuck_after;
             if !watched.is_stuck && watched.first_signal.is_some_and(is_over) {
                 watched.is_stuck = true;
-                stuck.push(Stuck { seat: index, job: limits.job });
+                stuck.push(Stuck { seat: index, job: limits.job, call: limits.call });
             }
         }
         stuck
@@ -135,7 +137,7 @@ impl Watched {
         }
         let cpu_used = cpu.saturating_sub(self.cpu_at_first_sight);
         let over = stop
-            || frame.is_cancelled(limits.job)
+            || frame.is_cancelled(limits.job, limits.call)
             || nanos(now.duration_since(epoch)) >= limits.wall_end_ns
             || nanos(cpu_used) >= limits.cpu_limit_ns;
         if over && self.next_signal.is_none_or(|next| now >= next) {

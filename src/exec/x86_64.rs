@@ -1,7 +1,7 @@
 //! The trampoline of x86-64: into code, and out of it whatever it did.
 //!
 //! Contract of [`call`]: the caller has filled the [`Context`]; the code at `entry` gets the six integer and eight
-//! vector registers and a stack of its own. When [`call`] comes back, by return or by recovery, all registers and modes
+//! vector registers and a stack of its own, on which the caller may have put further arguments. When [`call`] comes back, by return or by recovery, all registers and modes
 //! that Rust relies on are as before: the callee-saved ones, the stack pointer, DF, AC, NT, the x87 unit (empty, control
 //! word), MXCSR, the FS base and PKRU. They are restored by constants or from the context, never saved and compared.
 //!
@@ -10,8 +10,8 @@
 //!  ...caller of `call`...            slot end    | Context | <- found by (stack pointer | slot mask)
 //!  return address                    ...         call memory, alternate stack
 //!  rbp rbx r12 r13 r14 r15           stack end   | 16 spare bytes
-//!  ^ host_sp, also after recovery    code_sp ->  | (arguments on the stack would be here: none)
-//!                                                | return address into `enter`
+//!  ^ host_sp, also after recovery                | arguments beyond the registers, the last one first
+//!                                    code_sp ->  | return address into `enter`
 //!                                                v grows down to the guard
 //! ```
 //!
@@ -29,10 +29,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use libc::c_int;
 
-use super::call::{FLOAT_ARGS_MAX, INT_ARGS_MAX};
+use super::row_loop::RowState;
 use super::stack::{FRAME_BYTES, SLOT_BYTES};
 use super::thread_switch::LentThread;
 
+/// Integer and pointer arguments that go in registers.
+pub(super) const INT_REGISTERS: usize = 6;
+/// Floating-point arguments that go in registers.
+pub(super) const VECTOR_REGISTERS: usize = 8;
+/// What the stack pointer is a multiple of where code is called.
+pub(super) const STACK_ALIGN_BYTES: usize = 16;
 /// Interrupts on, and the bit that is always one: what a C function may expect.
 const RFLAGS_CLEAN: u64 = 0x202;
 /// AC: alignment checks. NT: nested task, which makes a later `iret` fault.
@@ -43,7 +49,7 @@ static MXCSR_CLEAN: u32 = 0x1f80;
 static X87_CONTROL_CLEAN: u16 = 0x37f;
 /// From the host's stack pointer, where the code runs, to where it was before the call of `enter`: six registers and the
 /// return address. As unwinders are told, too.
-const SAVED_BYTES: u64 = 7 * 8;
+pub(super) const SAVED_BYTES: u64 = 7 * 8;
 const ARCH_SET_FS: u64 = 0x1002;
 const ARCH_GET_FS: u64 = 0x1003;
 const SYS_ARCH_PRCTL: u64 = libc::SYS_arch_prctl as u64;
@@ -56,11 +62,15 @@ pub(super) struct Context {
     pub(super) this: AtomicU64,
     /// Odd while code runs; two more with each call.
     pub(super) seq: AtomicU64,
-    host_sp: AtomicU64,
+    /// The host's stack pointer, below its saved registers.
+    pub(super) host_sp: AtomicU64,
+    /// Where a call's stack begins, below its arguments on the stack.
     code_sp: AtomicU64,
+    /// The same for a call without such arguments.
+    code_sp_max: AtomicU64,
     pub(super) entry: AtomicU64,
-    ints: [AtomicU64; INT_ARGS_MAX],
-    vectors: [AtomicU64; FLOAT_ARGS_MAX],
+    ints: [AtomicU64; INT_REGISTERS],
+    vectors: [AtomicU64; VECTOR_REGISTERS],
     pub(super) int_result: AtomicU64,
     pub(super) vector_result: AtomicU64,
     pub(super) fs_base: AtomicU64,
@@ -74,22 +84,31 @@ pub(super) struct Context {
     pkru: AtomicU64,
     /// What calls with a thread pointer of their own need; see `thread_switch`.
     pub(super) lent: LentThread,
+    /// What a batch needs; see `row_loop`.
+    pub(super) rows: RowState,
 }
 
-/// Register contents for a call.
+/// Register contents for a call, and how much of its stack is taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Registers {
     /// rdi, rsi, rdx, rcx, r8, r9.
-    pub(super) ints: [u64; INT_ARGS_MAX],
+    pub(super) ints: [u64; INT_REGISTERS],
     /// Low halves of xmm0 to xmm7.
-    pub(super) vectors: [u64; FLOAT_ARGS_MAX],
+    pub(super) vectors: [u64; VECTOR_REGISTERS],
+    /// Bytes of the arguments that stand on the stack already, a multiple of [`STACK_ALIGN_BYTES`].
+    pub(super) stack_bytes: usize,
+}
+
+/// Where a stack for code that ends at `end` begins for a call without arguments on it.
+pub(super) fn stack_start(end: usize) -> usize {
+    end - STACK_ALIGN_BYTES
 }
 
 impl Context {
     /// Stores what stays the same for all calls of the calling thread, whose stack for code ends at `stack_end`.
     pub(super) fn init(&self, stack_end: usize) {
         self.this.store(self as *const Context as u64, Ordering::Relaxed);
-        self.code_sp.store(stack_end as u64 - 16, Ordering::Relaxed);
+        self.code_sp_max.store(stack_start(stack_end) as u64, Ordering::Relaxed);
         self.fs_base.store(fs_base(), Ordering::Relaxed);
         self.lent.init();
         let (cs, ss) = selectors();
@@ -105,6 +124,8 @@ impl Context {
     /// Stores what the next call needs.
     pub(super) fn prepare(&self, entry: u64, registers: &Registers) {
         self.entry.store(entry, Ordering::Relaxed);
+        let code_sp = self.stack_start() - registers.stack_bytes as u64;
+        self.code_sp.store(code_sp, Ordering::Relaxed);
         for (to, from) in self.ints.iter().zip(registers.ints) {
             to.store(from, Ordering::Relaxed);
         }
@@ -118,6 +139,12 @@ impl Context {
         let words = self.ints.iter().chain(&self.vectors).chain([&self.int_result, &self.vector_result]);
         words.for_each(|word| word.store(0, Ordering::Relaxed));
         self.lent.forget();
+        self.rows.forget();
+    }
+
+    /// Where the stack of a call without arguments on it begins.
+    pub(super) fn stack_start(&self) -> u64 {
+        self.code_sp_max.load(Ordering::Relaxed)
     }
 
     /// Runs the prepared call on the calling thread, which is the one that called [`Context::init`], and comes back

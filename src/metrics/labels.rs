@@ -52,6 +52,14 @@ labels! {
         Disassemble = "Disassemble",
         /// ExecutionService/Execute
         Execute = "Execute",
+        /// ExecutionService/ExecuteBatch
+        ExecuteBatch = "ExecuteBatch",
+        /// ExecutionService/ExecuteStream
+        ExecuteStream = "ExecuteStream",
+        /// ExecutionService/ListExecutions
+        ListExecutions = "ListExecutions",
+        /// ExecutionService/CancelExecution
+        CancelExecution = "CancelExecution",
         /// AdminService/GetStatus
         GetStatus = "GetStatus",
         /// AdminService/GetArenas
@@ -196,7 +204,7 @@ labels! {
         Trapped = "trapped",
         /// Its CPU limit or wall cap passed.
         Timeout = "timeout",
-        /// Its client went away, or its deadline passed.
+        /// Its client went away, its deadline passed, or CancelExecution stopped it.
         Cancelled = "cancelled",
         /// It never began: no such entry, bad arguments, saturation.
         Rejected = "rejected",
@@ -224,6 +232,8 @@ labels! {
         Abort = "abort",
         /// A system call.
         Syscall = "syscall",
+        /// CancelExecution.
+        Cancelled = "cancelled",
     }
 }
 
@@ -336,6 +346,10 @@ impl Rpc {
             ("CodeCacheService", "List") => Self::List,
             ("CodeCacheService", "Disassemble") => Self::Disassemble,
             ("ExecutionService", "Execute") => Self::Execute,
+            ("ExecutionService", "ExecuteBatch") => Self::ExecuteBatch,
+            ("ExecutionService", "ExecuteStream") => Self::ExecuteStream,
+            ("ExecutionService", "ListExecutions") => Self::ListExecutions,
+            ("ExecutionService", "CancelExecution") => Self::CancelExecution,
             ("AdminService", "GetStatus") => Self::GetStatus,
             ("AdminService", "GetArenas") => Self::GetArenas,
             ("AdminService", "LiftQuarantine") => Self::LiftQuarantine,

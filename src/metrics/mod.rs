@@ -186,6 +186,11 @@ impl Metrics {
         self.execution_duration.record(wall);
     }
 
+    /// Executions that have ended, beside one that was timed for all of them.
+    pub fn executions(&self, outcome: ExecutionOutcome, count: u64) {
+        self.executions.get(outcome).increment(count);
+    }
+
     /// An execution never began, so it has no times.
     pub fn execution_rejected(&self) {
         self.executions.get(ExecutionOutcome::Rejected).increment(1);

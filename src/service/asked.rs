@@ -5,7 +5,10 @@ use bytes::Bytes;
 use super::failure::{Failure, Reason};
 use crate::{
     cache::{Handle, Name, Namespace, Target},
-    proto::{disassemble_request, evict_request, execute_request, lift_quarantine_request, lookup_request},
+    proto::{
+        disassemble_request, evict_request, execute_batch_request, execute_request, function_calls,
+        lift_quarantine_request, lookup_request,
+    },
 };
 
 /// A namespace with a key or a handle of it, checked.
@@ -34,7 +37,8 @@ macro_rules! wire {
         }
     )*};
 }
-wire!(lookup_request, evict_request, execute_request, disassemble_request, lift_quarantine_request);
+wire!(lookup_request, evict_request, execute_request, execute_batch_request, function_calls, disassemble_request);
+wire!(lift_quarantine_request);
 
 impl<'a> Asked<'a> {
     /// # Errors

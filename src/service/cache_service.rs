@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Entries of a page that does not say how many.
-const PAGE_DEFAULT: usize = 100;
+pub(super) const PAGE_DEFAULT: usize = 100;
 /// Entries of a page at most.
 pub(super) const PAGE_MAX: usize = 1000;
 /// Bytes of a page, if it has more than one entry: keys and dependencies may be long, and clients usually take 4 MiB.

@@ -164,6 +164,7 @@ pub(super) fn trap(trap: &Trap, meta: &Meta, code: &std::ops::Range<u64>, instru
         TrapKind::Timeout => proto::TrapKind::Timeout,
         TrapKind::Abort => proto::TrapKind::Abort,
         TrapKind::Syscall => proto::TrapKind::Syscall,
+        TrapKind::Cancelled => proto::TrapKind::Cancelled,
     };
     let dependency = meta.reached.all().iter().find(|it| it.code.contains(&trap.pc));
     let place = match dependency {
@@ -185,6 +186,7 @@ pub(super) fn trap(trap: &Trap, meta: &Meta, code: &std::ops::Range<u64>, instru
             TrapStage::Initialiser => proto::TrapStage::Initialiser,
             TrapStage::KeptMemory => proto::TrapStage::InitialiserKeptMemory,
             TrapStage::Stuck => proto::TrapStage::Stuck,
+            TrapStage::Waiting => proto::TrapStage::Waiting,
         }
         .into(),
         dependency_key: dependency.map(|it| it.meta.name.key().to_vec().into()).unwrap_or_default(),
@@ -222,6 +224,7 @@ pub(super) fn trap_label(kind: TrapKind) -> metrics::TrapKind {
         TrapKind::Timeout => metrics::TrapKind::Timeout,
         TrapKind::Abort => metrics::TrapKind::Abort,
         TrapKind::Syscall => metrics::TrapKind::Syscall,
+        TrapKind::Cancelled => metrics::TrapKind::Cancelled,
     }
 }
 

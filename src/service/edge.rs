@@ -20,16 +20,22 @@ use super::{
     failure::{Failure, Reason},
     idle::IdleBound,
 };
-use crate::metrics::{Metrics, Rpc};
+use crate::metrics::{InFlight, Metrics, Rpc};
 
 /// A method gives up at most this long before its client stops waiting, so that the reason can still arrive: two ticks
 /// of the timer. The transport's own timer would answer CANCELLED.
 const ANSWER_MARGIN: Duration = Duration::from_millis(2);
 
 /// When a method must have answered: a little before its client stops waiting, or when the server's own bound is over.
-/// Every request has one.
+/// Every request has one, but for streams of calls whose client sets none.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadline(pub(super) Instant);
+
+/// A place among the streams of calls, for as long as one is open.
+#[derive(Clone)]
+pub(super) struct Held {
+    _held: Arc<(OwnedSemaphorePermit, InFlight)>,
+}
 
 /// Bounds of the edge.
 #[derive(Debug, Clone)]
@@ -38,6 +44,8 @@ pub(super) struct Bounds {
     pub(super) in_flight_max: usize,
     /// Requests of InstallStream that may be under way, all connections together.
     pub(super) streams_max: usize,
+    /// Streams of ExecuteStream that may be open, all connections together.
+    pub(super) call_streams_max: usize,
     /// Time that a client of InstallStream may send nothing.
     pub(super) idle_timeout: Duration,
     /// Time after which a request is given up whatever its client says.
@@ -51,6 +59,7 @@ pub(super) struct Bounds {
 pub(super) struct Permits {
     pub(super) in_flight: Arc<Semaphore>,
     pub(super) streams: Arc<Semaphore>,
+    pub(super) call_streams: Arc<Semaphore>,
 }
 
 /// Wraps every service of the server.
@@ -116,25 +125,33 @@ where
         if rpc == Rpc::InstallStream {
             request = request.map(|body| Body::new(IdleBound::new(body, shared.bounds.idle_timeout)));
         }
-        let given_up = started + shared.bounds.timeout_max;
-        let (mut deadline, mut margin) = (given_up, ANSWER_MARGIN);
-        if let Some(timeout) = timeout(request.headers()) {
-            margin = margin.min(timeout / 4);
-            deadline = started.checked_add(timeout - margin).map_or(given_up, |it| it.min(given_up));
+        let kept = Arc::new((permit, shared.metrics.request_started(rpc)));
+        let (given_up, timeout) = (started + shared.bounds.timeout_max, timeout(request.headers()));
+        let margin = ANSWER_MARGIN.min(timeout.unwrap_or(Duration::MAX) / 4);
+        let asked = timeout.and_then(|timeout| started.checked_add(timeout - margin));
+        let deadline = asked.map_or(given_up, |asked| asked.min(given_up));
+        if rpc == Rpc::ExecuteStream {
+            // It goes on behind its headers, and for as long as its client likes.
+            request.extensions_mut().insert(Held { _held: Arc::clone(&kept) });
         }
-        request.extensions_mut().insert(Deadline(deadline));
+        if let Some(deadline) = if rpc == Rpc::ExecuteStream { asked } else { Some(deadline) } {
+            request.extensions_mut().insert(Deadline(deadline));
+        }
         // The method knows better what the time went by with: it has half of the margin to say so.
         let until = deadline + margin / 2;
         let answer = self.inner.call(request);
         Answer::Ours(Box::pin(async move {
-            let _permit = permit;
-            let _counted = shared.metrics.request_started(rpc);
+            let _kept = kept;
             let response = match tokio::time::timeout_at(until.into(), answer).await {
                 Ok(response) => response?,
                 Err(_) => too_late().into_http(),
             };
             let response = shared.name_the_size(response);
-            shared.metrics.grpc(rpc, code(response.headers()), started.elapsed());
+            let code = code(response.headers());
+            // A stream that has begun tells itself how it ended.
+            if rpc != Rpc::ExecuteStream || code != Code::Ok as i32 {
+                shared.metrics.grpc(rpc, code, started.elapsed());
+            }
             Ok(response)
         }))
     }
@@ -177,6 +194,7 @@ impl Shared {
         }
         let (permits, max, what) = match rpc {
             Rpc::InstallStream => (&self.permits.streams, self.bounds.streams_max, "uploads"),
+            Rpc::ExecuteStream => (&self.permits.call_streams, self.bounds.call_streams_max, "streams of calls"),
             _ => (&self.permits.in_flight, self.bounds.in_flight_max, "requests"),
         };
         Arc::clone(permits)

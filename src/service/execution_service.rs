@@ -1,44 +1,85 @@
 //! ExecutionService: run resident code.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Service,
-    asked::Asked,
-    convert, disassemble,
-    edge::Deadline,
+    Service, batch, call_stream, convert,
+    edge::{Deadline, Held},
+    executions::{self, Execution, Job, Shown},
     failure::{Failure, Reason},
-    signature,
+    function::{Called, Function, Times},
 };
 use crate::{
     cache::{Pinned, Quarantine},
-    exec::{self, Arg, Call, Done, Outcome, Refusal, Rejected, Ticket, TrapKind},
+    exec::{self, Arg, Call, Done, Outcome, Refusal, Ticket, TrapKind},
     metrics::ExecutionOutcome,
     proto::{self, execute_response, execution_service_server::ExecutionService},
 };
 
-/// Wall clock that a call may take for each unit of its CPU limit, unless it says otherwise: calls share the
-/// processors with others.
-const WALL_PER_CPU: u32 = 20;
-
 #[tonic::async_trait]
 impl ExecutionService for Service {
+    type ExecuteStreamStream = call_stream::Answers;
+
     async fn execute(
         &self,
         request: Request<proto::ExecuteRequest>,
     ) -> Result<Response<proto::ExecuteResponse>, Status> {
-        let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
-        let request = request.into_inner();
-        let answer = execute(self, request, deadline).await;
-        Ok(Response::new(answer.inspect_err(|failure| match failure.reason {
-            Reason::DeadlineDuringCall => self.metrics.execution_cancelled(),
-            _ => self.metrics.execution_rejected(),
-        })?))
+        let deadline = deadline(&request);
+        let answer = execute(self, request.into_inner(), deadline).await;
+        Ok(Response::new(answer.inspect_err(|failure| count_failure(self, failure))?))
+    }
+
+    async fn execute_batch(
+        &self,
+        request: Request<proto::ExecuteBatchRequest>,
+    ) -> Result<Response<proto::ExecuteBatchResponse>, Status> {
+        let deadline = deadline(&request);
+        let answer = batch::answer(self, request.into_inner(), deadline).await;
+        Ok(Response::new(answer.inspect_err(|failure| count_failure(self, failure))?))
+    }
+
+    async fn execute_stream(
+        &self,
+        request: Request<Streaming<proto::ExecuteStreamRequest>>,
+    ) -> Result<Response<call_stream::Answers>, Status> {
+        let (deadline, held) = (deadline(&request), request.extensions().get::<Held>().cloned());
+        Ok(Response::new(call_stream::open(self, request.into_inner(), deadline, held)))
+    }
+
+    async fn list_executions(
+        &self,
+        request: Request<proto::ListExecutionsRequest>,
+    ) -> Result<Response<proto::ListExecutionsResponse>, Status> {
+        Ok(Response::new(executions::list(self, request.get_ref())?))
+    }
+
+    async fn cancel_execution(
+        &self,
+        request: Request<proto::CancelExecutionRequest>,
+    ) -> Result<Response<proto::CancelExecutionResponse>, Status> {
+        executions::cancel(self, request.get_ref())?;
+        Ok(Response::new(proto::CancelExecutionResponse {}))
+    }
+}
+
+impl Service {
+    /// Shows a job until the answer is dropped.
+    pub(super) fn show(&self, called: &Called, symbol: std::sync::Arc<str>, cpu_limit: Duration, job: Job) -> Shown {
+        let (meta, handle, since) = (std::sync::Arc::clone(&called.meta), called.handle, Instant::now());
+        self.executions.show(Execution { meta, handle, symbol, cpu_limit, since, job })
+    }
+}
+
+fn deadline<T>(request: &Request<T>) -> Option<Instant> {
+    request.extensions().get::<Deadline>().map(|deadline| deadline.0)
+}
+
+fn count_failure(service: &Service, failure: &Failure) {
+    match failure.reason {
+        Reason::DeadlineDuringCall => service.metrics.execution_cancelled(),
+        _ => service.metrics.execution_rejected(),
     }
 }
 
@@ -47,40 +88,31 @@ async fn execute(
     request: proto::ExecuteRequest,
     deadline: Option<Instant>,
 ) -> Result<proto::ExecuteResponse, Failure> {
-    let (cpu_limit, wall_cap) = limits(service, &request)?;
+    let Times { cpu_limit, wall_cap } = Times::new(service, request.cpu_limit, request.wall_cap)?;
     let priority = convert::priority(request.priority)?;
     let args = convert::arguments(request.arguments)?;
     exec::check_args(&args, service.limits.call_memory_max_bytes)?;
     check_answer(&args, service.limits.unary_max_bytes)?;
-    let asked = Asked::new(&request.namespace, request.target)?;
-    let callee = service.cache.pin(asked.target()).ok_or_else(|| asked.absent())?;
-    let entry = callee.function(&request.symbol).ok_or_else(|| no_function(&callee, &request.symbol))?;
-    let declared = callee.signature(&request.symbol);
-    let result = signature::check(&request.symbol, declared, &args, request.result)?;
-    let (meta, code, handle) = (Arc::clone(callee.meta()), callee.code_range(), callee.handle());
+    let function = Function::find(service, &request.namespace, request.target, request.symbol)?;
+    let result = function.check(&args, request.result)?;
+    let called = function.called();
+    let Function { callee, entry, symbol } = function;
     let call = Call { callee, entry, priority, args, result, cpu_limit, wall_cap, deadline };
-    let ticket = service.pool.submit(call);
-    let ticket = ticket.map_err(refused)?;
-    meta.count_call();
-    let done = finished(ticket, deadline).await?;
+    let ticket = service.pool.submit(call).map_err(|it| refused(it.refusal, &it.call))?;
+    called.meta.count_call();
+    // What ran inline has ended.
+    let single = |id| service.show(&called, symbol.into(), cpu_limit, Job::Single { id, rows: 0 });
+    let _shown = ticket.id().map(single);
+    let done = finished(ticket, deadline, |done: &Done| &done.outcome).await?;
+    record(service, &done);
     let outcome = match done.outcome {
         Outcome::Returned { value, buffers } => {
-            service.metrics.execution(ExecutionOutcome::Returned, done.queued, done.wall);
             execute_response::Outcome::Returned(proto::Returned { value: value.map(convert::value), buffers })
         }
-        Outcome::Trap(trap) => {
-            let outcome = match trap.kind {
-                TrapKind::Timeout => ExecutionOutcome::Timeout,
-                _ => ExecutionOutcome::Trapped,
-            };
-            service.metrics.execution(outcome, done.queued, done.wall);
-            service.metrics.trap(convert::trap_label(trap.kind));
-            let instruction = disassemble::trapped(service, handle, &meta.name, &trap);
-            execute_response::Outcome::Trap(convert::trap(&trap, &meta, &code, instruction))
-        }
+        Outcome::Trap(trap) => execute_response::Outcome::Trap(called.trap(service, &trap)),
         Outcome::Stuck(held) => return Err(held.into()),
-        Outcome::DeadlineBeforeStart => return Err(late(false)),
-        Outcome::Cancelled => return Err(late(true)),
+        Outcome::DeadlineBeforeStart => return Err(cancelled(false)),
+        Outcome::Cancelled => return Err(cancelled(true)),
     };
     Ok(proto::ExecuteResponse {
         outcome: Some(outcome),
@@ -90,10 +122,9 @@ async fn execute(
     })
 }
 
-/// Why the pool did not take the call.
-fn refused(rejected: Rejected<Pinned>) -> Failure {
-    let quarantine = rejected.call.callee.meta().conduct.quarantine();
-    match (rejected.refusal, quarantine) {
+/// Why the pool did not take a call.
+pub(super) fn refused(refusal: Refusal, call: &Call<Pinned>) -> Failure {
+    match (refusal, call.callee.meta().conduct.quarantine()) {
         (Refusal::Quarantined, Some(quarantine)) => quarantined(&quarantine),
         (refusal, _) => refusal.into(),
     }
@@ -109,61 +140,65 @@ fn quarantined(quarantine: &Quarantine) -> Failure {
     Failure::new(Reason::EntryQuarantined, message).with("since_ms", ago_ms).with("traps", traps).with("reason", reason)
 }
 
+/// Counts a call that began.
+pub(super) fn record(service: &Service, done: &Done) {
+    let outcome = match &done.outcome {
+        Outcome::Returned { .. } => ExecutionOutcome::Returned,
+        Outcome::Trap(trap) => {
+            service.metrics.trap(convert::trap_label(trap.kind));
+            outcome_of(trap.kind)
+        }
+        // Counted as the failures that they become.
+        Outcome::DeadlineBeforeStart | Outcome::Cancelled | Outcome::Stuck(_) => return,
+    };
+    service.metrics.execution(outcome, done.queued, done.wall);
+}
+
+pub(super) fn outcome_of(kind: TrapKind) -> ExecutionOutcome {
+    match kind {
+        TrapKind::Timeout => ExecutionOutcome::Timeout,
+        TrapKind::Cancelled => ExecutionOutcome::Cancelled,
+        _ => ExecutionOutcome::Trapped,
+    }
+}
+
 /// Waits for the call. When the deadline passes first, the ticket is dropped, and that stops the call.
 ///
 /// The pool knows the deadline too, and either may notice first.
-async fn finished(mut ticket: Ticket, deadline: Option<Instant>) -> Result<Done, Failure> {
+pub(super) async fn finished<T: exec::Answer>(
+    mut ticket: Ticket<T>,
+    deadline: Option<Instant>,
+    outcome: impl Fn(&T) -> &Outcome,
+) -> Result<T, Failure> {
     let Some(deadline) = deadline else { return Ok(ticket.await) };
-    let done = tokio::time::timeout_at(deadline.into(), &mut ticket).await.map_err(|_| late(ticket.started()))?;
-    let timed_out = matches!(done.outcome, Outcome::Trap(trap) if trap.kind == TrapKind::Timeout);
-    if timed_out && Instant::now() >= deadline { Err(late(true)) } else { Ok(done) }
+    let done = tokio::time::timeout_at(deadline.into(), &mut ticket).await.map_err(|_| cancelled(ticket.started()))?;
+    let timed_out = matches!(outcome(&done), Outcome::Trap(trap) if trap.kind == TrapKind::Timeout);
+    if timed_out && Instant::now() >= deadline { Err(cancelled(true)) } else { Ok(done) }
 }
 
-fn late(started: bool) -> Failure {
+/// What a call is answered with whose time was over.
+pub(super) fn cancelled(started: bool) -> Failure {
     if started {
         return Failure::new(Reason::DeadlineDuringCall, "the deadline passed while the call ran; it was stopped");
     }
     Failure::new(Reason::DeadlineBeforeStart, "the deadline passed before the call could start; it did not run")
 }
 
-/// A request of a few bytes must not ask for an answer that is larger than any request may be.
-fn check_answer(args: &[Arg], max_bytes: u64) -> Result<(), Failure> {
-    let bytes = args.iter().fold(0_u64, |sum, arg| match arg {
+/// Bytes of the buffers that a call sends back.
+pub(super) fn answer_bytes(args: &[Arg]) -> u64 {
+    args.iter().fold(0_u64, |sum, arg| match arg {
         Arg::Out(bytes) => sum.saturating_add(*bytes),
         Arg::InOut(content) => sum.saturating_add(content.len() as u64),
         _ => sum,
-    });
+    })
+}
+
+/// A request of a few bytes must not ask for an answer that is larger than any request may be.
+pub(super) fn check_answer(args: &[Arg], max_bytes: u64) -> Result<(), Failure> {
+    let bytes = answer_bytes(args);
     if bytes <= max_bytes {
         return Ok(());
     }
     let message = format!("buffers to send back have {bytes} bytes, at most {max_bytes} fit into an answer");
     Err(Failure::field("arguments", message))
-}
-
-fn limits(service: &Service, request: &proto::ExecuteRequest) -> Result<(Duration, Duration), Failure> {
-    let max = service.limits.cpu_limit_max;
-    let cpu_limit = match request.cpu_limit {
-        Some(wire) => convert::duration("cpu_limit", wire)?,
-        None => service.limits.cpu_limit_default,
-    };
-    if cpu_limit.is_zero() || cpu_limit > max {
-        return Err(Failure::field("cpu_limit", format!("must be above 0 and at most {} ms", max.as_millis())));
-    }
-    let wall_cap_max = max * WALL_PER_CPU;
-    let wall_cap = match request.wall_cap {
-        Some(wire) => convert::duration("wall_cap", wire)?,
-        None => cpu_limit * WALL_PER_CPU,
-    };
-    if wall_cap.is_zero() || wall_cap > wall_cap_max {
-        let message = format!("must be above 0 and at most {} ms", wall_cap_max.as_millis());
-        return Err(Failure::field("wall_cap", message));
-    }
-    Ok((cpu_limit, wall_cap))
-}
-
-fn no_function(callee: &Pinned, symbol: &str) -> Failure {
-    let functions = callee.meta().exports.symbols().iter().filter(|it| it.is_function).map(|it| &*it.name);
-    let offered: Vec<&str> = functions.take(8).collect();
-    let message = format!("no function {:?} in the entry; it has {}", symbol, offered.join(", "));
-    Failure::absent(Reason::SymbolNotFound, "symbol", symbol.escape_debug().take(256).collect::<String>(), message)
 }

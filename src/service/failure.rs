@@ -8,7 +8,7 @@ use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt};
 use crate::{
     cache::NameError,
     code::{self, CodeError},
-    exec::{ArgError, Held, Refusal},
+    exec::{ArgError, BatchError, Held, Refusal},
 };
 
 /// Who answers, in every ErrorInfo.
@@ -38,6 +38,7 @@ pub enum Reason {
     BudgetExhausted,
     AllEntriesPinned,
     ArenaFragmented,
+    ExecutionNotFound,
     ExecutorsSaturated,
     ExecutorsStuck,
     EntryStuck,
@@ -79,6 +80,7 @@ impl Reason {
             Self::BudgetExhausted => (Code::ResourceExhausted, "BUDGET_EXHAUSTED"),
             Self::AllEntriesPinned => (Code::ResourceExhausted, "ALL_ENTRIES_PINNED"),
             Self::ArenaFragmented => (Code::ResourceExhausted, "ARENA_FRAGMENTED"),
+            Self::ExecutionNotFound => (Code::NotFound, "EXECUTION_NOT_FOUND"),
             Self::ExecutorsSaturated => (Code::ResourceExhausted, "EXECUTORS_SATURATED"),
             Self::ExecutorsStuck => (Code::Unavailable, "EXECUTORS_STUCK"),
             Self::EntryStuck => (Code::FailedPrecondition, "ENTRY_STUCK"),
@@ -204,6 +206,16 @@ impl From<Held> for Failure {
                 "calls that cannot be stopped keep every executor, and no more may be replaced (exec.stuck_max); restart \
                  the daemon",
             ),
+        }
+    }
+}
+
+impl From<BatchError> for Failure {
+    fn from(error: BatchError) -> Self {
+        match error {
+            BatchError::Columns(error) => Self::field("columns", error.to_string()),
+            BatchError::TooManyRows { .. } => Self::field("rows", error.to_string()),
+            BatchError::Length { column, .. } => Self::field("columns", error.to_string()).with("column", column),
         }
     }
 }

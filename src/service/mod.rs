@@ -6,7 +6,9 @@
 mod admin_service;
 mod arenas;
 mod asked;
+mod batch;
 mod cache_service;
+mod call_stream;
 mod canary;
 mod capabilities;
 mod convert;
@@ -15,7 +17,9 @@ mod dependencies;
 mod disassemble;
 mod edge;
 mod execution_service;
+mod executions;
 mod failure;
+mod function;
 pub mod http;
 mod idle;
 mod install;
@@ -44,8 +48,9 @@ pub use self::{
     status_page::SAMPLE_INTERVAL,
 };
 use canary::Canary;
+use executions::Executions;
 use status_page::StatusPage;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     arena::Arenas,
@@ -69,6 +74,12 @@ pub struct Limits {
     pub stream_idle_timeout: Duration,
     /// Requests of InstallStream that may be under way, all connections together.
     pub streams_max: usize,
+    /// Streams of ExecuteStream that may be open, all connections together.
+    pub call_streams_max: usize,
+    /// Time during which nothing comes or goes, after which such a stream is ended.
+    pub call_stream_idle_timeout: Duration,
+    /// Calls of such a stream under way from which on no more is read, and calls of a message.
+    pub stream_calls_max: usize,
     /// Bounds of an object.
     pub code: code::Limits,
     /// What becomes of installs that hold what they must not.
@@ -98,10 +109,15 @@ pub struct Service {
     metrics: Arc<Metrics>,
     limits: Arc<Limits>,
     draining: Arc<AtomicBool>,
+    /// Told when `draining` turns true.
+    drained: Arc<Notify>,
+    executions: Arc<Executions>,
     /// Requests that may still come under way, but for those of InstallStream.
     in_flight: Arc<Semaphore>,
     /// Requests of InstallStream that may still come under way.
     streams: Arc<Semaphore>,
+    /// Streams of ExecuteStream that may still be opened.
+    call_streams: Arc<Semaphore>,
     /// Installs that may still be taken beside the runtime's threads.
     linking: Arc<Semaphore>,
     /// Maps of the arenas that may be made at once.
@@ -123,6 +139,7 @@ impl Service {
             metrics,
             in_flight: Arc::new(Semaphore::new(limits.in_flight_max)),
             streams: Arc::new(Semaphore::new(limits.streams_max)),
+            call_streams: Arc::new(Semaphore::new(limits.call_streams_max)),
             linking: Arc::new(Semaphore::new(limits.linking_max)),
             mapping: Arc::new(Semaphore::new(1)),
             canary: Arc::default(),
@@ -130,6 +147,8 @@ impl Service {
             features: Arc::new(cpu::features()),
             limits: Arc::new(limits),
             draining: Arc::new(AtomicBool::new(false)),
+            drained: Arc::default(),
+            executions: Arc::default(),
             started: Instant::now(),
         }
     }
@@ -163,6 +182,11 @@ impl Service {
     /// Refuses new work from now on.
     pub fn start_draining(&self) {
         self.draining.store(true, Relaxed);
+        self.drained.notify_waiters();
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
     }
 
     /// Waits until no request is under way, up to `until`.
@@ -171,6 +195,7 @@ impl Service {
         let idle = async {
             let _requests = self.in_flight.acquire_many(all(self.limits.in_flight_max)).await;
             let _streams = self.streams.acquire_many(all(self.limits.streams_max)).await;
+            let _calls = self.call_streams.acquire_many(all(self.limits.call_streams_max)).await;
         };
         // Resolves with an error at the end of the time: then there is nothing left to wait for either.
         drop(tokio::time::timeout_at(until.into(), idle).await);

@@ -106,11 +106,16 @@ fn router(
     let bounds = Bounds {
         in_flight_max: limits.in_flight_max,
         streams_max: limits.streams_max,
+        call_streams_max: limits.call_streams_max,
         idle_timeout: limits.stream_idle_timeout,
         timeout_max: limits.timeout_max,
         message_max_bytes,
     };
-    let permits = Permits { in_flight: Arc::clone(&service.in_flight), streams: Arc::clone(&service.streams) };
+    let permits = Permits {
+        in_flight: Arc::clone(&service.in_flight),
+        streams: Arc::clone(&service.streams),
+        call_streams: Arc::clone(&service.call_streams),
+    };
     let edge = Edge::new(bounds, permits, Arc::clone(&service.draining), Arc::clone(&service.metrics));
     let reflection = || {
         tonic_reflection::server::Builder::configure()

@@ -59,6 +59,7 @@ pub(crate) const UNSAFE_FILES: &[&str] = &[
     "src/exec/host/startup.rs",
     "src/exec/memory.rs",
     "src/exec/registers.rs",
+    "src/exec/row_loop.rs",
     "src/exec/signals.rs",
     "src/exec/stack.rs",
     "src/exec/thread.rs",

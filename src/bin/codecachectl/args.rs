@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use codecached::proto::{FlatEntry, ListOrder, MemoryKind, Priority, ResultType};
 
-use crate::{units, value::Argument};
+use crate::{batch::Given, units, value::Argument};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -59,6 +59,12 @@ pub(crate) enum Command {
     Symbols(Symbols),
     /// Call a function of an entry
     Call(Call),
+    /// Call a function of an entry for each row of columns of numbers
+    Batch(Batch),
+    /// Show what runs and waits in the namespace
+    Executions,
+    /// Stop what runs or waits; its caller is told by a trap
+    Cancel(Cancel),
     /// Take an entry out
     Evict(Evict),
     /// Let an entry be called again that is quarantined for its traps
@@ -168,6 +174,39 @@ pub(crate) struct Call {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Batch {
+    /// Key
+    pub(crate) key: String,
+    /// Function
+    pub(crate) symbol: String,
+    /// An argument for all rows, as TYPE:NUMBERS. TYPE is i32, u32, i64, u64, f32 or f64; NUMBERS are 1,2,3 or @FILE (text,
+    /// with spaces, commas or lines between them) or raw@FILE (little-endian bytes). A single number stands for all rows
+    #[arg(value_name = "COLUMN", allow_negative_numbers = true)]
+    pub(crate) columns: Vec<Given>,
+    /// How many rows [default: those of the longest column]
+    #[arg(long)]
+    pub(crate) rows: Option<u64>,
+    /// Type of the result [default: that of the declared signature, else void]
+    #[arg(long, value_enum)]
+    pub(crate) result: Option<ResultName>,
+    /// CPU time that all rows together may take
+    #[arg(long, value_parser = units::parse_duration, value_name = "TIME")]
+    pub(crate) cpu_limit: Option<Duration>,
+    /// Time on the wall clock that all rows together may take
+    #[arg(long, value_parser = units::parse_duration, value_name = "TIME")]
+    pub(crate) wall_cap: Option<Duration>,
+    /// Write the results to a file, as little-endian bytes, instead of printing them
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cancel {
+    /// As `executions` shows it
+    pub(crate) id: u64,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Evict {
     /// Key
     pub(crate) key: String,
@@ -254,6 +293,9 @@ pub(crate) struct Bench {
     /// What lookups send: a 32-byte key or a handle
     #[arg(long, value_enum, default_value = "key")]
     pub(crate) by: By,
+    /// Rows of a batch, or calls of a message of a stream
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub(crate) together: u32,
     /// Print lines of name, value and unit
     #[arg(long, conflicts_with = "json")]
     pub(crate) plain: bool,
@@ -362,6 +404,10 @@ pub(crate) enum Workload {
     Lookup,
     /// Call `add(i32, i32)` by handle, and check the sum
     Execute,
+    /// Call `add(i32, i32)` over columns, and check the sums; a call is a batch
+    ExecuteBatch,
+    /// Call `add(i32, i32)` on streams, one for each that is in flight; a call is a message of calls with their answers
+    ExecuteStream,
     /// Install blobs that differ
     Install,
     /// 90 % execute, 9 % lookup, 1 % install
@@ -428,6 +474,9 @@ mod tests {
             "disasm k --limit 10001",
             "bench lookup --seconds NaN",
             "bench lookup --in-flight 100000",
+            "batch k f i64:@",
+            "batch k f x:1",
+            "cancel x",
             "stats --timeout 10",
             "arenas --kind heap",
             "arenas --width 5",

@@ -90,7 +90,7 @@ fn comes_back(argument: &value::Argument) -> bool {
     matches!(argument, value::Argument::Ready(Kind::OutBytes(_)) | value::Argument::InOut(_))
 }
 
-fn to_proto(duration: Duration) -> prost_types::Duration {
+pub(crate) fn to_proto(duration: Duration) -> prost_types::Duration {
     // Command-line times end at a day.
     prost_types::Duration { seconds: duration.as_secs() as i64, nanos: duration.subsec_nanos() as i32 }
 }
@@ -150,7 +150,7 @@ fn preview(buffer: &[u8]) -> String {
     format!("hex {}{rest}", units::hex(shown))
 }
 
-fn trap_human(trap: &Trap) -> Lines {
+pub(crate) fn trap_human(trap: &Trap) -> Lines {
     let (name, words) = kind(trap.kind());
     let mut lines = vec![("trap".to_owned(), format!("{name}: {words}")), ("where".to_owned(), place(trap))];
     if let Some((_, words)) = stage(trap) {
@@ -202,6 +202,7 @@ fn stage(trap: &Trap) -> Option<(&'static str, &'static str)> {
         TrapStage::InitialiserKeptMemory => {
             Some(("INITIALISER_KEPT_MEMORY", "an initialiser returned without freeing what it had allocated"))
         }
+        TrapStage::Waiting => Some(("WAITING", "waiting for an executor; it did not run")),
     }
 }
 
@@ -233,6 +234,7 @@ fn kind(kind: TrapKind) -> (&'static str, &'static str) {
         TrapKind::Timeout => ("TIMEOUT", "the CPU limit or the wall cap passed"),
         TrapKind::Abort => ("ABORT", "the code gave up"),
         TrapKind::Syscall => ("SYSCALL", "a system call, which was not made"),
+        TrapKind::Cancelled => ("CANCELLED", "somebody stopped it"),
     }
 }
 
@@ -275,7 +277,12 @@ fn float(number: f64) -> Value {
 fn trap_json(trap: &Trap, answer: &ExecuteResponse, times: &Times) -> Value {
     let mut json = times_json(answer, times);
     json["outcome"] = json!("trapped");
-    json["trap"] = json!({
+    json["trap"] = trap_fields(trap);
+    json
+}
+
+pub(crate) fn trap_fields(trap: &Trap) -> Value {
+    json!({
         "kind": kind(trap.kind()).0,
         "symbol": trap.symbol,
         "offset_bytes": trap.offset_bytes,
@@ -291,8 +298,7 @@ fn trap_json(trap: &Trap, answer: &ExecuteResponse, times: &Times) -> Value {
             "number": call.number,
             "name": call.name,
         })),
-    });
-    json
+    })
 }
 
 fn times_json(answer: &ExecuteResponse, times: &Times) -> Value {

@@ -2,11 +2,13 @@
 
 mod arenas;
 mod args;
+mod batch;
 mod bench;
 mod call;
 mod context;
 mod diagnostics;
 mod disasm;
+mod executions;
 mod failure;
 mod install;
 mod listing;
@@ -62,6 +64,9 @@ fn run(arguments: Arguments) -> Result<Report, Failure> {
             Command::Lookup(asked) => residency::lookup(&context, asked).await,
             Command::Symbols(asked) => symbols::run(&context, asked).await,
             Command::Call(asked) => call::run(&context, asked).await,
+            Command::Batch(asked) => batch::run(&context, asked).await,
+            Command::Executions => executions::list(&context).await,
+            Command::Cancel(asked) => executions::cancel(&context, asked).await,
             Command::Evict(asked) => residency::evict(&context, asked).await,
             Command::Unquarantine(asked) => residency::unquarantine(&context, asked).await,
             Command::List(asked) => listing::run(&context, asked).await,

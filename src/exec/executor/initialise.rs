@@ -54,7 +54,10 @@ impl<C: Callee> Executor<'_, C> {
             |kind, signal, stage| Trap { kind, pc: step.entry, fault_address: None, signal, system_call: None, stage };
         // Steps that are shorter than a tick each could else go on for ever.
         let wall_ended = nanos(self.shared.epoch.elapsed()) >= limits.wall_end_ns;
-        if frame.is_cancelled(limits.job) || self.shared.queue.is_stopping() {
+        if frame.is_cancelled(limits.job, limits.call) {
+            return Err(Outcome::Trap(stopped(TrapKind::Cancelled, 0, TrapStage::Initialiser)));
+        }
+        if self.shared.queue.is_stopping() {
             return Err(Outcome::Cancelled);
         }
         if wall_ended || limits.cpu_limit_ns == 0 {
@@ -65,7 +68,7 @@ impl<C: Callee> Executor<'_, C> {
         let block = self.enter(callee);
         self.traces.used(frame.heap.used_end());
         if let Some(raw) = frame.take_trap() {
-            return Err(match self.ended(limits.job, &raw) {
+            return Err(match self.ended(limits, &raw) {
                 Outcome::Trap(trap) => Outcome::Trap(Trap { stage: TrapStage::Initialiser, ..trap }),
                 other => other,
             });

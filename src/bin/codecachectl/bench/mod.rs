@@ -1,6 +1,7 @@
 //! `bench`: a load generator, to be compared with others of its kind.
 
 mod load;
+mod many;
 mod object;
 mod report;
 mod work;

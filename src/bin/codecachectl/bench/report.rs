@@ -27,12 +27,16 @@ pub(super) fn human(asked: &Bench, transport: &str, tally: &Tally) -> String {
         format!("{name} {}", units::nanoseconds(nanoseconds))
     });
     let errors: Vec<_> = tally.errors.iter().map(|(reason, times)| format!("{times} {reason}")).collect();
-    table::pairs([
-        ("load", load),
-        ("throughput", format!("{:.0} calls/s ({} calls)", throughput(tally), tally.calls())),
+    let many = unit(asked).map(|unit| {
+        let per_second = throughput(tally) * f64::from(asked.together);
+        (unit, format!("{per_second:.0} {unit}/s, {} together", asked.together))
+    });
+    let first = [("load", load), ("throughput", format!("{:.0} calls/s ({} calls)", throughput(tally), tally.calls()))];
+    let last = [
         ("latency", latency.join(", ")),
         ("errors", if errors.is_empty() { "none".into() } else { errors.join(", ") }),
-    ])
+    ];
+    table::pairs(first.into_iter().chain(many).chain(last))
 }
 
 /// A line for each number.
@@ -40,6 +44,9 @@ pub(super) fn plain(asked: &Bench, transport: &str, tally: &Tally) -> String {
     let (connections, in_flight) = (asked.connections, asked.in_flight);
     let prefix = format!("codecached.{transport}.{}_{in_flight}inflight_{connections}conn", name(asked));
     let mut text = format!("{prefix}.throughput {:.0} ops/s\n", throughput(tally));
+    if let Some(unit) = unit(asked) {
+        let _ = writeln!(text, "{prefix}.{unit} {:.0} {unit}/s", throughput(tally) * f64::from(asked.together));
+    }
     for (quantile, at) in QUANTILES {
         // Writing to a string does not fail.
         let _ = writeln!(text, "{prefix}.{quantile} {:.1} us", microseconds(tally, at));
@@ -69,9 +76,19 @@ pub(super) fn to_json(asked: &Bench, transport: &str, tally: &Tally) -> Value {
         "seconds": tally.elapsed.as_secs_f64(),
         "calls": tally.calls(),
         "calls_per_second": throughput(tally),
+        "together": unit(asked).map(|_| asked.together),
         "latency_us": latency,
         "errors": tally.errors,
     })
+}
+
+/// What a call of the workload has many of.
+fn unit(asked: &Bench) -> Option<&'static str> {
+    match asked.workload {
+        Workload::ExecuteBatch => Some("rows"),
+        Workload::ExecuteStream => Some("stream_calls"),
+        Workload::Lookup | Workload::Execute | Workload::Install | Workload::Mixed => None,
+    }
 }
 
 fn throughput(tally: &Tally) -> f64 {
@@ -88,6 +105,8 @@ fn name(asked: &Bench) -> &'static str {
         (Workload::Lookup, By::Key) => "lookup",
         (Workload::Lookup, By::Handle) => "lookup_by_handle",
         (Workload::Execute, _) => "execute",
+        (Workload::ExecuteBatch, _) => "execute_batch",
+        (Workload::ExecuteStream, _) => "execute_stream",
         (Workload::Install, _) => "install",
         (Workload::Mixed, _) => "mixed",
     }

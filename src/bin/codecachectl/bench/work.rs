@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use codecached::{
-    client::{Client, ClientError},
+    client::{CallAnswers, CallSender, Client, ClientError},
     proto::{
         BlobFormat, EntryView, EvictRequest, ExecuteRequest, FlatEntry, InstallRequest, LookupRequest, ResultType,
         Value, code_cache_service_client::CodeCacheServiceClient, evict_request, execute_request,
@@ -37,16 +37,18 @@ const COUNT_BITS: u32 = 40;
 pub(super) struct Plan {
     workload: Workload,
     by: By,
-    recipe: Recipe,
+    pub(super) recipe: Recipe,
     slots: usize,
+    /// Rows of a batch, or calls of a message.
+    pub(super) together: usize,
     /// Installed before the load begins.
     known: Vec<Known>,
 }
 
 /// How blobs and keys are made of a number.
 #[derive(Clone, Debug)]
-struct Recipe {
-    namespace: String,
+pub(super) struct Recipe {
+    pub(super) namespace: String,
     run: u64,
     blob_bytes: usize,
     /// What is installed instead of flat code.
@@ -54,20 +56,22 @@ struct Recipe {
 }
 
 #[derive(Clone, Debug)]
-struct Known {
+pub(super) struct Known {
     key: Bytes,
-    handle: u64,
+    pub(super) handle: u64,
 }
 
 /// One call after the other.
 #[derive(Debug)]
 pub(super) struct Worker {
-    plan: Arc<Plan>,
-    client: Client,
+    /// Opened with the first call.
+    pub(super) stream: Option<(CallSender, CallAnswers)>,
+    pub(super) plan: Arc<Plan>,
+    pub(super) client: Client,
     cache: CodeCacheServiceClient<Channel>,
-    execution: ExecutionServiceClient<Channel>,
-    slot: u64,
-    steps: u64,
+    pub(super) execution: ExecutionServiceClient<Channel>,
+    pub(super) slot: u64,
+    pub(super) steps: u64,
     installed: u64,
 }
 
@@ -78,6 +82,8 @@ pub(super) enum Fault {
     Refused(Box<Status>),
     /// The call did not return, or not the sum.
     WrongAnswer,
+    /// The daemon refused, in the words of the client.
+    Failed(ClientError),
 }
 
 impl Plan {
@@ -94,6 +100,7 @@ impl Plan {
             by: asked.by,
             recipe: Recipe { namespace: namespace.to_owned(), run, blob_bytes: asked.blob_bytes as usize, object },
             slots: asked.in_flight.into(),
+            together: asked.together as usize,
             known: vec![],
         };
         let count = if asked.workload == Workload::Install { 0 } else { u64::from(asked.keys) };
@@ -166,6 +173,7 @@ impl Worker {
             client: client.clone(),
             cache: client.cache(),
             execution: client.execution(),
+            stream: None,
             slot: slot.into(),
             steps: 0,
             installed: 0,
@@ -178,6 +186,8 @@ impl Worker {
         match self.plan.workload {
             Workload::Lookup => self.lookup().await,
             Workload::Execute => self.execute().await,
+            Workload::ExecuteBatch => self.execute_batch().await,
+            Workload::ExecuteStream => self.execute_stream().await,
             Workload::Install => self.install().await,
             // The slots are out of step with each other, so that the mix holds at every moment.
             Workload::Mixed => match (self.steps + self.slot * 37) % 100 {
@@ -248,7 +258,7 @@ impl Worker {
         }
     }
 
-    fn known(&self) -> &Known {
+    pub(super) fn known(&self) -> &Known {
         // Slots start far apart, with a stride that is prime.
         let index = (self.steps + self.slot * 7919) % self.plan.known.len() as u64;
         &self.plan.known[index as usize]
@@ -260,7 +270,7 @@ impl Worker {
     }
 }
 
-fn right(answer: bool) -> Result<(), Fault> {
+pub(super) fn right(answer: bool) -> Result<(), Fault> {
     if answer { Ok(()) } else { Err(Fault::WrongAnswer) }
 }
 
@@ -270,6 +280,7 @@ impl Fault {
         match self {
             Self::Refused(status) => worker.client.error(status).reason().to_owned(),
             Self::WrongAnswer => "WRONG_ANSWER".to_owned(),
+            Self::Failed(error) => error.reason().to_owned(),
         }
     }
 }
