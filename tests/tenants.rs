@@ -126,7 +126,9 @@ async fn a_namespace_whose_queue_is_full_is_told_which_bound_it_met_and_others_h
     let client = daemon.client().await;
     let slow = install(&client, "slow", SPIN).await;
     let fast = install(&client, "fast", ADD).await;
-    let spins: Vec<_> = (0..3).map(|_| spinning(&client, "slow", slow, 700)).collect();
+    let mut spins = vec![spinning(&client, "slow", slow, 1500)];
+    until("it to run", async || (client.status().await.unwrap().executors.unwrap().running == 1).then_some(())).await;
+    spins.extend((0..2).map(|_| spinning(&client, "slow", slow, 100)));
     until("the queue of the namespace to be full", async || {
         (client.status().await.unwrap().executors.unwrap().queued == 2).then_some(())
     })
