@@ -118,7 +118,7 @@ fn span_bytes(blob: &[u8]) -> f64 {
 fn layout(image: &Image) -> Layout {
     let part = |part: codecached::code::Part| Part { size_bytes: part.size_bytes, align_bytes: part.align_bytes };
     let sizes = image.sizes();
-    Layout { code: part(sizes.code), rodata: part(sizes.rodata), data: part(sizes.data) }
+    Layout { code: part(sizes.code), rodata: part(sizes.rodata), data: part(sizes.data), low: false }
 }
 
 /// MB/s of parsing and linking all members that need nothing which is not there.

@@ -51,7 +51,10 @@ pub enum DaemonError {
     Tools(#[from] FileError),
     /// No executors.
     #[error("cannot start executors: {0}")]
-    Exec(#[from] exec::StartError),
+    Exec(exec::StartError),
+    /// System calls of code cannot be contained, which the configuration requires.
+    #[error("cannot start executors: {0}; {remedy}", remedy = check::required_remedy(.0))]
+    Filter(exec::FilterError),
     /// No runtime, or no signals.
     #[error("cannot start the runtime: {0}")]
     Runtime(io::Error),
@@ -66,6 +69,15 @@ pub enum DaemonError {
     /// The transport.
     #[error("serving failed: {0}")]
     Serve(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<exec::StartError> for DaemonError {
+    fn from(error: exec::StartError) -> Self {
+        match error {
+            exec::StartError::Filter { error } => Self::Filter(error),
+            error => Self::Exec(error),
+        }
+    }
 }
 
 /// Runs the daemon until SIGTERM or SIGINT, and drains it. Blocks.
@@ -124,6 +136,9 @@ fn imports() -> ImportTable {
 fn build(config: &Config) -> Result<Parts, DaemonError> {
     let tools = Tools::start(&tools_config(config))?;
     let arenas = Arenas::map(&arena_config(config))?;
+    if let Some(refused) = arenas.low_refused() {
+        tracing::warn!(%refused, "objects with absolute addresses in 32 bits are refused: arena.low_bytes has no effect");
+    }
     let cache = Cache::new(
         &CacheConfig {
             budget_bytes: config.cache.budget_bytes,
@@ -157,7 +172,7 @@ fn build(config: &Config) -> Result<Parts, DaemonError> {
         stuck_after: Duration::from_millis(config.exec.stuck_after_ms),
         stuck_max: config.exec.stuck_max,
         tick: Duration::from_micros(config.exec.watchdog_tick_us),
-        code: vec![arenas.executable_range()],
+        code: arenas.executable_ranges().collect(),
         code_flips: arenas.flips_protection(),
         filter: filter_policy(config),
     })?;
@@ -259,6 +274,7 @@ fn arena_config(config: &Config) -> ArenaConfig {
     let commit_limit_bytes = (config.cache.budget_bytes as f64 * COMMIT_PER_BUDGET) as u64;
     let directory = &config.arena.directory;
     ArenaConfig {
+        low_bytes: config.arena.low_bytes,
         granule_bytes: config.arena.granule_bytes,
         shards: shards(config),
         keep_free_bytes: config.arena.keep_free_bytes,

@@ -208,7 +208,7 @@ impl Worker<'_> {
         let [rodata, data] = [(); 2].map(|()| if self.random.below(4) == 0 { self.random.size(4, 8192) } else { 0 });
         let [code, rodata, data] =
             [code, rodata, data].map(|size_bytes| Part { size_bytes, align_bytes: 1 << self.random.below(13) });
-        Layout { code, rodata, data }
+        Layout { code, rodata, data, low: false }
     }
 
     /// Memory for a layout. Where there is none, one slot and all pins of this thread are given up instead.

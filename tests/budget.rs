@@ -16,8 +16,12 @@ use std::{
 use codecached::{
     arena::{ArenaConfig, Arenas},
     cache::{Cache, CacheConfig, Install, InstallError, Name, Namespace, Pinned, Target},
-    code::{self, FlatEntry, Image, ImportTable},
+    code::{self, FlatEntry, Image, ImportTable, Selection},
     exec::{self, Call, ExecConfig, FilterPolicy, Outcome, Pool, Priority, ResultType, Scalar},
+};
+use object::{
+    Architecture, BinaryFormat, Endianness, SymbolFlags, SymbolKind, SymbolScope, elf,
+    write::{Object, Relocation, RelocationFlags, StandardSection, Symbol, SymbolSection},
 };
 use support::Random;
 
@@ -30,13 +34,21 @@ fn alone() -> MutexGuard<'static, ()> {
 
 const BUDGET_BYTES: u64 = 32 << 20;
 const INSTALLS: u32 = 100_000;
+/// Of each kind of memory below 2 GiB, where a test has such: a quarter of what would fill the budget.
+const LOW_BYTES: u64 = 8 << 20;
+/// Installs of that test, of which each third must lie there.
+const LOW_INSTALLS: u32 = 10_000;
 const KEYS: u64 = 3000;
 /// Installs between two looks at what the kernel counts.
 const LOOK_EVERY: u32 = 500;
 
 fn parts(eviction_window: usize) -> (Arc<Arenas>, Cache) {
+    parts_with(0, eviction_window)
+}
+
+fn parts_with(low_bytes: u64, eviction_window: usize) -> (Arc<Arenas>, Cache) {
     let commit_limit_bytes = BUDGET_BYTES + BUDGET_BYTES / 20;
-    let arenas = Arenas::map(&ArenaConfig::new(256 << 20, commit_limit_bytes)).unwrap();
+    let arenas = Arenas::map(&ArenaConfig { low_bytes, ..ArenaConfig::new(256 << 20, commit_limit_bytes) }).unwrap();
     let config = CacheConfig { budget_bytes: BUDGET_BYTES, eviction_window, generation_seed: 99, clock: Instant::now };
     let cache = Cache::new(&config, Arc::clone(&arenas), ImportTable::new(exec::imports()));
     (arenas, cache)
@@ -54,6 +66,31 @@ fn image(number: u32, size_bytes: usize) -> Image {
     blob[5] = 0xc3;
     let entries = vec![FlatEntry { name: "f".to_owned(), offset_bytes: 0 }];
     Image::parse_flat(&blob, entries, &code::Limits::default()).unwrap()
+}
+
+/// `mov eax, [number]; ret`, and then as many bytes as asked for: the address of the number has 32 bits.
+fn low_image(number: u32, size_bytes: usize) -> Image {
+    let mut code = vec![0x90; size_bytes.max(8)];
+    code[..8].copy_from_slice(&[0x8b, 0x04, 0x25, 0, 0, 0, 0, 0xc3]);
+    let mut object = Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
+    let text = object.section_id(StandardSection::Text);
+    object.append_section_data(text, &code, 64);
+    object.add_symbol(Symbol {
+        name: b"f".to_vec(),
+        value: 0,
+        size: 8,
+        kind: SymbolKind::Text,
+        scope: SymbolScope::Dynamic,
+        weak: false,
+        section: SymbolSection::Section(text),
+        flags: SymbolFlags::None,
+    });
+    let rodata = object.section_id(StandardSection::ReadOnlyData);
+    object.append_section_data(rodata, &number.to_le_bytes(), 4);
+    let (symbol, flags) = (object.section_symbol(rodata), RelocationFlags::Elf { r_type: elf::R_X86_64_32S });
+    object.add_relocation(text, Relocation { offset: 3, symbol, addend: 0, flags }).unwrap();
+    let (blob, limits) = (object.write().unwrap(), code::Limits::default());
+    Image::parse_elf(&blob, &Selection::default(), &ImportTable::default(), &limits).unwrap()
 }
 
 fn install(name: Name, identity: u64) -> Install {
@@ -91,6 +128,7 @@ struct Scene {
     stop: AtomicBool,
     calls: AtomicU64,
     lookups: AtomicU64,
+    installs: u32,
 }
 
 impl Scene {
@@ -101,11 +139,13 @@ impl Scene {
     /// Installs one after another; after each, the budget holds.
     fn install_all(&self, seed: u64) {
         let mut random = Random(seed);
-        for step in 0..INSTALLS {
+        for step in 0..self.installs {
             let number = random.next() as u32;
             let size_bytes = 64 + random.below((64 << 10) - 64 + 1) as usize;
             let request = install(name(Self::key_of(number)), u64::from(number));
-            match self.cache.install(&request, image(number, size_bytes)) {
+            let is_low = self.arenas.low_bytes() > 0 && number.is_multiple_of(3);
+            let image = if is_low { low_image(number, size_bytes) } else { image(number, size_bytes) };
+            match self.cache.install(&request, image) {
                 Ok(_) | Err(InstallError::AllPinned { .. } | InstallError::Fragmented(_)) => {}
                 Err(error) => panic!("seed {seed}, step {step}: {error}"),
             }
@@ -190,11 +230,21 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 #[test]
 fn a_hundred_thousand_installs_never_pass_the_budget_and_nothing_is_writable_and_executable() {
+    install_beside_calls(0, INSTALLS);
+}
+
+#[test]
+fn nor_do_they_where_some_must_lie_below_2_gib() {
+    install_beside_calls(LOW_BYTES, LOW_INSTALLS);
+}
+
+fn install_beside_calls(low_bytes: u64, installs: u32) {
     let _alone = alone();
-    let (arenas, cache) = parts(16);
+    let (arenas, cache) = parts_with(low_bytes, 16);
+    assert_eq!(arenas.low_bytes(), low_bytes);
     let pool = Pool::start(executors()).unwrap();
     let (stop, calls, lookups) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
-    let scene = Scene { arenas, cache, pool, stop, calls, lookups };
+    let scene = Scene { arenas, cache, pool, stop, calls, lookups, installs };
     thread::scope(|scope| {
         let helpers = [
             scope.spawn(|| scene.call_all(11)),
@@ -211,7 +261,9 @@ fn a_hundred_thousand_installs_never_pass_the_budget_and_nothing_is_writable_and
         installed.unwrap();
     });
     assert!(scene.calls.load(Relaxed) > 1000 && scene.lookups.load(Relaxed) > 1000, "little happened meanwhile");
-    assert!(scene.cache.stats().evictions.capacity.entries > 10_000, "little was evicted");
+    assert!(scene.cache.stats().evictions.capacity.entries > u64::from(installs) / 10, "little was evicted");
+    let low = scene.arenas.stats().low_total();
+    assert!(low_bytes == 0 || low.used_bytes > low_bytes / 2, "little lay below 2 GiB: {low:?}");
     drop((scene.pool, scene.cache));
     assert_eq!(scene.arenas.stats().total().used_bytes, 0, "spans were left behind");
 }

@@ -19,8 +19,8 @@ use codecached::{
     client::Client,
     proto::{BlobFormat, ExecuteRequest, InstallRequest, ResultType, TrapKind, execute_request::Target, value::Kind},
 };
-use libtest_mimic::{Arguments, Failed, Trial};
-use support::{Daemon, call, elf, handle, returned, trapped};
+use libtest_mimic::Arguments;
+use support::{Daemon, call, elf, handle, returned, trapped, trial};
 use tempfile::TempDir;
 
 /// The first with every level of optimisation; what differs is how code addresses what it does not hold.
@@ -34,6 +34,13 @@ const C_FORMS: [&str; 7] = [
     "-fno-pic -mcmodel=large",
 ];
 const C_LEVELS: [&str; 5] = ["-O0", "-O1", "-O2", "-O3", "-Os"];
+/// With addresses in 32 bits, for the arena below 2 GiB. The first with every level of optimisation.
+const LOW_FORMS: [&str; 4] = [
+    "-fno-pic -fno-pie",
+    "-fno-pic -fno-pie -mcmodel=kernel",
+    "-fno-pic -fno-pie -mcmodel=medium",
+    "-fno-pic -fno-pie -ffunction-sections -fstack-protector-all -fcf-protection -g",
+];
 /// Vectors of 32 bytes, if the processor has them. Multiplying and adding in one step would give other bits.
 const WIDE: &str = "-O3 -fPIC -mavx2 -ffp-contract=off";
 const RUST_FORMS: [&str; 4] = ["pic", "pie", "pic -C code-model=large", "pic -C force-unwind-tables=yes -g"];
@@ -90,20 +97,8 @@ const CRANELIFT: &str = "CODECACHED_CRANELIFT";
 
 fn main() {
     let arguments = Arguments::from_args();
-    let required = std::env::var_os("CODECACHED_REQUIRE_REAL_OBJECTS").is_some();
-    let test = |name: &str, needs: &'static str, run: fn()| {
-        let is_missing = !is_there(needs);
-        if is_missing {
-            eprintln!("{name}: there is no {needs}");
-        }
-        let run = move || {
-            if is_missing {
-                return Err(Failed::from(format!("there is no {needs}")));
-            }
-            run();
-            Ok(())
-        };
-        Trial::test(name, run).with_ignored_flag(is_missing && !required)
+    let test = |name, needs, run: fn()| {
+        trial("CODECACHED_REQUIRE_REAL_OBJECTS", name, (!is_there(needs)).then_some(needs), run)
     };
     let tests = vec![
         test("c_of_gcc_gives_what_rust_gives_however_it_is_compiled", "gcc", || c("gcc")),
@@ -112,6 +107,9 @@ fn main() {
         test("a_static_library_of_rustc_gives_the_same_and_a_panic_is_a_trap", "rustc", rust_library),
         test("assembly_of_nasm_gives_what_rust_gives", "nasm", nasm),
         test("objects_of_cranelift_give_what_rust_gives", "cranelift", cranelift),
+        test("c_of_gcc_without_pic_gives_the_same_below_2_gib", "gcc", || low("gcc")),
+        test("c_of_clang_without_pic_gives_the_same_below_2_gib", "clang", || low("clang")),
+        test("an_object_and_a_static_library_of_rustc_without_pic_give_the_same_below_2_gib", "rustc", low_rust),
         test("gcc_without_pic_is_refused_with_the_flag_that_helps", "gcc", || absolute("gcc")),
         test("clang_without_pic_is_refused_with_the_flag_that_helps", "clang", || absolute("clang")),
         test("what_clang_makes_for_other_targets_is_refused_by_its_name", "clang", foreign),
@@ -151,8 +149,13 @@ fn compiled(compiler: &str, flags: &str, name: &str) -> Vec<u8> {
 
 /// Runs a test with a client of a daemon of its own.
 fn with_daemon(test: impl AsyncFnOnce(Client)) {
+    with_daemon_of(&[], test);
+}
+
+/// The same for one with these flags.
+fn with_daemon_of(flags: &[&str], test: impl AsyncFnOnce(Client)) {
     tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let daemon = Daemon::start();
+        let daemon = Daemon::start_with(flags);
         test(daemon.client().await).await;
     });
 }
@@ -186,6 +189,43 @@ fn c(compiler: &str) {
             answers_as_rust(&client, &format!("{compiler} {flags}"), elf("", blob), None).await;
         }
     });
+}
+
+/// A daemon with an arena below 2 GiB.
+const LOW: [&str; 2] = ["--set", "arena.low_bytes=16 MiB"];
+
+fn low(compiler: &str) {
+    with_daemon_of(&LOW, async |client| {
+        let levels = C_LEVELS.iter().map(|level| format!("{level} {}", LOW_FORMS[0]));
+        let forms = LOW_FORMS[1..].iter().flat_map(|form| ["-O0", "-O2"].map(|level| format!("{level} {form}")));
+        for flags in levels.chain(forms) {
+            let blob = compiled(compiler, &format!("-c {flags}"), "functions.c");
+            answers_as_rust(&client, &format!("{compiler} {flags}"), elf("", blob), None).await;
+        }
+        assert_used_below_2_gib(&client).await;
+    });
+}
+
+fn low_rust() {
+    with_daemon_of(&LOW, async |client| {
+        let flags = rust_flags("lib", "static", "2");
+        let blob = compiled("rustc", &format!("{flags} --emit=obj"), "exports.rs");
+        let exports = RUST_ALONE.map(str::to_owned).to_vec();
+        answers_as_rust(&client, "object", InstallRequest { exports, ..elf("", blob) }, Some(&RUST_ALONE)).await;
+        let blob = compiled("rustc", &rust_flags("staticlib", "static", "2"), "exports.rs");
+        let names = cases::all().into_iter().map(|case| case.name).chain(["letters_of_planet"]);
+        let exports = names.map(str::to_owned).collect();
+        let request = InstallRequest { format: BlobFormat::Archive.into(), exports, ..elf("", blob) };
+        answers_as_rust(&client, "library", request, None).await;
+        panics(&client, "library").await;
+        assert_used_below_2_gib(&client).await;
+    });
+}
+
+/// Or the test has shown nothing.
+async fn assert_used_below_2_gib(client: &Client) {
+    let low = client.status().await.unwrap().arena.unwrap().low.unwrap();
+    assert!(low.used_bytes > 0, "{low:?}");
 }
 
 fn rust_object() {
@@ -266,7 +306,7 @@ fn absolute(compiler: &str) {
             let error = client.install(elf("object", blob)).await.unwrap_err();
             assert_eq!(error.reason(), "UNSUPPORTED_RELOCATION", "{flags}: {error}");
             let text = error.to_string();
-            for part in ["R_X86_64_32", "-fPIC", " in section ", " at offset "] {
+            for part in ["R_X86_64_32", "-fPIC", "arena.low_bytes", " in section ", " at offset "] {
                 assert!(text.contains(part), "{flags}: {part} is not in: {text}");
             }
         }

@@ -4,6 +4,10 @@ mod support;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -300,6 +304,10 @@ async fn streams_end_for_messages_of_too_many_calls_deadlines_silence_and_shutdo
     assert_eq!(error.reason(), "INVALID_FIELD", "{error}");
     assert!(error.to_string().contains("11 calls in one message, at most 10"), "{error}");
     drop((sender, answers));
+    let (sender, mut answers) = until("a place for a stream", async || client.execute_stream().await.ok()).await;
+    send(&sender, vec![FunctionCalls::default(); 11]).await;
+    assert!(answers.next().await.unwrap_err().to_string().contains("11 calls in one message, at most 10"));
+    drop((sender, answers));
     let open = async |client: &Client| until("a place for a stream", async || client.execute_stream().await.ok()).await;
     let (_sender, mut answers) = open(&client).await;
     let refused = client.execute_stream().await.unwrap_err();
@@ -322,4 +330,37 @@ async fn streams_end_for_messages_of_too_many_calls_deadlines_silence_and_shutdo
     let error = answers.next().await.unwrap_err();
     assert_eq!((error.code(), error.reason()), (Some(Code::Unavailable), "SHUTTING_DOWN"), "{error}");
     assert_eq!(daemon.wait(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_is_read_while_the_arguments_of_what_waits_are_large() {
+    const MESSAGES: u64 = 100;
+    let daemon = Daemon::start_with(&["--set", "exec.executors=1", "--set", "server.unary_max_bytes=1 MiB"]);
+    let client = daemon.client().await;
+    let ending = install(&client, flat("ending", ENDING)).await;
+    let (sender, mut answers) = client.execute_stream().await.unwrap();
+    let cpu_limit = Some(prost_types::Duration { seconds: 50, nanos: 0 });
+    send(&sender, vec![FunctionCalls { cpu_limit, ..of_one(ending, [0]) }]).await;
+    let list = async || client.list_executions(ListExecutionsRequest::default()).await.unwrap().executions;
+    let endless = until("it to run", async || list().await.first().map(|it| it.execution_id)).await;
+    let sent = Arc::new(AtomicU64::new(0));
+    let sending = tokio::spawn({
+        let sent = Arc::clone(&sent);
+        async move {
+            for id in 1..=MESSAGES {
+                let large = Kind::Bytes(vec![0; 900 << 10].into());
+                send(&sender, vec![calls(ending, "f", [(id, vec![Kind::I64(id as i64), large])])]).await;
+                sent.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // What the transport holds is among them.
+    let on_the_way = sent.load(Ordering::SeqCst);
+    assert!(on_the_way < MESSAGES, "all {on_the_way} messages were taken in behind a call without an end");
+    let cancel = proto::CancelExecutionRequest { namespace: String::new(), execution_id: endless };
+    client.cancel_execution(cancel).await.unwrap();
+    let all = read(&mut answers, MESSAGES as usize + 1).await;
+    assert!((1..=MESSAGES).all(|id| number(&all[&id]) == 2 * id as i64));
+    sending.await.unwrap();
 }

@@ -15,8 +15,8 @@ use codecached::{
     client::Client,
     proto::{EvictRequest, ResultType, evict_request::Target, value::Kind},
 };
-use libtest_mimic::{Arguments, Failed, Trial};
-use support::{Daemon, call, compile, elf, handle, until};
+use libtest_mimic::Arguments;
+use support::{Daemon, call, compile, elf, handle, trial, until};
 use tempfile::TempDir;
 
 /// Steps of the loop that nobody waits for.
@@ -27,17 +27,8 @@ const LIMIT_MAX: &str = "exec.cpu_limit_max_ms=3600000";
 
 fn main() {
     let arguments = Arguments::from_args();
-    let required = std::env::var_os("CODECACHED_REQUIRE_JIT_TOOLS").is_some();
-    let test = |name: &str, missing: &Option<String>, run: fn()| {
-        if let Some(missing) = missing {
-            eprintln!("{name} needs {missing}");
-        }
-        let run = move || {
-            run();
-            Ok::<(), Failed>(())
-        };
-        Trial::test(name, run).with_ignored_flag(missing.is_some() && !required)
-    };
+    let test =
+        |name, missing: &Option<String>, run: fn()| trial("CODECACHED_REQUIRE_JIT_TOOLS", name, missing.as_ref(), run);
     let (perf, gdb) = (missing_perf(), missing_gdb());
     let tests = vec![
         test("samples_of_perf_lie_in_the_function_that_the_map_names", &perf, perf_map),

@@ -22,9 +22,9 @@ use codecached::{
     client::Client,
     proto::{BlobFormat, InstallRequest},
 };
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Arguments;
 use oracle::{Asked, Given};
-use support::{Daemon, Random, call, elf, handle, returned};
+use support::{Daemon, Random, call, elf, handle, returned, trial};
 
 /// Calls of each function.
 const CALLS: usize = 24;
@@ -81,20 +81,12 @@ const LIBRARIES: [Library; 4] = [
 
 fn main() {
     let arguments = Arguments::from_args();
-    let required = std::env::var_os("CODECACHED_REQUIRE_REAL_OBJECTS").is_some();
     let tests = LIBRARIES.iter().map(|library| {
         let path = library.find();
-        if path.is_none() {
-            eprintln!("{} is not installed: package {}", library.name, library.package);
-        }
-        let is_ignored = path.is_none() && !required;
+        let missing = path.is_none().then(|| format!("{} (Debian: {})", library.name, library.package));
         let package = library.package.split(' ').next().unwrap();
         let name = format!("functions_of_{}_of_{package}_give_the_bits_that_they_give_in_a_program", library.name);
-        Trial::test(name, move || {
-            library.test(&path.ok_or_else(|| Failed::from("not installed"))?);
-            Ok(())
-        })
-        .with_ignored_flag(is_ignored)
+        trial("CODECACHED_REQUIRE_REAL_OBJECTS", name, missing, move || library.test(&path.unwrap()))
     });
     libtest_mimic::run(&arguments, tests.collect()).exit();
 }

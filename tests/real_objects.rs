@@ -15,8 +15,8 @@ use codecached::{
     client::{Client, archive as archive_of},
     proto::{BlobFormat, InstallRequest, ResultType, value::Kind},
 };
-use libtest_mimic::{Arguments, Failed, Trial};
-use support::{Daemon, Random, call, elf, handle, returned};
+use libtest_mimic::Arguments;
+use support::{Daemon, Random, call, elf, handle, returned, trial};
 use tempfile::TempDir;
 
 const DATA_BYTES: usize = 1 << 20;
@@ -25,18 +25,8 @@ const MATH: &str = "libm-2.36.a";
 
 fn main() {
     let arguments = Arguments::from_args();
-    let required = std::env::var_os("CODECACHED_REQUIRE_REAL_OBJECTS").is_some();
     let missing = missing();
-    if let Some(missing) = &missing {
-        eprintln!("real objects need {missing}");
-    }
-    let test = |name: &str, run: fn()| {
-        let run = move || {
-            run();
-            Ok::<(), Failed>(())
-        };
-        Trial::test(name, run).with_ignored_flag(missing.is_some() && !required)
-    };
+    let test = |name, run: fn()| trial("CODECACHED_REQUIRE_REAL_OBJECTS", name, missing.as_ref(), run);
     let tests = vec![
         test("crc32_and_adler32_of_libz_alone_give_the_librarys_sums", sums),
         test("zlib_out_of_its_archive_compresses_to_the_librarys_bytes_and_back", zlib),

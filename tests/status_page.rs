@@ -18,9 +18,9 @@ use codecached::proto::{
     EvictRequest, ExecuteRequest, GetStatusResponse, LookupRequest, ResultType, evict_request, execute_request,
     lookup_request, value::Kind,
 };
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Arguments;
 use serde_json::Value;
-use support::{Daemon, PATIENCE, Random, call, flat, handle, until};
+use support::{Daemon, PATIENCE, Random, call, flat, handle, trial, until};
 
 /// lea eax, [rdi + rsi]; ret
 const ADD: &[u8] = b"\x8d\x04\x37\xc3";
@@ -30,17 +30,9 @@ const SECRET: &str = "a-key-that-nobody-else-may-see";
 
 fn main() {
     let arguments = Arguments::from_args();
-    let required = std::env::var_os("CODECACHED_REQUIRE_BROWSER").is_some();
-    let browser = browser().is_some();
-    if !browser {
-        eprintln!("the tests with a browser need chromium");
-    }
-    let test = |name: &str, needs_browser: bool, run: fn()| {
-        let run = move || {
-            run();
-            Ok::<(), Failed>(())
-        };
-        Trial::test(name, run).with_ignored_flag(needs_browser && !browser && !required)
+    let lacks_browser = browser().is_none();
+    let test = |name, needs_browser: bool, run: fn()| {
+        trial("CODECACHED_REQUIRE_BROWSER", name, (needs_browser && lacks_browser).then_some("chromium"), run)
     };
     let tests = vec![
         test("the_numbers_are_those_of_the_api", false, numbers),

@@ -15,8 +15,8 @@ use codecached::{
     client::{Client, archive},
     proto::{BlobFormat, InstallRequest, ResultType, value::Kind},
 };
-use libtest_mimic::{Arguments, Failed, Trial};
-use support::{Daemon, call, elf, flat, handle, returned};
+use libtest_mimic::Arguments;
+use support::{Daemon, call, elf, flat, handle, returned, trial};
 use tempfile::TempDir;
 
 const MUSL: &str = "/usr/lib/x86_64-linux-musl/libc.a";
@@ -35,19 +35,9 @@ const WAYS: [&[&str]; 7] = [
 
 fn main() {
     let arguments = Arguments::from_args();
-    let required = std::env::var_os("CODECACHED_REQUIRE_REAL_OBJECTS").is_some();
     let compiler = Command::new("cc").arg("--version").output().is_err().then_some("the command cc");
     let musl = compiler.or((!Path::new(MUSL).exists()).then_some("musl's libc.a (Debian: musl-dev)"));
-    let test = |name: &str, missing: Option<&str>, run: fn()| {
-        if let Some(missing) = missing {
-            eprintln!("{name} needs {missing}");
-        }
-        let run = move || {
-            run();
-            Ok::<(), Failed>(())
-        };
-        Trial::test(name, run).with_ignored_flag(missing.is_some() && !required)
-    };
+    let test = |name, missing: Option<&str>, run: fn()| trial("CODECACHED_REQUIRE_REAL_OBJECTS", name, missing, run);
     let tests = vec![
         test("variables_have_their_initial_values_in_each_call_in_every_model_of_access", compiler, models),
         test("errno_that_a_host_function_sets_is_seen_by_code_and_by_no_other_call", compiler, errno),

@@ -17,6 +17,7 @@ pub(super) const CHUNK_PAGES: u32 = (HUGE_BYTES / PAGE_BYTES) as u32;
 /// The memory of one kind in one arena.
 pub(super) struct Area {
     geometry: Geometry,
+    pages: u32,
     blocks: Blocks,
     granules_used: u32,
     spans: u32,
@@ -33,11 +34,13 @@ pub(super) struct Area {
 }
 
 impl Area {
-    pub(super) fn new(geometry: Geometry) -> Self {
-        let pages = geometry.area_pages();
+    /// All of it is free. `area_bytes` is a multiple of [`HUGE_BYTES`].
+    pub(super) fn new(geometry: Geometry, area_bytes: u64) -> Self {
+        let pages = (area_bytes / PAGE_BYTES) as u32;
         Self {
             geometry,
-            blocks: Blocks::new(geometry.area_granules()),
+            pages,
+            blocks: Blocks::new((area_bytes / geometry.granule_bytes) as u32),
             granules_used: 0,
             spans: 0,
             operations: 0,
@@ -59,6 +62,10 @@ impl Area {
     }
 
     /// Takes a span back where code was last freed at `stamp`.
+    pub(super) fn has_room(&self, granules: u32, align_granules: u32) -> bool {
+        self.blocks.has_room(granules, align_granules)
+    }
+
     pub(super) fn give(&mut self, span: &Span, stamp: Stamp) -> Result<(), FreeError> {
         self.blocks.give(span)?;
         self.granules_used -= span.range().len() as u32;
@@ -114,7 +121,7 @@ impl Area {
 
     /// Of the pages behind `from`, up to `pages_max`, those that are free and not committed: a run that may be empty.
     pub(super) fn missing_behind(&self, from: u32, pages_max: u32) -> Range<u32> {
-        let end = self.geometry.area_pages().min(from.saturating_add(pages_max));
+        let end = self.pages.min(from.saturating_add(pages_max));
         if self.geometry.unit_pages > 1 {
             return from..from;
         }
@@ -151,7 +158,7 @@ impl Area {
     /// A chunk from `from` on all of whose pages are committed and have an owner. Its pages stay as they are until
     /// [`Self::release_chunk`].
     pub(super) fn hold_full_chunk(&mut self, from: u32) -> Option<u32> {
-        let chunks = self.geometry.area_pages() / CHUNK_PAGES;
+        let chunks = self.pages / CHUNK_PAGES;
         let chunk = (from..chunks).find(|&chunk| {
             !self.settled[chunk as usize]
                 && self.committed.is_full_chunk(chunk)
@@ -213,7 +220,7 @@ impl Area {
             lingering_bytes: 0,
             // Spans lie on committed pages only, but for those whose owner is about to commit them.
             free_bytes: committed_bytes.saturating_sub(used_bytes),
-            reserved_bytes: self.geometry.area_bytes,
+            reserved_bytes: u64::from(self.pages) * PAGE_BYTES,
             committed_bytes,
             spans: self.spans.into(),
             largest_free_bytes: self.largest_free_bytes(),

@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    AreaStats, ArenaConfig, ArenaStats, Draft, HugePages, Layout, MapError, OccupancyRun, PartKind, ReserveError,
-    WriteWindow,
+    Addresses, AreaStats, ArenaConfig, ArenaStats, Draft, Gaps, HugePages, Layout, LowRefusal, MapError, OccupancyRun,
+    PartKind, ReserveError, WriteWindow,
     barrier::Barrier,
     canary, collapse,
     epochs::Epochs,
@@ -18,7 +18,7 @@ use super::{
     occupancy,
     pool::Pool,
     reuse,
-    shard::Grant,
+    shard::{Grant, Wants},
     shelves::Shelves,
 };
 
@@ -105,20 +105,51 @@ impl Arenas {
         {
             return Ok(Draft::new(Holding::of_shelf(memory, layout, grant)));
         }
-        let wants = layout.wants(self.memory.geometry(), self.memory.pool.limit_bytes())?;
-        let reserve = || self.memory.pool.reserve(&wants, &self.memory.views.opening());
+        let wants = self.wants(layout)?;
+        let (pool, backing) = (&self.memory.pool, self.memory.views.opening());
+        let reserve = || if layout.low { pool.reserve_low(&wants, &backing) } else { pool.reserve(&wants, &backing) };
         self.own(layout, self.memory.with_all_free(reserve)?)
+    }
+
+    /// Whether empty arenas would have memory for a layout, so that giving up memory can help if there is none now.
+    ///
+    /// # Errors
+    /// All of [`ReserveError`] but [`Fragmented`](ReserveError::Fragmented) and [`Commit`](ReserveError::Commit).
+    pub fn hold(&self, layout: &Layout) -> Result<(), ReserveError> {
+        self.wants(layout).map(drop)
+    }
+
+    /// Whether the arena below 2 GiB has room for a layout as it is.
+    pub fn has_low_room(&self, layout: &Layout) -> bool {
+        self.wants(layout).is_ok_and(|wants| self.memory.pool.has_low_room(&wants))
+    }
+
+    /// What is free in the arena below 2 GiB for a layout that must lie there.
+    ///
+    /// # Errors
+    /// Those of [`Self::hold`].
+    pub fn low_gaps(&self, layout: &Layout) -> Result<Gaps, ReserveError> {
+        self.memory.pool.low_gaps(&self.wants(layout)?)
+    }
+
+    fn wants(&self, layout: &Layout) -> Result<Wants, ReserveError> {
+        let wants = layout.wants(self.memory.geometry(), self.memory.pool.limit_bytes());
+        wants.map_err(|error| match (error, self.low_refused()) {
+            (ReserveError::NoLow, Some(refused)) => ReserveError::LowRefused(refused),
+            (error, _) => error,
+        })
     }
 
     /// Memory for all of several layouts, or for none.
     ///
     /// # Errors
     /// That of the first layout that found no memory.
+    ///
+    /// # Panics
+    /// If one of them must lie below 2 GiB: those are [reserved](Self::reserve) one by one.
     pub fn reserve_many(&self, layouts: &[Layout]) -> Result<Vec<Draft>, ReserveError> {
-        let geometry = self.memory.geometry();
-        let wants: Result<Vec<_>, _> =
-            layouts.iter().map(|it| it.wants(geometry, self.memory.pool.limit_bytes())).collect();
-        let wants = wants?;
+        assert!(!layouts.iter().any(|it| it.low), "what must lie below 2 GiB is reserved one by one");
+        let wants = layouts.iter().map(|it| self.wants(it)).collect::<Result<Vec<_>, _>>()?;
         let reserve = || self.memory.pool.reserve_many(&wants, &self.memory.views.opening());
         let grants = self.memory.with_all_free(reserve)?;
         // All get an owner, who gives back what is not to be used, before the first that fails is looked at.
@@ -141,7 +172,7 @@ impl Arenas {
     /// 64 granules.
     pub fn find(&self, address: u64) -> Option<Found> {
         let geometry = self.memory.geometry();
-        let (id, offset_bytes) = geometry.locate(address.checked_sub(self.memory.views.run_range().start)?)?;
+        let (id, offset_bytes) = self.memory.views.locate(address)?;
         let granule = (offset_bytes / geometry.granule_bytes) as u32;
         let span = self.memory.pool.shard(id.arena).area(id.kind).find(granule)?;
         let is_shelved = |shelves: &Shelves| shelves.contains(id.arena, span.start, span.granules);
@@ -159,6 +190,8 @@ impl Arenas {
             code: self.memory.pool.stats(PartKind::Code),
             rodata: self.memory.pool.stats(PartKind::Rodata),
             data: self.memory.pool.stats(PartKind::Data),
+            low: PartKind::ALL.map(|kind| self.memory.pool.low_stats(kind)),
+            low_refused: self.low_refused(),
             commit_limit_bytes: self.memory.pool.limit_bytes(),
             metadata_bytes: self.memory.pool.metadata_bytes()
                 + self.memory.shelves.as_ref().map_or(0, Shelves::heap_bytes),
@@ -177,6 +210,7 @@ impl Arenas {
             let shard = self.memory.pool.shard(id.arena);
             AreaStats {
                 arena: id.arena,
+                low: geometry.is_low(id.arena),
                 kind: id.kind,
                 start: self.memory.views.run_address(id) as u64,
                 memory: shard.stats(id.kind, geometry),
@@ -192,12 +226,33 @@ impl Arenas {
     pub fn occupancy(&self, kind: PartKind, arena: u32) -> Option<Vec<OccupancyRun>> {
         self.memory.empty_shelves();
         let geometry = self.memory.geometry();
-        (arena < geometry.arenas).then(|| occupancy::of(&self.memory.pool.shard(arena), kind, geometry))
+        (arena < geometry.all_arenas()).then(|| occupancy::of(&self.memory.pool.shard(arena), kind, geometry))
     }
 
-    /// The addresses of all arenas, their guards included: published code runs in this range and nowhere else.
-    pub fn executable_range(&self) -> Range<u64> {
-        self.memory.views.run_range()
+    /// The addresses of all arenas, their guards included: published code runs in these ranges and nowhere else. Two if
+    /// there is an arena below 2 GiB, which comes last.
+    pub fn executable_ranges(&self) -> impl Iterator<Item = Range<u64>> {
+        let low = self.memory.views.low_range().and_then(Result::ok);
+        [self.memory.views.run_range()].into_iter().chain(low)
+    }
+
+    /// Where the parts of an image could come to lie: at the start of the areas of an arena, of that below 2 GiB if
+    /// `low`, and there is one.
+    pub fn possible_addresses(&self, low: bool) -> Option<Addresses> {
+        let arena = if low { self.memory.geometry().low_arena()? } else { 0 };
+        let [code, rodata, data] =
+            PartKind::ALL.map(|kind| self.memory.views.run_address(AreaId { arena, kind }) as u64);
+        Some(Addresses { code, rodata, data })
+    }
+
+    /// Bytes of addresses of each kind that there are below 2 GiB: 0 if none were asked for, or none could be had.
+    pub fn low_bytes(&self) -> u64 {
+        self.memory.geometry().low_area_bytes
+    }
+
+    /// Why there is no arena below 2 GiB although one was asked for.
+    pub fn low_refused(&self) -> Option<LowRefusal> {
+        self.memory.views.low_range().and_then(Result::err)
     }
 
     /// Whether code memory is made writable and executable by turns, for want of a second view.
@@ -249,10 +304,13 @@ impl Drop for Arenas {
 
 impl fmt::Debug for Arenas {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Arenas").field("range", &self.executable_range()).finish_non_exhaustive()
+        f.debug_struct("Arenas").field("ranges", &self.executable_ranges().collect::<Vec<_>>()).finish_non_exhaustive()
     }
 }
 
+#[cfg(test)]
+#[path = "arenas_low_tests.rs"]
+mod low_tests;
 #[cfg(test)]
 #[path = "arenas_options_tests.rs"]
 mod options_tests;

@@ -20,7 +20,7 @@ pub(super) fn arenas(reserve_max_bytes: u64, commit_limit_bytes: u64) -> Arc<Are
 
 pub(super) fn layout(code: u64, rodata: u64, data: u64) -> Layout {
     let part = |size_bytes| Part { size_bytes, align_bytes: 16 };
-    Layout { code: part(code), rodata: part(rodata), data: part(data) }
+    Layout { code: part(code), rodata: part(rodata), data: part(data), low: false }
 }
 
 /// `mov eax, imm32; ret`.
@@ -46,9 +46,13 @@ pub(super) fn call(published: &Published) -> u32 {
     function()
 }
 
+pub(super) fn runs_in(arenas: &Arenas, address: u64) -> bool {
+    arenas.executable_ranges().any(|range| range.contains(&address))
+}
+
 /// A byte where code runs, whoever owns it.
 pub(super) fn byte_at(arenas: &Arenas, address: u64) -> u8 {
-    assert!(arenas.executable_range().contains(&address));
+    assert!(runs_in(arenas, address));
     // SAFETY: In an area, and those are mapped readable as long as the arenas live.
     unsafe { ptr::with_exposed_provenance::<u8>(address as usize).read_volatile() }
 }
@@ -57,7 +61,7 @@ pub(super) fn byte_at(arenas: &Arenas, address: u64) -> u8 {
 pub(super) fn pss_bytes(arenas: &Arenas) -> u64 {
     let window = arenas.memory.views.write_address(AreaId { arena: 0, kind: PartKind::Code }) as u64;
     let window = window..window + arenas.memory.views.geometry().window_bytes();
-    let ours = |start| arenas.executable_range().contains(&start) || window.contains(&start);
+    let ours = |start| runs_in(arenas, start) || window.contains(&start);
     let entries = smaps().into_iter().filter(|it| it.name.contains("codecached") && ours(it.range.start));
     entries.map(|it| it.pss_bytes).sum()
 }
@@ -148,15 +152,16 @@ fn parts_are_aligned_as_asked_and_within_reach_of_each_other_even_when_empty() {
     let arenas = arenas(600 * MIB, MIB);
     for align_bytes in [1, 64, 256, 4096] {
         let part = Part { size_bytes: 65, align_bytes };
-        let drafts: Vec<_> =
-            (0..3).map(|_| arenas.reserve(&Layout { code: part, rodata: part, data: part }).unwrap()).collect();
+        let drafts: Vec<_> = (0..3)
+            .map(|_| arenas.reserve(&Layout { code: part, rodata: part, data: part, low: false }).unwrap())
+            .collect();
         for at in drafts.iter().map(Draft::addresses) {
             assert!([at.code, at.rodata, at.data].iter().all(|it| it % align_bytes == 0), "{at:x?}");
         }
     }
     let at = arenas.reserve(&layout(0, 0, 0)).unwrap().addresses();
     let all = [at.code, at.rodata, at.data];
-    assert!(all.iter().all(|it| arenas.executable_range().contains(it)));
+    assert!(all.iter().all(|&it| runs_in(&arenas, it)));
     assert!(all.iter().max().unwrap() - all.iter().min().unwrap() < 1 << 30);
 }
 
@@ -339,7 +344,7 @@ fn dropped_arenas_keep_no_memory() {
     let arenas = arenas(4 * MIB, 8 * MIB);
     drop(arenas.reserve(&layout(MIB, MIB, MIB)).unwrap());
     assert_eq!(pss_bytes(&arenas), 3 * MIB);
-    let range = arenas.executable_range();
+    let range = arenas.executable_ranges().next().unwrap();
     drop(arenas);
     let left: u64 = smaps()
         .iter()
@@ -445,7 +450,7 @@ fn a_span_is_found_by_any_address_in_it_and_by_no_other() {
             }
         }
     }
-    let range = arenas.executable_range();
+    let range = arenas.executable_ranges().next().unwrap();
     for address in [0, range.start, range.start - 1, range.end, u64::MAX, held[0].addresses().code - 1] {
         assert_eq!(arenas.find(address), None, "{address:#x}");
     }

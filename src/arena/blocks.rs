@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::{
-    cells::{CELL_GRANULES, Cells, aligned},
+    cells::{CELL_GRANULES, Cells, aligned, holds},
     classes::{self, Classes, class_holding, class_of, lengths},
     free_error::FreeError,
 };
@@ -71,6 +71,13 @@ impl Blocks {
         }
         let span = self.take_top(granules, align);
         span.or_else(|| self.search_all(granules, align).map(|run| self.take_from(&run, granules, align)))
+    }
+
+    /// Whether [`Self::take`] finds such a span.
+    pub(super) fn has_room(&self, granules: u32, align: u32) -> bool {
+        self.find_run(granules, align).is_some()
+            || holds(&(self.top..self.cells.granules()), granules, align)
+            || self.search_all(granules, align).is_some()
     }
 
     /// Gives a span back and says which free run its granules lie in now.

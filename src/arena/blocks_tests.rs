@@ -136,6 +136,7 @@ fn step(blocks: &mut Blocks, model: &mut Model, op: Op, random: &mut Random, con
         Op::Take { granules, align } => {
             let best = (align == 1 && granules < 128).then(|| model.best(granules));
             let fits = model.fits(granules, align);
+            assert_eq!(blocks.has_room(granules, align), fits, "{context}: {granules} at {align}");
             let taken = blocks.take(granules, align);
             assert_eq!(taken.is_some(), fits, "{context}: {granules} at {align}");
             if let Some(best) = best {

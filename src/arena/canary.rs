@@ -18,9 +18,14 @@ const VALUES: [(Step, u32); 3] = [(Step::Run, 0x600D_C0DE), (Step::Rerun, 0x0DDB
 /// Two at once on one page would prove nothing.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Writes, runs, rewrites and runs again, before anybody else uses the memory; leaves none committed.
+/// Writes, runs, rewrites and runs again, wherever code is to run, before anybody else uses the memory; leaves none
+/// committed.
 pub(super) fn run(views: &Views, barrier: &Barrier) -> Result<(), StepError> {
-    let area = AreaId { arena: 0, kind: PartKind::Code };
+    [Some(0), views.geometry().low_arena()].into_iter().flatten().try_for_each(|arena| run_in(views, barrier, arena))
+}
+
+fn run_in(views: &Views, barrier: &Barrier, arena: u32) -> Result<(), StepError> {
+    let area = AreaId { arena, kind: PartKind::Code };
     let pages = 0..views.geometry().unit_pages;
     views.open_writer(area.arena).map_err(Step::OpenWindow.failed())?;
     let outcome = views.commit(area, pages.clone()).map_err(Step::Commit.failed()).and_then(|()| {

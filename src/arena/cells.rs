@@ -211,7 +211,7 @@ impl Cells {
 }
 
 /// Whether a run has room for granules at a multiple of `align`.
-fn holds(run: &Range<u32>, granules: u32, align: u32) -> bool {
+pub(super) fn holds(run: &Range<u32>, granules: u32, align: u32) -> bool {
     aligned(run.start, align) - run.start + granules <= run.len() as u32
 }
 

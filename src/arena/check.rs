@@ -73,6 +73,9 @@ fn look(config: &ArenaConfig, facts: &Facts, findings: &mut Vec<Finding>) -> Res
     let geometry = Geometry::for_config(config).map_err(fatal)?;
     addresses(geometry).map_err(fatal)?;
     findings.push(Finding::ok(format!("{} bytes of addresses", geometry.run_bytes() + geometry.window_bytes())));
+    if geometry.low_arena().is_some() {
+        findings.push(low_addresses(geometry, facts));
+    }
     let barrier = Barrier::register().map_err(fatal)?;
     findings.push(barrier_finding(&barrier));
     let kind = ladder(config, facts, geometry, &barrier, findings)?;
@@ -95,6 +98,7 @@ fn final_finding(error: &MapError, facts: &Facts) -> Finding {
         MapError::Reserve { errno, .. } => Finding::failed(error, Some(*errno), Some(remedy::addresses(facts))),
         MapError::Random { errno } | MapError::Barrier { errno } => Finding::failed(error, Some(*errno), None),
         MapError::Size { .. } => Finding::failed(error, None, Some("change arena.reserve_max_bytes".into())),
+        MapError::LowSize { .. } => Finding::failed(error, None, Some("lower arena.low_bytes".into())),
         MapError::Granule { .. } => Finding::failed(error, None, Some("change arena.granule_bytes".into())),
         MapError::NoStrategy { .. } | MapError::Canary(_) | MapError::Thread { .. } => {
             Finding::failed(error, None, None)
@@ -106,6 +110,17 @@ fn final_finding(error: &MapError, facts: &Facts) -> Finding {
 fn addresses(geometry: Geometry) -> Result<(), MapError> {
     let _run = Reservation::new(geometry.run_bytes(), Reservation::PLACES)?;
     Reservation::new(geometry.window_bytes(), Reservation::PLACES).map(drop)
+}
+
+/// Those below 2 GiB: the arenas go without.
+fn low_addresses(geometry: Geometry, facts: &Facts) -> Finding {
+    match Reservation::low(geometry.low_run_bytes()) {
+        Ok(_) => Finding::ok(format!("{} bytes of addresses below 2 GiB", geometry.low_run_bytes())),
+        Err(refused) => {
+            let errno = refused.errno;
+            Finding::degraded(refused.to_string(), Some(errno), remedy::low_addresses(errno, facts))
+        }
+    }
 }
 
 fn barrier_finding(barrier: &Barrier) -> Finding {

@@ -35,6 +35,10 @@ pub struct ArenaConfig {
     /// Bytes of addresses for each of code, read-only data and data, all arenas together; rounded up to 2 MiB per arena.
     /// From 1 to [`RESERVE_LIMIT_BYTES`](super::RESERVE_LIMIT_BYTES). Costs no memory.
     pub reserve_max_bytes: u64,
+    /// The same for one arena more, whose addresses lie below 2 GiB, for layouts that ask for such; 0: none. At most
+    /// 256 MiB, and 64 MiB with granules of 16 bytes. If the system has no room there, the arenas go without it, and
+    /// say so.
+    pub low_bytes: u64,
     /// Bytes of memory that is committed at most, all kinds together.
     pub commit_limit_bytes: u64,
     /// What spans are rounded up to: a power of two from 16 to 4096.
@@ -59,6 +63,7 @@ impl ArenaConfig {
     pub fn new(reserve_max_bytes: u64, commit_limit_bytes: u64) -> Self {
         Self {
             reserve_max_bytes,
+            low_bytes: 0,
             commit_limit_bytes,
             granule_bytes: GRANULE_DEFAULT_BYTES,
             shards: 0,

@@ -66,7 +66,7 @@ impl Draft {
         let old_bytes = self.holding.size_bytes(kind);
         assert!((1..=old_bytes).contains(&size_bytes), "{kind} of {old_bytes} bytes cannot shrink to {size_bytes}");
         let geometry = self.holding.memory().geometry();
-        let granules = geometry.granules(size_bytes).expect("invariant: shorter than what fits");
+        let granules = geometry.granules(size_bytes, old_bytes).expect("invariant: shorter than what fits");
         let old = self.holding.grant.granules(kind);
         if granules < old.len() as u32 {
             self.holding.wipe_tail(kind, &(old.start + granules..old.end));
@@ -87,8 +87,10 @@ impl Draft {
         let old_bytes = self.holding.size_bytes(kind);
         assert!(old_bytes > 0 && size_bytes >= old_bytes, "{kind} of {old_bytes} bytes cannot grow to {size_bytes}");
         let geometry = self.holding.memory().geometry();
-        let too_large = ReserveError::TooLarge { needed_bytes: size_bytes, max_bytes: geometry.area_bytes };
-        let granules = geometry.granules(size_bytes).ok_or(too_large)?;
+        let arena = self.holding.grant.arena;
+        let (low, max_bytes) = (geometry.is_low(arena), geometry.area_bytes_of(arena));
+        let too_large = ReserveError::TooLarge { low, needed_bytes: size_bytes, max_bytes };
+        let granules = geometry.granules(size_bytes, max_bytes).ok_or(too_large)?;
         let grown =
             granules as usize == self.holding.grant.granules(kind).len() || self.holding.grow(kind, granules)?;
         if grown {

@@ -35,6 +35,8 @@ pub(super) struct Facts {
     pub(super) cgroup_memory_bytes: Option<u64>,
     /// `vm.max_map_count`.
     pub(super) mappings_max: Option<u64>,
+    /// `vm.mmap_min_addr`.
+    pub(super) mapped_from: Option<u64>,
     /// Free pages of 2 MiB in the system's pool.
     pub(super) huge_pages_free: Option<u64>,
 }
@@ -62,6 +64,7 @@ impl Facts {
             label: label(&root.join("proc/self/attr/current")),
             cgroup_memory_bytes: cgroup_memory_bytes(root),
             mappings_max: number(&root.join("proc/sys/vm/max_map_count")),
+            mapped_from: number(&root.join("proc/sys/vm/mmap_min_addr")),
             huge_pages_free: number(&root.join("sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")),
             ..Self::default()
         }

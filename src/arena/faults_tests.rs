@@ -11,7 +11,7 @@ use crate::arena::{
     *,
 };
 
-const CALLS: [Call; 16] = [
+const CALLS: [Call; 17] = [
     Call::CreateMemory,
     Call::OpenNameless,
     Call::CreateNamed,
@@ -20,6 +20,7 @@ const CALLS: [Call; 16] = [
     Call::AddSeals,
     Call::Reopen,
     Call::Reserve,
+    Call::ReserveLow,
     Call::Map,
     Call::Protect,
     Call::Commit,
@@ -62,7 +63,15 @@ fn life(config: &ArenaConfig, huge: bool) -> Result<(), String> {
         views.decommit(code, 0..512).map_err(text(Step::GiveBack))
     })();
     views.close_writer(0);
-    used
+    let Some(arena) = views.geometry().low_arena() else { return used };
+    let code = AreaId { arena, ..code };
+    views.open_writer(arena).map_err(text(Step::OpenWindow))?;
+    let low = views.commit(code, 0..3).map_err(text(Step::Commit)).and_then(|()| {
+        canary::run_at(&views, &barrier, code, 2).map_err(|error| error.to_string())?;
+        views.decommit(code, 0..3).map_err(text(Step::GiveBack))
+    });
+    views.close_writer(arena);
+    used.and(low)
 }
 
 #[test]
@@ -72,7 +81,8 @@ fn no_failing_call_leaves_anything_mapped_or_open_nor_an_error_without_its_step_
     ) {
         return;
     }
-    let configs = [config(WriteWindow::Always), config(WriteWindow::OnDemand), generous(WriteWindow::OnDemand)];
+    let low = ArenaConfig { low_bytes: HUGE_BYTES, ..generous(WriteWindow::OnDemand) };
+    let configs = [config(WriteWindow::Always), config(WriteWindow::OnDemand), low];
     configs.iter().for_each(|config| life(config, true).unwrap());
     let before = (mapped_bytes(), descriptors());
     let mut failed = 0;
@@ -187,7 +197,7 @@ fn without_membarrier_and_mseal_the_arenas_work_and_say_so() {
 fn growth_that_the_system_refuses_is_an_error_and_changes_no_count() {
     let arenas = Arenas::map(&config(WriteWindow::Always)).unwrap();
     let part = |size_bytes| Part { size_bytes, align_bytes: 16 };
-    let layout = Layout { code: part(5000), rodata: part(100), data: part(9000) };
+    let layout = Layout { code: part(5000), rodata: part(100), data: part(9000), low: false };
     let before = arenas.stats();
     for (errno, first) in ERRNOS.into_iter().flat_map(|errno| [0, 1, 2].map(|first| (errno, first))) {
         let plan = Plan { call: Call::Commit, first, all: true, errno };

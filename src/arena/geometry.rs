@@ -2,9 +2,13 @@
 //!
 //! ```text
 //! run range   guard | code 0 | guard | rodata 0 | guard | data 0 | guard | code 1 | guard | ...
+//! low range   guard | code n | guard | rodata n | guard | data n | guard
 //! window      code 0 | rodata 0 | code 1 | rodata 1 | ...
 //! file        the window's bytes, then data 0 | data 1 | ...
 //! ```
+//!
+//! The arena below 2 GiB, if there is one, comes after all others: it has a run range of its own, areas of its own size, and
+//! the last places in window and file.
 
 use std::{
     fmt,
@@ -32,6 +36,11 @@ pub(super) const HUGE_BYTES: u64 = 2 << 20;
 pub(super) const GUARD_BYTES: u64 = HUGE_BYTES;
 /// Three areas and the guards between them span less than 1 GiB, so 32-bit displacements reach with room to spare.
 const AREA_MAX_BYTES: u64 = 256 << 20;
+/// Where the arena below 2 GiB may begin: addresses below are what code gets that reads fields of a null pointer.
+pub(super) const LOW_START: u64 = 16 << 20;
+/// Where it ends at the latest: addresses below fit into 32 bits, whether those are sign-extended or not, and so do those
+/// 16 MiB behind them, as compilers take for granted in the small code model.
+pub(super) const LOW_END: u64 = (2 << 30) - (16 << 20);
 /// The smallest area that is split for the sake of threads: what lies in one must go into one area as a whole.
 const SHARD_MIN_BYTES: u64 = 32 << 20;
 
@@ -76,9 +85,12 @@ impl AreaId {
 /// How many arenas there are, and how large their areas.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Geometry {
+    /// But for the one below 2 GiB, whose number this is.
     pub(super) arenas: u32,
     /// Of each of an arena's three areas; a multiple of [`HUGE_BYTES`].
     pub(super) area_bytes: u64,
+    /// The same of the arena below 2 GiB; 0 if there is none.
+    pub(super) low_area_bytes: u64,
     /// A power of two in [`GRANULE_RANGE_BYTES`].
     pub(super) granule_bytes: u64,
     /// Pages that are committed and given back together: 1, or those of a huge page.
@@ -92,7 +104,7 @@ impl Geometry {
             0 => thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX)),
             shards => shards,
         };
-        Self::new(config.reserve_max_bytes, config.granule_bytes, shards)
+        Self::new(config.reserve_max_bytes, config.granule_bytes, shards)?.with_low(config.low_bytes)
     }
 
     /// Equal arenas that hold `reserve_bytes` of each kind: as few as possible, but where they stay large enough one
@@ -104,29 +116,48 @@ impl Geometry {
         if !GRANULE_RANGE_BYTES.contains(&granule_bytes) || !granule_bytes.is_power_of_two() {
             return Err(MapError::Granule { granule_bytes });
         }
-        let area_max_bytes = AREA_MAX_BYTES.min(u64::from(AREA_GRANULES_MAX) * granule_bytes);
-        let fewest = reserve_bytes.div_ceil(area_max_bytes);
+        let fewest = reserve_bytes.div_ceil(area_max_bytes(granule_bytes));
         let arenas = fewest.max(u64::from(shards).min(reserve_bytes / SHARD_MIN_BYTES));
         let area_bytes = reserve_bytes.div_ceil(arenas).next_multiple_of(HUGE_BYTES);
-        Ok(Self { arenas: arenas as u32, area_bytes, granule_bytes, unit_pages: 1 })
+        Ok(Self { arenas: arenas as u32, area_bytes, low_area_bytes: 0, granule_bytes, unit_pages: 1 })
+    }
+
+    /// The same with one more arena, which lies below 2 GiB and holds `low_bytes` of each kind; 0: without.
+    pub(super) fn with_low(self, low_bytes: u64) -> Result<Self, MapError> {
+        let max_bytes = area_max_bytes(self.granule_bytes);
+        if low_bytes > max_bytes {
+            return Err(MapError::LowSize { low_bytes, max_bytes, granule_bytes: self.granule_bytes });
+        }
+        Ok(Self { low_area_bytes: low_bytes.next_multiple_of(HUGE_BYTES), ..self })
+    }
+
+    /// With the one below 2 GiB.
+    pub(super) fn all_arenas(self) -> u32 {
+        self.arenas + u32::from(self.low_area_bytes > 0)
+    }
+
+    /// The number of the arena below 2 GiB.
+    pub(super) fn low_arena(self) -> Option<u32> {
+        (self.low_area_bytes > 0).then_some(self.arenas)
+    }
+
+    pub(super) fn is_low(self, arena: u32) -> bool {
+        self.low_arena() == Some(arena)
+    }
+
+    /// Of each of this arena's areas.
+    pub(super) fn area_bytes_of(self, arena: u32) -> u64 {
+        if self.is_low(arena) { self.low_area_bytes } else { self.area_bytes }
     }
 
     pub(super) fn areas(self) -> impl Iterator<Item = AreaId> {
-        (0..self.arenas).flat_map(|arena| PartKind::ALL.map(|kind| AreaId { arena, kind }))
+        (0..self.all_arenas()).flat_map(|arena| PartKind::ALL.map(|kind| AreaId { arena, kind }))
     }
 
-    pub(super) fn area_granules(self) -> u32 {
-        (self.area_bytes / self.granule_bytes) as u32
-    }
-
-    pub(super) fn area_pages(self) -> u32 {
-        (self.area_bytes / PAGE_BYTES) as u32
-    }
-
-    /// How many granules hold this many bytes; `None` if an area has fewer.
-    pub(super) fn granules(self, bytes: u64) -> Option<u32> {
+    /// How many granules hold this many bytes; `None` if those are more than `max_bytes`, which is an area's size.
+    pub(super) fn granules(self, bytes: u64, max_bytes: u64) -> Option<u32> {
         let rounded = bytes.checked_add(self.granule_bytes - 1)?;
-        (bytes <= self.area_bytes).then_some((rounded >> self.granule_shift()) as u32)
+        (bytes <= max_bytes).then_some((rounded >> self.granule_shift()) as u32)
     }
 
     /// The bytes of an area that these granules are.
@@ -182,40 +213,60 @@ impl Geometry {
         GUARD_BYTES + u64::from(self.arenas) * 3 * (self.area_bytes + GUARD_BYTES)
     }
 
+    /// Bytes of the run range below 2 GiB, guards at both ends included; 0 if there is none.
+    pub(super) fn low_run_bytes(self) -> u64 {
+        if self.low_area_bytes == 0 { 0 } else { GUARD_BYTES + 3 * (self.low_area_bytes + GUARD_BYTES) }
+    }
+
+    /// Within the run range that the arena lies in.
     pub(super) fn run_offset(self, area: AreaId) -> u64 {
-        GUARD_BYTES + area.index() as u64 * (self.area_bytes + GUARD_BYTES)
+        let before = if self.is_low(area.arena) { area.kind as usize } else { area.index() };
+        GUARD_BYTES + before as u64 * (self.area_bytes_of(area.arena) + GUARD_BYTES)
     }
 
     /// The area that an offset into the run range lies in, and where in it; `None` for guards.
     pub(super) fn locate(self, run_offset: u64) -> Option<(AreaId, u64)> {
-        let (at, offset_bytes) = {
-            let stride_bytes = self.area_bytes + GUARD_BYTES;
-            let from_first = run_offset.checked_sub(GUARD_BYTES)?;
-            (from_first / stride_bytes, from_first % stride_bytes)
-        };
+        self.locate_in(0..self.arenas, run_offset)
+    }
+
+    /// The same for an offset into the run range below 2 GiB.
+    pub(super) fn locate_low(self, run_offset: u64) -> Option<(AreaId, u64)> {
+        self.locate_in(self.arenas..self.all_arenas(), run_offset)
+    }
+
+    /// Of a run range that these arenas lie in.
+    fn locate_in(self, arenas: Range<u32>, run_offset: u64) -> Option<(AreaId, u64)> {
+        let area_bytes = self.area_bytes_of(arenas.start);
+        let from_first = run_offset.checked_sub(GUARD_BYTES)?;
+        let (at, offset_bytes) = (from_first / (area_bytes + GUARD_BYTES), from_first % (area_bytes + GUARD_BYTES));
         let kind = PartKind::ALL[(at % 3) as usize];
-        let arena = u32::try_from(at / 3).ok().filter(|&arena| arena < self.arenas)?;
-        (offset_bytes < self.area_bytes).then_some((AreaId { arena, kind }, offset_bytes))
+        let arena = u32::try_from(at / 3).ok()?.checked_add(arenas.start).filter(|arena| arenas.contains(arena))?;
+        (offset_bytes < area_bytes).then_some((AreaId { arena, kind }, offset_bytes))
     }
 
     pub(super) fn window_bytes(self) -> u64 {
-        2 * u64::from(self.arenas) * self.area_bytes
+        2 * (u64::from(self.arenas) * self.area_bytes + self.low_area_bytes)
     }
 
     pub(super) fn file_bytes(self) -> u64 {
-        3 * u64::from(self.arenas) * self.area_bytes
+        3 * (u64::from(self.arenas) * self.area_bytes + self.low_area_bytes)
     }
 
     /// Within the file; for code and read-only data also within the window.
     pub(super) fn file_offset(self, area: AreaId) -> u64 {
-        let arena = u64::from(area.arena);
-        let position = match area.kind {
-            PartKind::Code => 2 * arena,
-            PartKind::Rodata => 2 * arena + 1,
-            PartKind::Data => 2 * u64::from(self.arenas) + arena,
-        };
-        position * self.area_bytes
+        // All arenas before this one are of one size.
+        let before_bytes = u64::from(area.arena) * self.area_bytes;
+        match area.kind {
+            PartKind::Code => 2 * before_bytes,
+            PartKind::Rodata => 2 * before_bytes + self.area_bytes_of(area.arena),
+            PartKind::Data => self.window_bytes() + before_bytes,
+        }
     }
+}
+
+/// The largest area that can be had in granules of this size.
+fn area_max_bytes(granule_bytes: u64) -> u64 {
+    AREA_MAX_BYTES.min(u64::from(AREA_GRANULES_MAX) * granule_bytes)
 }
 
 #[cfg(test)]
@@ -224,29 +275,57 @@ mod tests {
 
     #[test]
     fn every_byte_of_an_arena_is_within_reach_of_every_other_and_no_areas_overlap() {
-        for reserve_bytes in [1, HUGE_BYTES, 100 << 20, 256 << 20, (256 << 20) + 1, 1 << 30, RESERVE_LIMIT_BYTES] {
-            let geometry = Geometry::new(reserve_bytes, GRANULE_DEFAULT_BYTES, 1).unwrap();
+        let reserved = [1, HUGE_BYTES, 100 << 20, 256 << 20, (256 << 20) + 1, 1 << 30, RESERVE_LIMIT_BYTES];
+        for (reserve_bytes, low_bytes) in reserved.into_iter().flat_map(|it| [0, 1, 7 << 20].map(|low| (it, low))) {
+            let geometry =
+                Geometry::new(reserve_bytes, GRANULE_DEFAULT_BYTES, 1).and_then(|it| it.with_low(low_bytes)).unwrap();
             assert!(u64::from(geometry.arenas) * geometry.area_bytes >= reserve_bytes, "{reserve_bytes}");
-            let mut end = 0;
+            assert!(geometry.low_area_bytes >= low_bytes && geometry.low_area_bytes.is_multiple_of(HUGE_BYTES));
+            let mut ends = [0; 2];
             let mut in_file = Vec::new();
             for area in geometry.areas() {
-                let start = geometry.run_offset(area);
-                assert!(start >= end + GUARD_BYTES, "{area:?} of {reserve_bytes}");
+                let is_low = geometry.is_low(area.arena);
+                let (start, area_bytes) = (geometry.run_offset(area), geometry.area_bytes_of(area.arena));
+                let end = &mut ends[usize::from(is_low)];
+                assert!(start >= *end + GUARD_BYTES, "{area:?} of {reserve_bytes}");
                 assert_eq!(start % HUGE_BYTES, 0);
-                end = start + geometry.area_bytes;
+                *end = start + area_bytes;
                 let first = geometry.run_offset(AreaId { arena: area.arena, kind: PartKind::Code });
-                assert!(end - first < 1 << 30, "{area:?} of {reserve_bytes}");
-                assert_eq!(geometry.locate(start), Some((area, 0)));
-                assert_eq!(geometry.locate(end - 1), Some((area, geometry.area_bytes - 1)));
-                assert_eq!((geometry.locate(start - 1), geometry.locate(end)), (None, None));
+                assert!(*end - first < 1 << 30, "{area:?} of {reserve_bytes}");
+                let locate = |at| if is_low { geometry.locate_low(at) } else { geometry.locate(at) };
+                assert_eq!(locate(start), Some((area, 0)));
+                assert_eq!(locate(*end - 1), Some((area, area_bytes - 1)));
+                assert_eq!((locate(start - 1), locate(*end)), (None, None));
                 let at = geometry.file_offset(area);
-                assert!(area.kind == PartKind::Data || at + geometry.area_bytes <= geometry.window_bytes());
-                in_file.push(at);
+                assert!(area.kind == PartKind::Data || at + area_bytes <= geometry.window_bytes());
+                in_file.push((at, at + area_bytes));
             }
-            assert_eq!(end + GUARD_BYTES, geometry.run_bytes());
+            let low_end = if low_bytes > 0 { ends[1] + GUARD_BYTES } else { 0 };
+            assert_eq!((ends[0] + GUARD_BYTES, low_end), (geometry.run_bytes(), geometry.low_run_bytes()));
             in_file.sort_unstable();
-            assert!(in_file.iter().enumerate().all(|(i, &at)| at == i as u64 * geometry.area_bytes));
-            assert_eq!(in_file.len() as u64 * geometry.area_bytes, geometry.file_bytes());
+            assert!(in_file.windows(2).all(|pair| pair[0].1 == pair[1].0), "neither gaps nor overlaps");
+            assert_eq!((in_file[0].0, in_file.last().unwrap().1), (0, geometry.file_bytes()));
+        }
+    }
+
+    #[test]
+    fn code_and_read_only_data_of_an_arena_lie_side_by_side_in_the_window() {
+        let geometry = Geometry::new(1 << 30, GRANULE_DEFAULT_BYTES, 1).and_then(|it| it.with_low(5 << 20)).unwrap();
+        for arena in 0..geometry.all_arenas() {
+            let at = |kind| geometry.file_offset(AreaId { arena, kind });
+            assert_eq!(at(PartKind::Rodata) - at(PartKind::Code), geometry.area_bytes_of(arena), "{arena}");
+        }
+    }
+
+    #[test]
+    fn an_arena_below_2_gib_fits_there_at_its_largest_and_more_is_refused() {
+        for granule_bytes in [16, 64, 4096] {
+            let geometry = Geometry::new(1 << 30, granule_bytes, 1).unwrap();
+            let max_bytes = area_max_bytes(granule_bytes);
+            let largest = geometry.with_low(max_bytes).unwrap();
+            assert!(LOW_START + largest.low_run_bytes() < LOW_END / 2, "half of the places are left to choose from");
+            let refused = geometry.with_low(max_bytes + 1);
+            assert!(matches!(refused, Err(MapError::LowSize { max_bytes: told, .. }) if told == max_bytes));
         }
     }
 

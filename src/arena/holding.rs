@@ -126,7 +126,7 @@ impl Holding {
     pub(super) fn layout(&self) -> Layout {
         let [code, rodata, data] = PartKind::ALL
             .map(|kind| Part { size_bytes: self.size_bytes(kind), align_bytes: 1 << self.aligns_log2[kind as usize] });
-        Layout { code, rodata, data }
+        Layout { code, rodata, data, low: self.memory().geometry().is_low(self.grant.arena) }
     }
 
     pub(super) fn size_bytes(&self, kind: PartKind) -> u64 {

@@ -41,7 +41,9 @@ impl Views {
     /// Bytes of the arenas that are mapped by huge pages where they run. Reads `/proc/self/smaps`, which walks all
     /// memory of the process: not for each request.
     pub(super) fn huge_bytes(&self) -> io::Result<u64> {
-        Ok(sum(&fs::read_to_string("/proc/self/smaps")?, &self.run_range()))
+        let smaps = fs::read_to_string("/proc/self/smaps")?;
+        let low = self.low_range().and_then(Result::ok).map_or(0, |range| sum(&smaps, &range));
+        Ok(low + sum(&smaps, &self.run_range()))
     }
 }
 

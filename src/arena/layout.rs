@@ -19,16 +19,17 @@ impl Part {
     /// No bytes.
     pub const NONE: Self = Self { size_bytes: 0, align_bytes: 1 };
 
-    fn want(self, part: PartKind, geometry: Geometry) -> Result<Option<Want>, ReserveError> {
+    fn want(self, part: PartKind, geometry: Geometry, low: bool) -> Result<Option<Want>, ReserveError> {
         if self.size_bytes == 0 {
             return Ok(None);
         }
         if !self.align_bytes.is_power_of_two() || self.align_bytes > ALIGN_MAX_BYTES {
             return Err(ReserveError::Align { part, align_bytes: self.align_bytes, max_bytes: ALIGN_MAX_BYTES });
         }
-        let too_large = ReserveError::TooLarge { needed_bytes: self.size_bytes, max_bytes: geometry.area_bytes };
-        let granules = geometry.granules(self.size_bytes).ok_or(too_large)?;
-        let align_granules = geometry.granules(self.align_bytes).ok_or(too_large)?;
+        let area_bytes = if low { geometry.low_area_bytes } else { geometry.area_bytes };
+        let too_large = ReserveError::TooLarge { low, needed_bytes: self.size_bytes, max_bytes: area_bytes };
+        let granules = geometry.granules(self.size_bytes, area_bytes).ok_or(too_large)?;
+        let align_granules = geometry.granules(self.align_bytes, area_bytes).ok_or(too_large)?;
         Ok(Some(Want { granules, align_granules }))
     }
 }
@@ -42,12 +43,14 @@ pub struct Layout {
     pub rodata: Part,
     /// Variables.
     pub data: Part,
+    /// All of it must lie below 2 GiB: in the arena that is there for this, and there alone. What need not lies elsewhere.
+    pub low: bool,
 }
 
 impl Layout {
     /// Instructions alone.
     pub const fn code(size_bytes: u64, align_bytes: u64) -> Self {
-        Self { code: Part { size_bytes, align_bytes }, rodata: Part::NONE, data: Part::NONE }
+        Self { code: Part { size_bytes, align_bytes }, rodata: Part::NONE, data: Part::NONE, low: false }
     }
 
     /// The part of a kind.
@@ -66,24 +69,27 @@ impl Layout {
         PartKind::ALL.into_iter().fold(0, |sum: u64, kind| sum.saturating_add(rounded(self.part(kind).size_bytes)))
     }
 
-    /// What is asked for if it is code alone, and can be had.
+    /// What is asked for if it is code alone, wherever it lies, and can be had.
     pub(super) fn only_code(&self, geometry: Geometry) -> Option<Want> {
-        let code_alone = self.rodata.size_bytes == 0 && self.data.size_bytes == 0;
-        if code_alone { self.code.want(PartKind::Code, geometry).ok().flatten() } else { None }
+        let code_alone = self.rodata.size_bytes == 0 && self.data.size_bytes == 0 && !self.low;
+        if code_alone { self.code.want(PartKind::Code, geometry, false).ok().flatten() } else { None }
     }
 
     /// What the allocator is asked for.
     pub(super) fn wants(&self, geometry: Geometry, commit_limit_bytes: u64) -> Result<Wants, ReserveError> {
+        if self.low && geometry.low_arena().is_none() {
+            return Err(ReserveError::NoLow);
+        }
         let mut wants = [None; 3];
         for kind in PartKind::ALL {
-            wants[kind as usize] = self.part(kind).want(kind, geometry)?;
+            wants[kind as usize] = self.part(kind).want(kind, geometry, self.low)?;
         }
         // Not even empty arenas could take it: said here, before anything is evicted in vain.
         let unit_bytes = u64::from(geometry.unit_pages) * PAGE_BYTES;
         let rounded = |bytes: u64| (bytes + (unit_bytes - 1)) & !(unit_bytes - 1);
         let needed_bytes = PartKind::ALL.into_iter().map(|kind| rounded(self.part(kind).size_bytes)).sum();
         if needed_bytes > commit_limit_bytes {
-            return Err(ReserveError::TooLarge { needed_bytes, max_bytes: commit_limit_bytes });
+            return Err(ReserveError::TooLarge { low: false, needed_bytes, max_bytes: commit_limit_bytes });
         }
         Ok(wants)
     }
@@ -106,11 +112,12 @@ mod tests {
     use super::*;
     use crate::arena::geometry::HUGE_BYTES;
 
-    const GEOMETRY: Geometry = Geometry { arenas: 1, area_bytes: HUGE_BYTES, granule_bytes: 64, unit_pages: 1 };
+    const GEOMETRY: Geometry =
+        Geometry { arenas: 1, area_bytes: HUGE_BYTES, low_area_bytes: 0, granule_bytes: 64, unit_pages: 1 };
 
     fn layout(code: u64, rodata: u64, data: u64) -> Layout {
         let part = |size_bytes| Part { size_bytes, align_bytes: 16 };
-        Layout { code: part(code), rodata: part(rodata), data: part(data) }
+        Layout { code: part(code), rodata: part(rodata), data: part(data), low: false }
     }
 
     #[test]
@@ -134,9 +141,23 @@ mod tests {
         {
             let refused = bad.wants(GEOMETRY, limit_bytes);
             assert!(
-                matches!(refused, Err(ReserveError::TooLarge { needed_bytes, max_bytes }) if needed_bytes > max_bytes)
+                matches!(refused, Err(ReserveError::TooLarge { needed_bytes, max_bytes, .. }) if needed_bytes > max_bytes)
             );
         }
         assert!(layout(1, 1, 0).wants(GEOMETRY, 8192).is_ok());
+    }
+
+    #[test]
+    fn what_must_lie_below_2_gib_is_held_to_the_arena_there() {
+        let low = |bytes| Layout { low: true, ..layout(bytes, 1, 0) };
+        assert_eq!(low(1).wants(GEOMETRY, u64::MAX), Err(ReserveError::NoLow));
+        let geometry = Geometry { low_area_bytes: 2 * HUGE_BYTES, ..GEOMETRY };
+        assert!(low(2 * HUGE_BYTES).wants(geometry, u64::MAX).is_ok());
+        let refused = low(2 * HUGE_BYTES + 1).wants(geometry, u64::MAX);
+        assert!(
+            matches!(refused, Err(ReserveError::TooLarge { low: true, max_bytes, .. }) if max_bytes == 2 * HUGE_BYTES)
+        );
+        assert!(layout(2 * HUGE_BYTES, 1, 0).wants(geometry, u64::MAX).is_err(), "others do not lie there");
+        assert_eq!((layout(1, 0, 0).only_code(geometry).is_some(), low(1).only_code(geometry)), (true, None));
     }
 }

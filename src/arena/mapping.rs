@@ -1,11 +1,12 @@
-//! The mappings: one range that code runs in, one window that it is written through, the same memory behind both.
+//! The mappings: one range that code runs in, one window that it is written through, the same memory behind both. If
+//! asked for, part of it runs in a second range, below 2 GiB.
 
 use std::ops::Range;
 
 use nix::{errno::Errno, sys::mman::ProtFlags};
 
 use super::{
-    ArenaConfig, Attempt, MapError, StepError, StrategyKind, WriteWindow,
+    ArenaConfig, Attempt, LowRefusal, MapError, StepError, StrategyKind, WriteWindow,
     barrier::Barrier,
     canary,
     geometry::{AreaId, Geometry, HUGE_BYTES, PAGE_BYTES, PartKind},
@@ -26,6 +27,8 @@ pub(super) struct Views {
     /// What was tried before.
     attempts: Vec<Attempt>,
     run: Reservation,
+    /// Where the arena below 2 GiB runs, if one was asked for.
+    low: Option<Result<Reservation, LowRefusal>>,
     /// `None` where code is written at the addresses that it runs at.
     window: Option<Reservation>,
     /// `None` if the window is always open.
@@ -87,6 +90,7 @@ impl Views {
     pub(super) fn small(kind: StrategyKind, mut geometry: Geometry, config: &ArenaConfig) -> Result<Self, Refusal> {
         geometry.arenas = 1;
         geometry.area_bytes = HUGE_BYTES;
+        geometry.low_area_bytes = 0;
         Self::map_by(kind, geometry, config, 1)
     }
 
@@ -100,14 +104,20 @@ impl Views {
     fn map_by(kind: StrategyKind, geometry: Geometry, config: &ArenaConfig, places: u64) -> Result<Self, Refusal> {
         let window = kind.is_dual_mapping().then(|| Reservation::new(geometry.window_bytes(), places));
         let on_demand = kind.is_dual_mapping() && config.write_window == WriteWindow::OnDemand;
-        let geometry = geometry_for(kind, geometry);
+        let mut geometry = geometry_for(kind, geometry);
+        let low = geometry.low_arena().map(|_| Reservation::low(geometry.low_run_bytes()));
+        // What all others need must not fail for what few need.
+        if matches!(low, Some(Err(_))) {
+            geometry.low_area_bytes = 0;
+        }
         let views = Self {
             geometry,
             strategy: kind,
             attempts: Vec::new(),
             run: Reservation::new(geometry.run_bytes(), places)?,
+            low,
             window: window.transpose()?,
-            gates: on_demand.then(|| Gates::new(geometry.arenas)),
+            gates: on_demand.then(|| Gates::new(geometry.all_arenas())),
             sealed: Err(Errno::ENODATA),
         };
         match &views.window {
@@ -135,23 +145,41 @@ impl Views {
     /// Makes all mappings permanent whose protection is never changed. Best effort: where it is refused, the
     /// descriptors' rights alone keep what is executable from becoming writable.
     pub(super) fn seal(&mut self) {
-        self.sealed = match &self.window {
-            // Guards alone: all else changes.
-            None => self.run.seal_but(self.geometry.areas().map(|area| self.part(area))),
-            Some(_) if self.gates.is_some() => self.run.seal_but([].into_iter()),
-            Some(window) => self.run.seal_but([].into_iter()).and_then(|()| window.seal_but([].into_iter())),
-        };
+        let run = self.ranges().try_for_each(|(range, is_low)| {
+            let areas = self.geometry.areas().filter(|area| self.geometry.is_low(area.arena) == is_low);
+            // Where memory is mapped once, guards alone: all else changes.
+            let changing = areas.filter(|_| self.window.is_none());
+            range.seal_but(changing.map(|area| self.part(area)))
+        });
+        self.sealed = run.and_then(|()| match &self.window {
+            Some(window) if self.gates.is_none() => window.seal_but([].into_iter()),
+            _ => Ok(()),
+        });
     }
 
-    /// The addresses of all arenas.
+    /// The addresses of all arenas, but of the one below 2 GiB.
     pub(super) fn run_range(&self) -> Range<u64> {
         let start = self.run.address(0) as u64;
         start..start + self.geometry.run_bytes()
     }
 
+    /// The addresses of the arena below 2 GiB, if one was asked for.
+    pub(super) fn low_range(&self) -> Option<Result<Range<u64>, LowRefusal>> {
+        let low = self.low.as_ref().map(|it| it.as_ref().map_err(|&refused| refused));
+        low.map(|it| it.map(|range| range.address(0) as u64..range.address(self.geometry.low_run_bytes()) as u64))
+    }
+
+    /// The area that an address where code runs lies in, and where in it; `None` for guards, and for what is not ours.
+    pub(super) fn locate(&self, address: u64) -> Option<(AreaId, u64)> {
+        match self.low_range() {
+            Some(Ok(range)) if range.contains(&address) => self.geometry.locate_low(address - range.start),
+            _ => self.geometry.locate(address.checked_sub(self.run_range().start)?),
+        }
+    }
+
     /// Where an area's bytes run, are read, or are used as variables.
     pub(super) fn run_address(&self, area: AreaId) -> usize {
-        self.run.address(self.geometry.run_offset(area))
+        self.range_of(area).address(self.geometry.run_offset(area))
     }
 
     /// Where an area's bytes are written.
@@ -172,6 +200,11 @@ impl Views {
             Ok(()) if self.window.is_none() => ", sealed guards".to_owned(),
             Ok(()) => ", sealed mappings".to_owned(),
             Err(errno) => format!(", mappings not sealed ({errno})"),
+        };
+        text += &match &self.low {
+            None => String::new(),
+            Some(Ok(_)) => ", with an arena below 2 GiB".to_owned(),
+            Some(Err(refused)) => format!(", {refused}"),
         };
         if let Some((windows, errno)) = self.gates.as_ref().and_then(Gates::stuck) {
             text += &format!(", {windows} write windows could not be closed ({errno})");
@@ -246,7 +279,7 @@ impl Views {
     /// Advice on bytes where they are run.
     pub(super) fn advise_run(&self, area: AreaId, bytes: Range<u64>, advice: Advice) -> Result<(), Errno> {
         let start = self.geometry.run_offset(area);
-        self.run.advise(start + bytes.start..start + bytes.end, advice)
+        self.range_of(area).advise(start + bytes.start..start + bytes.end, advice)
     }
 
     fn after(mut self, attempts: Vec<Attempt>) -> Self {
@@ -259,14 +292,14 @@ impl Views {
         let writable = if self.gates.is_some() { ProtFlags::PROT_NONE } else { WRITABLE };
         window.map(0..self.geometry.window_bytes(), writable, &file, 0).map_err(Step::MapWindow.failed())?;
         for area in self.areas(PartKind::Data) {
-            self.run
+            self.range_of(area)
                 .map(self.part(area), WRITABLE, &file, self.geometry.file_offset(area))
                 .map_err(Step::MapWindow.failed())?;
         }
         let file = memory_file::reopen(&file)?;
         for (kind, prot) in [(PartKind::Code, EXECUTABLE), (PartKind::Rodata, ProtFlags::PROT_READ)] {
             for area in self.areas(kind) {
-                self.run
+                self.range_of(area)
                     .map(self.part(area), prot, &file, self.geometry.file_offset(area))
                     .map_err(Step::MapCode.failed())?;
             }
@@ -276,21 +309,37 @@ impl Views {
 
     fn map_private(&self) -> Result<(), StepError> {
         let mut areas = self.geometry.areas();
-        areas.try_for_each(|area| self.run.map_private(self.part(area), WRITABLE).map_err(Step::MapWindow.failed()))
+        areas.try_for_each(|area| {
+            self.range_of(area).map_private(self.part(area), WRITABLE).map_err(Step::MapWindow.failed())
+        })
+    }
+
+    /// The ranges that code runs in, and whether it is the one below 2 GiB.
+    fn ranges(&self) -> impl Iterator<Item = (&Reservation, bool)> {
+        let low = self.low.as_ref().and_then(|it| it.as_ref().ok());
+        [(&self.run, false)].into_iter().chain(low.map(|it| (it, true)))
+    }
+
+    /// Where an area's arena runs.
+    fn range_of(&self, area: AreaId) -> &Reservation {
+        match &self.low {
+            Some(Ok(low)) if self.geometry.is_low(area.arena) => low,
+            _ => &self.run,
+        }
     }
 
     fn areas(&self, kind: PartKind) -> impl Iterator<Item = AreaId> {
         self.geometry.areas().filter(move |area| area.kind == kind)
     }
 
-    /// An area within the run range.
+    /// An area within the range that its arena runs in.
     fn part(&self, area: AreaId) -> Range<u64> {
         let start = self.geometry.run_offset(area);
-        start..start + self.geometry.area_bytes
+        start..start + self.geometry.area_bytes_of(area.arena)
     }
 
     fn advise(&self) -> Result<(), Errno> {
-        for range in [Some(&self.run), self.window.as_ref()].into_iter().flatten() {
+        for range in self.ranges().map(|(range, _)| range).chain(&self.window) {
             range.advise_all(Advice::DontFork)?;
             range.advise_all(Advice::DontDump)?;
             // So that committing a page commits that page alone. A kernel without huge pages refuses, and need not know.
@@ -304,7 +353,7 @@ impl Views {
         // Code and read-only data of an arena lie side by side.
         let start = self.geometry.file_offset(AreaId { arena, kind: PartKind::Code });
         let prot = if open { WRITABLE } else { ProtFlags::PROT_NONE };
-        window.protect(start..start + 2 * self.geometry.area_bytes, prot)
+        window.protect(start..start + 2 * self.geometry.area_bytes_of(arena), prot)
     }
 
     fn protect(&self, area: AreaId, bytes: Range<u64>, prot: ProtFlags) -> Result<(), Errno> {
@@ -314,7 +363,7 @@ impl Views {
         let whole = bytes.start.is_multiple_of(PAGE_BYTES) && bytes.end.is_multiple_of(PAGE_BYTES);
         assert!(whole, "invariant: where protection changes, spans are whole pages");
         let start = self.geometry.run_offset(area);
-        self.run.protect(start + bytes.start..start + bytes.end, prot)
+        self.range_of(area).protect(start + bytes.start..start + bytes.end, prot)
     }
 }
 

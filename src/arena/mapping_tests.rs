@@ -22,6 +22,11 @@ fn config() -> ArenaConfig {
 
 /// Two arenas, had in this way as those before it fail.
 fn views(kind: StrategyKind, config: &ArenaConfig) -> Views {
+    views_with(0, kind, config)
+}
+
+/// With areas of this size below 2 GiB.
+fn views_with(low_area_bytes: u64, kind: StrategyKind, config: &ArenaConfig) -> Views {
     let no_file = Plan::always(Call::CreateMemory, Errno::ENOSYS);
     let once = Plan { all: false, ..no_file };
     let config = ArenaConfig {
@@ -34,7 +39,7 @@ fn views(kind: StrategyKind, config: &ArenaConfig) -> Views {
         StrategyKind::MemfdPlain => &[once],
         StrategyKind::File | StrategyKind::Protect => &[no_file],
     };
-    let geometry = Geometry { arenas: 2, area_bytes: 2 * HUGE_BYTES, granule_bytes: 64, unit_pages: 1 };
+    let geometry = Geometry { arenas: 2, area_bytes: 2 * HUGE_BYTES, low_area_bytes, granule_bytes: 64, unit_pages: 1 };
     let views = faults::with(plans, || Views::map(geometry, &config)).0.unwrap();
     assert_eq!(views.strategy(), kind);
     views
@@ -107,6 +112,33 @@ fn what_is_mapped_twice_can_be_run_or_written_at_an_address_and_never_be_made_bo
         let found = [CODE, RODATA, DATA].map(|area| permissions(views.run_address(area)));
         assert_eq!(found, ["r-xs", "r--s", "rw-s"], "{kind}");
         assert_eq!(window(&views, 0), "rw-s", "{kind}");
+    }
+}
+
+#[test]
+fn below_2_gib_no_right_to_make_code_writable_is_left_either() {
+    for kind in KINDS {
+        let mut views = views_with(HUGE_BYTES, kind, &config());
+        let Some(Ok(low)) = &views.low else { panic!("{kind}: {:?}", views.low_range()) };
+        let [code, rodata, data] = [CODE, RODATA, DATA].map(|area| AreaId { arena: 2, ..area });
+        if kind.is_dual_mapping() {
+            for area in [code, rodata] {
+                assert_eq!(low.protect(views.part(area), WRITABLE), Err(Errno::EACCES), "{kind} {area:?}");
+            }
+            let found = [code, rodata, data].map(|area| permissions(views.run_address(area)));
+            assert_eq!(found, ["r-xs", "r--s", "rw-s"], "{kind}");
+        }
+        views.seal();
+        if views.sealed == Ok(()) {
+            let Some(Ok(low)) = &views.low else { unreachable!() };
+            // The guards at both ends and between.
+            for area in [code, rodata, data] {
+                let part = views.part(area);
+                for guard in [part.start - PAGE_BYTES..part.start, part.end..part.end + PAGE_BYTES] {
+                    assert_eq!(low.protect(guard, WRITABLE), Err(Errno::EPERM), "{kind} {area:?}");
+                }
+            }
+        }
     }
 }
 

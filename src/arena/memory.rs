@@ -114,7 +114,7 @@ impl Views {
 
     /// A copy of bytes of code or read-only data, as a core would read them.
     pub(super) fn read_run(&self, area: AreaId, bytes: Range<u64>) -> Vec<u8> {
-        assert!(bytes.start <= bytes.end && bytes.end <= self.geometry().area_bytes, "invariant: spans lie in areas");
+        self.assert_inside(area, &bytes);
         let start = ptr::with_exposed_provenance::<u8>(self.run_address(area) + bytes.start as usize);
         let mut copy = vec![0; (bytes.end - bytes.start) as usize];
         // SAFETY: The span is mapped readable; published code is written by nobody before its owner drops it.
@@ -150,8 +150,8 @@ impl Views {
 
     /// Gives all memory back, committed by us or by stray reads of code.
     fn decommit_all(&self) {
-        let pages = (self.geometry().area_bytes / PAGE_BYTES) as u32;
         for area in self.geometry().areas() {
+            let pages = (self.geometry().area_bytes_of(area.arena) / PAGE_BYTES) as u32;
             // Nobody is left to be told.
             let _ = self.decommit(area, 0..pages);
         }
@@ -170,9 +170,14 @@ impl Views {
     }
 
     fn write_pointer(&self, area: AreaId, bytes: &Range<u64>) -> *mut u8 {
-        assert!(bytes.start <= bytes.end && bytes.end <= self.geometry().area_bytes, "invariant: spans lie in areas");
+        self.assert_inside(area, bytes);
         debug_assert!(self.is_open(area), "invariant: who writes has opened the window");
         ptr::with_exposed_provenance_mut(self.write_address(area) + bytes.start as usize)
+    }
+
+    fn assert_inside(&self, area: AreaId, bytes: &Range<u64>) {
+        let area_bytes = self.geometry().area_bytes_of(area.arena);
+        assert!(bytes.start <= bytes.end && bytes.end <= area_bytes, "invariant: spans lie in areas");
     }
 }
 

@@ -44,6 +44,7 @@ mod facts;
 #[cfg(test)]
 mod faults;
 mod free_error;
+mod gaps;
 mod geometry;
 mod holding;
 mod huge;
@@ -73,7 +74,8 @@ pub use arenas::{Arenas, Found};
 pub use check::{Finding, FindingLevel, explain};
 pub use config::{ArenaConfig, HugePages, WriteWindow};
 pub use draft::Draft;
-pub use error::{MapError, PublishError, ReserveError};
+pub use error::{Lacks, LowRefusal, MapError, PublishError, ReserveError};
+pub use gaps::Gaps;
 pub use geometry::{ALIGN_MAX_BYTES, GRANULE_DEFAULT_BYTES, PartKind, RESERVE_LIMIT_BYTES};
 pub use layout::{Addresses, Layout, Part};
 pub use occupancy::{OccupancyRun, RunState};

@@ -1,6 +1,7 @@
 //! All areas and the limit on what they commit: finds spans, and commits and gives back pages.
 //!
-//! What does not fit into a thread's own shard goes into any other. Two of these locks are never held together. Knows no address; what
+//! What does not fit into a thread's own shard goes into any other, but for what must lie in the last one, where nothing
+//! else does: that below 2 GiB. Two of these locks are never held together. Knows no address; what
 //! must be done to pages it asks of a [`Backing`], so it runs in tests without an operating system. The work under a
 //! lock is bounded: by the pages at the edges of one layout, or by [`HOLD_PAGES`].
 
@@ -9,7 +10,7 @@ use std::{ops::Range, sync::MutexGuard};
 use nix::errno::Errno;
 
 use super::{
-    ReserveError,
+    Gaps, Lacks, ReserveError,
     area::Area,
     blocks::Span,
     commit::{Commit, Credit},
@@ -68,7 +69,16 @@ impl Pool {
 
     /// Spans on committed pages. Nothing has changed when this fails, but that idle pages may have been given back.
     pub(super) fn reserve(&self, wants: &Wants, backing: &impl Backing) -> Result<Grant, ReserveError> {
-        let (grant, committed) = self.place(wants)?;
+        self.committed(self.place(wants)?, backing)
+    }
+
+    /// The same in the arena below 2 GiB.
+    pub(super) fn reserve_low(&self, wants: &Wants, backing: &impl Backing) -> Result<Grant, ReserveError> {
+        self.committed(self.place_low(wants)?, backing)
+    }
+
+    /// The grant, with its pages committed if they are not.
+    fn committed(&self, (grant, committed): (Grant, bool), backing: &impl Backing) -> Result<Grant, ReserveError> {
         if committed {
             return Ok(grant);
         }
@@ -181,14 +191,21 @@ impl Pool {
         }
     }
 
+    /// Of all arenas but the one below 2 GiB.
     pub(super) fn stats(&self, kind: PartKind) -> KindStats {
         let all = (0..self.geometry.arenas).map(|arena| self.shard(arena).stats(kind, self.geometry));
         all.fold(KindStats::default(), KindStats::add)
     }
 
+    /// Of the arena below 2 GiB.
+    pub(super) fn low_stats(&self, kind: PartKind) -> KindStats {
+        let arena = self.geometry.low_arena();
+        arena.map(|arena| self.shard(arena).stats(kind, self.geometry)).unwrap_or_default()
+    }
+
     pub(super) fn metadata_bytes(&self) -> u64 {
         let of = |arena| self.shard(arena).areas.iter().map(|area| area.metadata_bytes()).sum::<u64>();
-        (0..self.geometry.arenas).map(of).sum()
+        (0..self.geometry.all_arenas()).map(of).sum()
     }
 
     /// Finds spans, and says whether all their pages are committed.
@@ -198,14 +215,33 @@ impl Pool {
             Ok(found) => return Ok(found),
             Err(kind) => kind,
         };
-        for at in (home + 1..self.shards.len()).chain(0..home) {
+        for at in (home + 1..self.shards.common()).chain(0..home) {
             match take(&mut self.shard(at as u32), at, wants) {
                 Ok(found) => return Ok(found),
                 Err(kind) => lacking = kind,
             }
         }
-        let granules = wants[lacking as usize].map_or(0, |want| want.granules);
-        Err(self.fragmented(lacking, u64::from(granules) * self.geometry.granule_bytes))
+        Err(self.no_room(lacking, wants, Lacks::Common))
+    }
+
+    /// The same in the arena below 2 GiB.
+    fn place_low(&self, wants: &Wants) -> Result<(Grant, bool), ReserveError> {
+        let arena = self.geometry.low_arena().ok_or(ReserveError::NoLow)?;
+        let taken = take(&mut self.shards.lock_wanted(arena), arena as usize, wants);
+        taken.map_err(|lacking| self.no_room(lacking, wants, Lacks::Low))
+    }
+
+    /// Whether the arena below 2 GiB has room as it is.
+    pub(super) fn has_low_room(&self, wants: &Wants) -> bool {
+        let has_room = |arena| Gaps::lacking(&self.shard(arena), wants).next().is_none();
+        self.geometry.low_arena().is_some_and(has_room)
+    }
+
+    /// What is free in the arena below 2 GiB, if there is one.
+    pub(super) fn low_gaps(&self, wants: &Wants) -> Result<Gaps, ReserveError> {
+        let arena = self.geometry.low_arena().ok_or(ReserveError::NoLow)?;
+        let gaps = Gaps::of(&self.shard(arena), arena, wants);
+        Ok(gaps.refused(|part| self.no_room(part, wants, Lacks::Low)))
     }
 
     /// Commits the pages of a grant. Each round either ends this or takes idle pages over.
@@ -223,7 +259,7 @@ impl Pool {
             if pages == 0 {
                 let most = PartKind::ALL.into_iter().max_by_key(|&kind| missing[kind as usize]);
                 let most = most.unwrap_or(PartKind::Code);
-                return Err(self.fragmented(most, missing[most as usize] * PAGE_BYTES));
+                return Err(self.no_pages(grant.arena, most, missing[most as usize] * PAGE_BYTES));
             }
             credit.add(pages);
         }
@@ -317,7 +353,7 @@ impl Pool {
     /// last shard on, as the first is filled first.
     fn reclaim(&self, pages: u64, backing: &impl Backing) -> Result<u64, ReserveError> {
         let mut reclaimed = 0;
-        for arena in (0..self.geometry.arenas).rev() {
+        for arena in (0..self.geometry.all_arenas()).rev() {
             while reclaimed < pages {
                 match self.reclaim_in(arena, HOLD_PAGES.min(pages - reclaimed), backing) {
                     Ok(0) => break,
@@ -357,12 +393,27 @@ impl Pool {
         self.shard(id.arena).area_mut(id.kind).commit(pages, &owned);
     }
 
-    fn fragmented(&self, part: PartKind, needed_bytes: u64) -> ReserveError {
+    /// Addresses lack.
+    fn no_room(&self, part: PartKind, wants: &Wants, lacks: Lacks) -> ReserveError {
+        let granules = wants[part as usize].map_or(0, |want| want.granules);
+        self.fragmented(part, u64::from(granules) * self.geometry.granule_bytes, lacks, lacks == Lacks::Low)
+    }
+
+    /// Pages lack for what would lie in this arena.
+    fn no_pages(&self, arena: u32, part: PartKind, needed_bytes: u64) -> ReserveError {
+        self.fragmented(part, needed_bytes, Lacks::Pages, self.geometry.is_low(arena))
+    }
+
+    /// `low`: of what would lie below 2 GiB.
+    fn fragmented(&self, part: PartKind, needed_bytes: u64, lacks: Lacks, low: bool) -> ReserveError {
         let largest = |arena| self.shard(arena).area(part).largest_free_bytes();
+        let (common, all) = (self.geometry.arenas, self.geometry.all_arenas());
+        let wanted = if low { common..all } else { 0..common };
         ReserveError::Fragmented {
             part,
             needed_bytes,
-            largest_free_bytes: (0..self.geometry.arenas).map(largest).max().unwrap_or(0),
+            lacks,
+            largest_free_bytes: wanted.map(largest).max().unwrap_or(0),
             committed_bytes: self.commit.charged_bytes(),
             commit_limit_bytes: self.limit_bytes(),
         }

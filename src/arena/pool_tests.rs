@@ -8,7 +8,8 @@ use std::{
 use super::*;
 use crate::arena::{shard::Want, testing::Random};
 
-const GEOMETRY: Geometry = Geometry { arenas: 2, area_bytes: HUGE_BYTES, granule_bytes: 64, unit_pages: 1 };
+const GEOMETRY: Geometry =
+    Geometry { arenas: 2, area_bytes: HUGE_BYTES, low_area_bytes: 0, granule_bytes: 64, unit_pages: 1 };
 const GRANULE_BYTES: u64 = 64;
 
 fn pool(limit_bytes: u64) -> Pool {
@@ -183,7 +184,7 @@ fn a_span_shares_its_edge_pages_with_neighbours_and_only_the_last_of_them_makes_
 #[test]
 fn a_layout_goes_to_the_first_arena_that_has_room_for_all_its_parts() {
     let (pool, pages) = (pool(1 << 30), Pages::new(1 << 30));
-    let whole = Want { granules: GEOMETRY.area_granules(), align_granules: 1 };
+    let whole = Want { granules: (GEOMETRY.area_bytes / GEOMETRY.granule_bytes) as u32, align_granules: 1 };
     let first = pool.reserve(&[Some(whole), None, None], &pages).unwrap();
     let second = pool.reserve(&[Some(whole), Some(whole), Some(whole)], &pages).unwrap();
     assert_eq!((first.arena, second.arena), (0, 1));

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Addresses, Layout, PartKind, PublishError, holding::Holding};
+use super::{Addresses, Layout, PartKind, PublishError, holding::Holding, shard::Grant};
 
 /// Code that is ready to run, with its read-only data and its data.
 ///
@@ -16,6 +16,10 @@ pub struct Published {
 impl Published {
     pub(super) fn new(holding: Holding) -> Self {
         Self { holding }
+    }
+
+    pub(super) fn grant(&self) -> &Grant {
+        &self.holding.grant
     }
 
     /// Where the parts are.

@@ -54,6 +54,17 @@ pub(super) fn addresses(facts: &Facts) -> String {
     }
 }
 
+/// What to do when there are no addresses below 2 GiB.
+pub(super) fn low_addresses(errno: Errno, facts: &Facts) -> String {
+    let now = facts.mapped_from.map_or(String::new(), |bytes| format!(", which is {bytes} now"));
+    match errno {
+        Errno::EPERM => format!("lower vm.mmap_min_addr{now}, or let a security module's policy map so low"),
+        Errno::ENOMEM => addresses(facts),
+        _ => "objects that need such addresses are refused with EXEC_MEMORY_DENIED: lower arena.low_bytes, or set it to 0"
+            .into(),
+    }
+}
+
 /// What to do when the memory cgroup is smaller than what may be committed.
 pub(super) fn cgroup(limit_bytes: u64) -> String {
     format!(

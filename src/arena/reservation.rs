@@ -9,8 +9,8 @@ use std::{
 use nix::{errno::Errno, sys::mman::ProtFlags};
 
 use super::{
-    MapError,
-    geometry::{GUARD_BYTES, HUGE_BYTES},
+    LowRefusal, MapError,
+    geometry::{GUARD_BYTES, HUGE_BYTES, LOW_END, LOW_START},
     system::{self, Advice},
 };
 
@@ -33,6 +33,28 @@ impl Reservation {
         let start = system::reserve(bytes as usize).map_err(|errno| MapError::Reserve { bytes, errno })?;
         let base = (start as u64 + GUARD_BYTES).next_multiple_of(HUGE_BYTES) + place * HUGE_BYTES;
         Ok(Self { start, bytes: bytes as usize, base: base as usize })
+    }
+
+    /// Addresses below 2 GiB, `used_bytes` of them with the guards at both ends. The place is drawn among those that are
+    /// [`HUGE_BYTES`] apart, at most a thousand; where something lies, the next one is taken, and each is tried once.
+    pub(super) fn low(used_bytes: u64) -> Result<Self, LowRefusal> {
+        let refused = |tries, errno| LowRefusal { bytes: used_bytes, tries, errno };
+        let spare_bytes = (LOW_END - LOW_START).checked_sub(used_bytes);
+        let places = spare_bytes.ok_or_else(|| refused(0, Errno::ENOMEM))? / HUGE_BYTES + 1;
+        let first = system::random().map_err(|errno| refused(0, errno))? % places;
+        let mut last = refused(0, Errno::ENOMEM);
+        for place in (first..places).chain(0..first) {
+            let start = (LOW_START + place * HUGE_BYTES) as usize;
+            match system::reserve_at(start, used_bytes as usize) {
+                Ok(()) => return Ok(Self { start, bytes: used_bytes as usize, base: start }),
+                Err(errno) => last = refused(last.tries + 1, errno),
+            }
+            // Something lies there, or the system lets nobody have addresses so low. Else it would not be better elsewhere.
+            if !matches!(last.errno, Errno::EEXIST | Errno::EPERM) {
+                break;
+            }
+        }
+        Err(last)
     }
 
     /// The address of an offset.

@@ -17,7 +17,7 @@ use std::{
 };
 
 use super::{
-    ReserveError,
+    Lacks, ReserveError,
     arenas::Memory,
     blocks::Span,
     epochs::Stamp,
@@ -61,8 +61,9 @@ impl Memory {
     /// Puts a grant, with the code that is in it, on a shelf of this thread, if it is one span of code and there is room.
     pub(super) fn shelve(self: Arc<Self>, grant: &Grant) -> Result<(), Arc<Self>> {
         let (Some(shelves), Some(span)) = (&self.shelves, grant.only_code()) else { return Err(self) };
-        // Who sees this too late leaves a span behind: one of a thread at most holds up a chunk.
-        if self.pool.shards().has_spare(grant.arena) {
+        // Who takes code from a shelf must not get what is kept for those that need low addresses. And who sees too late
+        // that there is enough to spare leaves a span behind: one of a thread at most holds up a chunk.
+        if self.geometry().is_low(grant.arena) || self.pool.shards().has_spare(grant.arena) {
             return Err(self);
         }
         // What is fresh needs no stamp.
@@ -110,8 +111,11 @@ impl Memory {
     ) -> Result<T, ReserveError> {
         let emptied = self.emptied.load(Ordering::Relaxed);
         attempt().or_else(|error| {
-            if !matches!(error, ReserveError::Fragmented { .. } | ReserveError::Commit { .. }) {
-                return Err(error);
+            match error {
+                // Nothing that lies below 2 GiB is on shelves.
+                ReserveError::Fragmented { lacks: Lacks::Low, .. } => return Err(error),
+                ReserveError::Fragmented { .. } | ReserveError::Commit { .. } => {}
+                _ => return Err(error),
             }
             self.empty_shelves();
             // By this thread, or by another one since this one looked: the memory is there now.

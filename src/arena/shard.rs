@@ -83,8 +83,10 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    pub(super) fn new(geometry: Geometry) -> Self {
-        Self { areas: PartKind::ALL.map(|_| Area::new(geometry)), lingering: BTreeMap::new() }
+    /// That of this number. All memory is free.
+    pub(super) fn new(geometry: Geometry, arena: u32) -> Self {
+        let area_bytes = geometry.area_bytes_of(arena);
+        Self { areas: PartKind::ALL.map(|_| Area::new(geometry, area_bytes)), lingering: BTreeMap::new() }
     }
 
     pub(super) fn area(&self, kind: PartKind) -> &Area {

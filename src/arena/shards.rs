@@ -44,27 +44,42 @@ struct Locked {
 /// All shards.
 pub(super) struct Shards {
     locked: Box<[Locked]>,
+    /// How many of them threads choose from: all but the one below 2 GiB, which comes last.
+    common: usize,
     newly_spare: AtomicBool,
 }
 
 impl Shards {
     /// All memory is free.
     pub(super) fn new(geometry: Geometry) -> Self {
-        let locked = |_| Locked {
-            shard: Mutex::new(Shard::new(geometry)),
+        let locked = |arena| Locked {
+            shard: Mutex::new(Shard::new(geometry, arena)),
             contended: AtomicU64::new(0),
             taker: AtomicUsize::new(0),
             spare: AtomicBool::new(false),
         };
-        Self { locked: (0..geometry.arenas).map(locked).collect(), newly_spare: AtomicBool::new(false) }
+        Self {
+            locked: (0..geometry.all_arenas()).map(locked).collect(),
+            common: geometry.arenas as usize,
+            newly_spare: AtomicBool::new(false),
+        }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.locked.len()
+    /// How many there are to choose from.
+    pub(super) fn common(&self) -> usize {
+        self.common
     }
 
     pub(super) fn lock(&self, arena: u32) -> MutexGuard<'_, Shard> {
         self.locked[arena as usize].shard.lock().expect("invariant: nothing panics under an arena's lock")
+    }
+
+    /// The same for who wants spans there and nowhere else.
+    pub(super) fn lock_wanted(&self, arena: u32) -> MutexGuard<'_, Shard> {
+        self.try_lock(arena as usize).unwrap_or_else(|| {
+            self.locked[arena as usize].contended.fetch_add(1, Relaxed);
+            self.lock(arena)
+        })
     }
 
     /// How often a thread that wanted spans found the lock held.
@@ -126,14 +141,14 @@ impl Shards {
             ANNOYANCE.set(annoyance);
         } else {
             ANNOYANCE.set(0);
-            HOME.set((home + 1) % self.locked.len());
+            HOME.set((home + 1) % self.common);
         }
     }
 
     /// The shard that this thread tries first.
     pub(super) fn home(&self) -> usize {
         let home = HOME.get();
-        if home < self.locked.len() { home } else { home % self.locked.len() }
+        if home < self.common { home } else { home % self.common }
     }
 
     /// `None` where another thread has it.

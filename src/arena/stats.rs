@@ -1,8 +1,8 @@
 //! Counts of the arenas, for people and for metrics.
 
-use super::PartKind;
+use super::{LowRefusal, PartKind};
 
-/// The memory of one kind, over all arenas or in one.
+/// The memory of one kind, over several arenas or in one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KindStats {
     /// Bytes of spans that have an owner and do not linger.
@@ -46,6 +46,8 @@ impl KindStats {
 pub struct AreaStats {
     /// Which arena, from 0.
     pub arena: u32,
+    /// It lies below 2 GiB, and holds nothing but what must lie there.
+    pub low: bool,
     /// Which kind.
     pub kind: PartKind,
     /// The address of its first byte.
@@ -62,12 +64,16 @@ pub struct AreaStats {
 /// What [`Arenas::stats`](super::Arenas::stats) tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArenaStats {
-    /// Executable memory.
+    /// Executable memory, without that below 2 GiB.
     pub code: KindStats,
-    /// Read-only memory.
+    /// Read-only memory, likewise.
     pub rodata: KindStats,
-    /// Writable memory.
+    /// Writable memory, likewise.
     pub data: KindStats,
+    /// The same below 2 GiB: code, read-only data and data.
+    pub low: [KindStats; 3],
+    /// Why there is none below 2 GiB although it was asked for.
+    pub low_refused: Option<LowRefusal>,
     /// What the committed bytes of all kinds together never exceed, but for what was used when it was lowered.
     pub commit_limit_bytes: u64,
     /// Heap that the allocator's own tables take, of which what was never needed is not resident.
@@ -83,9 +89,29 @@ pub struct ArenaStats {
 }
 
 impl ArenaStats {
-    /// All kinds together.
+    /// All kinds together, below 2 GiB too.
     pub fn total(&self) -> KindStats {
-        self.code.add(self.rodata).add(self.data)
+        self.code.add(self.rodata).add(self.data).add(self.low_total())
+    }
+
+    /// All kinds together, below 2 GiB alone.
+    pub fn low_total(&self) -> KindStats {
+        self.low.into_iter().fold(KindStats::default(), KindStats::add)
+    }
+
+    /// The longest part that could still be placed in every kind of memory below 2 GiB.
+    pub fn low_largest_free_bytes(&self) -> u64 {
+        self.low.into_iter().map(|kind| kind.largest_free_bytes).min().unwrap_or_default()
+    }
+
+    /// The memory of a kind, wherever it lies. Its longest free run is that of the arenas that take anything.
+    pub fn all(&self, kind: PartKind) -> KindStats {
+        let common = match kind {
+            PartKind::Code => self.code,
+            PartKind::Rodata => self.rodata,
+            PartKind::Data => self.data,
+        };
+        KindStats { largest_free_bytes: common.largest_free_bytes, ..common.add(self.low[kind as usize]) }
     }
 
     /// Bytes of pages that the system has given, all kinds together.

@@ -39,6 +39,7 @@ pub(super) enum Call {
     AddSeals,
     Reopen,
     Reserve,
+    ReserveLow,
     Map,
     Protect,
     Commit,
@@ -150,6 +151,23 @@ pub(super) fn reserve(bytes: usize) -> Result<usize, Errno> {
     // SAFETY: The kernel chooses addresses that nobody uses.
     let start = unsafe { mman::mmap_anonymous(None, bytes, ProtFlags::PROT_NONE, flags) }?;
     Ok(start.as_ptr().expose_provenance())
+}
+
+/// Inaccessible addresses from `address` on. `EEXIST` where something lies there.
+pub(super) fn reserve_at(address: usize, bytes: usize) -> Result<(), Errno> {
+    check(Call::ReserveLow)?;
+    let (at, bytes) = (NonZeroUsize::new(address), NonZeroUsize::new(bytes).ok_or(Errno::EINVAL)?);
+    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE | MapFlags::MAP_FIXED_NOREPLACE;
+    // SAFETY: With this flag the kernel replaces nothing that is there.
+    let start = unsafe { mman::mmap_anonymous(at, bytes, ProtFlags::PROT_NONE, flags) }?;
+    let start = start.as_ptr().expose_provenance();
+    if start == address {
+        return Ok(());
+    }
+    // Before Linux 4.17 the address is but a wish.
+    // SAFETY: The addresses are new, and nobody knows of them.
+    unsafe { munmap(start, bytes.get()) }?;
+    Err(Errno::EEXIST)
 }
 
 /// Puts a part of a file, or without one private memory, in the place of what was mapped there.

@@ -224,6 +224,11 @@ impl Dependencies {
         self.all.iter().map(|it| it.entry.charge.amount().total_bytes()).sum()
     }
 
+    /// Whether one of them lies below 2 GiB.
+    pub(super) fn hold_low(&self) -> bool {
+        self.all.iter().any(|it| it.entry.is_low())
+    }
+
     /// Bytes of heap that an entry takes for them.
     pub(super) fn heap_bytes(&self) -> u64 {
         let each_bytes = size_of::<Share>() + size_of::<Dependency>();

@@ -16,7 +16,7 @@ use super::{
     lru::{Handle, slot_bytes},
 };
 use crate::{
-    arena::Published,
+    arena::{Lacks, Published},
     code::{Addresses, Image, LinkState, Listing, Signature, Sizes, Symbol, Thread},
 };
 
@@ -121,6 +121,25 @@ impl Entry {
         self.freed.set(call);
     }
 
+    /// It lies below 2 GiB.
+    pub(super) fn is_low(&self) -> bool {
+        self.published.layout().low
+    }
+
+    /// Whether its memory is of use where this lacks.
+    pub(super) fn gives(&self, lacks: Lacks) -> bool {
+        match lacks {
+            Lacks::Pages => true,
+            Lacks::Common => !self.is_low(),
+            Lacks::Low => self.is_low(),
+        }
+    }
+
+    /// Whether its going is: its memory, or that of what it is linked against, which may go with it or after it.
+    pub(super) fn helps(&self, lacks: Lacks) -> bool {
+        self.gives(lacks) || self.shares.iter().any(|share| share.entry().gives(lacks))
+    }
+
     /// Where the writable data lies, which names it; `None` without any.
     fn data_id(&self) -> Option<u64> {
         (self.meta.sizes.data.size_bytes > 0).then(|| self.published.addresses().data)
@@ -137,6 +156,8 @@ pub(super) struct Resident {
     pub(super) entry: Arc<Entry>,
     pub(super) last_used: Instant,
     pub(super) used: bool,
+    /// Its place among those that hold memory below 2 GiB, if it does.
+    pub(super) low: Option<Handle>,
 }
 
 impl Resident {

@@ -10,16 +10,13 @@ use super::{
     Cache, Conduct, Dependencies, Exports, Handle, Meta, Name, Placed, Startup, Target, Upload, View, Watched,
     entry::{AtDrop, Entry, Resident},
     ledger::{Amount, Charge},
+    lru::slot_bytes,
     residents::{Reason, Residents},
 };
 use crate::{
-    arena::{self, Draft, Layout, PartKind, PublishError, Published, ReserveError},
-    code::{self, CodeError, Image},
+    arena::{self, Draft, Lacks, Layout, PublishError, Published, ReserveError},
+    code::{self, CodeError, Image, LinkState},
 };
-
-/// Times that entries may be evicted for the sake of contiguous room in one install. Each time they free at least as
-/// many bytes as are missing, so that a second time is rare and this many mean that pinned entries stand in the way.
-const CONTIGUITY_ROUNDS_MAX: usize = 64;
 
 /// What is to be installed, beside the image.
 #[derive(Debug, Clone)]
@@ -128,7 +125,7 @@ pub enum InstallError {
     /// The kernel refuses to make executable what was written.
     #[error(transparent)]
     Publish(#[from] PublishError),
-    /// The image does not fit where it was put.
+    /// The image does not fit where it was put, or there is no place for such images.
     #[error(transparent)]
     Link(#[from] CodeError),
 }
@@ -189,23 +186,11 @@ impl Cache {
         dependencies: Dependencies,
     ) -> Result<Installed, InstallError> {
         let started = (self.clock)();
-        if image.thread().is_some() && self.imports.thread_switch().is_none() {
-            return Err(CodeError::NoThreads.into());
-        }
         if let Some(view) = self.existing(install)? {
             return Ok(Installed::existing(view));
         }
-        let layout = layout(&image);
-        let link_state = image.link_state();
-        let amount = Amount {
-            spans_bytes: self.arenas.charge_bytes(&layout),
-            metadata_bytes: Meta::charge_bytes(&install.name, &image, &link_state)
-                + self.watched_bytes(&image)
-                + dependencies.heap_bytes(),
-            uploads_bytes: 0,
-        };
-        let beside_bytes = held_bytes.saturating_add(dependencies.charged_bytes());
-        self.hold_to_budget(amount.total_bytes().saturating_add(beside_bytes))?;
+        let Needs { layout, link_state, amount } = self.needs(&install.name, &image, &dependencies, held_bytes)?;
+        self.hold_low_room(&layout)?;
         let mut victims = Vec::new();
         let (charge, replaces) = match self.charge(install, amount, &mut victims)? {
             Room::Charged { charge, replaces } => (charge, replaces),
@@ -249,13 +234,51 @@ impl Cache {
         Ok(Installed { view, outcome, victims, times })
     }
 
+    /// Whether an image could become resident if all others went but what it is linked against.
+    ///
+    /// # Errors
+    /// Those of [`InstallError`] for which nobody is evicted in vain.
+    pub fn hold(&self, name: &Name, image: &Image, dependencies: &Dependencies) -> Result<(), InstallError> {
+        self.needs(name, image, dependencies, 0).map(drop)
+    }
+
+    /// What an image takes, if that can be had at all.
+    fn needs(
+        &self,
+        name: &Name,
+        image: &Image,
+        dependencies: &Dependencies,
+        held_bytes: u64,
+    ) -> Result<Needs, InstallError> {
+        if image.thread().is_some() && self.imports.thread_switch().is_none() {
+            return Err(CodeError::NoThreads.into());
+        }
+        let layout = layout(image);
+        self.arenas.hold(&layout).map_err(|error| match (error, image.low_problem()) {
+            (ReserveError::NoLow, Some(problem)) => InstallError::Link(problem),
+            (error, _) => InstallError::Reserve(error),
+        })?;
+        let link_state = image.link_state();
+        let amount = Amount {
+            spans_bytes: self.arenas.charge_bytes(&layout),
+            metadata_bytes: Meta::charge_bytes(name, image, &link_state)
+                + if layout.low || dependencies.hold_low() { slot_bytes::<Handle>() } else { 0 }
+                + self.watched_bytes(image)
+                + dependencies.heap_bytes(),
+            uploads_bytes: 0,
+        };
+        let beside_bytes = held_bytes.saturating_add(dependencies.charged_bytes());
+        self.hold_to_budget(amount.total_bytes().saturating_add(beside_bytes))?;
+        Ok(Needs { layout, link_state, amount })
+    }
+
     /// Charges `amount`, evicting the least recently used entries until it fits. If it cannot, nothing is evicted.
     fn charge(&self, install: &Install, amount: Amount, victims: &mut Vec<Victim>) -> Result<Room, InstallError> {
         loop {
             self.free_kept_for(amount.total_bytes());
             match self.charge_once(install, amount, victims) {
                 // Another install may have taken what was freed for this one.
-                Err(InstallError::AllPinned { .. }) if self.free_oldest_kept() => {}
+                Err(InstallError::AllPinned { .. }) if self.free_oldest_kept(Lacks::Pages) => {}
                 charged => return charged,
             }
         }
@@ -330,37 +353,6 @@ impl Cache {
         charge.settle(amount);
     }
 
-    /// Reserves spans, evicting further entries where only contiguity lacks.
-    fn reserve(&self, layout: &Layout, victims: &mut Vec<Victim>) -> Result<Draft, InstallError> {
-        for _ in 0..CONTIGUITY_ROUNDS_MAX {
-            let (part, needed_bytes) = match self.reserve_over_kept(layout) {
-                Ok(draft) => return Ok(draft),
-                Err(ReserveError::Fragmented { part, needed_bytes, .. }) => (part, needed_bytes),
-                Err(error) => return Err(InstallError::Reserve(error)),
-            };
-            let mut freed_bytes = 0;
-            while freed_bytes < needed_bytes {
-                let victim = self
-                    .residents()
-                    .evict_for_room(self.eviction_window, |entry| part_bytes(entry, part) >= needed_bytes);
-                let Some(victim) = victim else { return self.arenas.reserve(layout).map_err(InstallError::Fragmented) };
-                freed_bytes += part_bytes(&victim.entry, part).max(self.arenas.granule_bytes());
-                victims.push(self.victim(&victim));
-            }
-        }
-        self.arenas.reserve(layout).map_err(InstallError::Fragmented)
-    }
-
-    /// The same without evicting: what is kept for its address alone goes before anything that is resident.
-    fn reserve_over_kept(&self, layout: &Layout) -> Result<Draft, ReserveError> {
-        loop {
-            match self.arenas.reserve(layout) {
-                Err(ReserveError::Fragmented { .. }) if self.free_oldest_kept() => (),
-                reserved => return reserved,
-            }
-        }
-    }
-
     fn watched_bytes(&self, image: &Image) -> u64 {
         self.watcher.as_ref().map_or(0, |it| (it.heap_bytes)(image))
     }
@@ -414,19 +406,22 @@ impl Cache {
         view.map(|view| (view, outcome)).ok_or(InstallError::TooManyEntries)
     }
 
-    fn victim(&self, resident: &Resident) -> Victim {
+    pub(super) fn victim(&self, resident: &Resident) -> Victim {
         let installed_at = resident.entry.meta.installed_at;
         let lifetime = (self.clock)().saturating_duration_since(installed_at);
         Victim { charged_bytes: resident.entry.charge.amount().total_bytes(), lifetime }
     }
 }
 
+/// What an image takes.
+struct Needs {
+    layout: Layout,
+    link_state: LinkState,
+    amount: Amount,
+}
+
 fn layout(image: &Image) -> Layout {
     let part = |part: code::Part| arena::Part { size_bytes: part.size_bytes, align_bytes: part.align_bytes };
     let sizes = image.sizes();
-    Layout { code: part(sizes.code), rodata: part(sizes.rodata), data: part(sizes.data) }
-}
-
-fn part_bytes(entry: &Entry, part: PartKind) -> u64 {
-    entry.published.layout().part(part).size_bytes
+    Layout { code: part(sizes.code), rodata: part(sizes.rodata), data: part(sizes.data), low: image.needs_low() }
 }

@@ -21,6 +21,7 @@ mod lru;
 mod name;
 mod quarantine;
 mod residents;
+mod room;
 mod startup;
 mod upload;
 mod victims;
@@ -28,6 +29,8 @@ mod watch;
 
 #[cfg(test)]
 mod dependencies_tests;
+#[cfg(test)]
+mod room_tests;
 #[cfg(test)]
 mod watch_tests;
 

@@ -1,6 +1,11 @@
 //! What the cache lock guards: the index, the order of use and the counts of evictions.
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, HashSet},
+    ops::Bound,
+    sync::Arc,
+    time::Instant,
+};
 
 use super::{
     Meta, Name, Target,
@@ -8,6 +13,7 @@ use super::{
     lru::{Handle, Lru},
     victims::Victims,
 };
+use crate::arena::{Gaps, Lacks};
 
 /// Why an entry went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +46,7 @@ pub struct Evictions {
     pub replaced: EvictionCount,
     /// Of all, those that nobody had used.
     pub never_used: u64,
-    /// Of `capacity`, those that went before an older one, to make contiguous room.
+    /// Of `capacity`, those that went before an older one whose going could help, to make contiguous room.
     pub out_of_order: u64,
 }
 
@@ -57,6 +63,8 @@ pub struct Lookups {
 pub(super) struct Residents {
     index: BTreeMap<Arc<[u8]>, Handle>,
     order: Lru<Resident>,
+    /// Those that hold memory below 2 GiB, in the same order: to make room there nobody else need be looked at.
+    low: Lru<Handle>,
     installs: u64,
     lookups: Lookups,
     evictions: Evictions,
@@ -67,6 +75,7 @@ impl Residents {
         Self {
             index: BTreeMap::new(),
             order: Lru::new(generation_seed),
+            low: Lru::new(generation_seed),
             installs: 0,
             lookups: Lookups::default(),
             evictions: Evictions::default(),
@@ -137,6 +146,9 @@ impl Residents {
 
     fn touch_alone(&mut self, handle: Handle, now: Instant) -> Option<&Resident> {
         let resident = self.order.touch(handle)?;
+        if let Some(low) = resident.low {
+            self.low.touch(low);
+        }
         resident.last_used = now;
         resident.used = true;
         Some(resident)
@@ -162,8 +174,13 @@ impl Residents {
     pub(super) fn insert(&mut self, entry: Arc<Entry>) -> Option<Handle> {
         let name = Arc::clone(entry.meta.name.as_bytes());
         let meta = Arc::clone(&entry.meta);
-        let last_used = entry.meta.installed_at;
-        let handle = self.order.insert(|_| Resident { entry, last_used, used: false })?;
+        let (last_used, holds_low) = (entry.meta.installed_at, entry.helps(Lacks::Low));
+        let low = &mut self.low;
+        let handle = self.order.insert(|handle| {
+            // As many slots as there are below 2 GiB too: what has one here has one there.
+            let low = if holds_low { low.insert(|_| handle) } else { None };
+            Resident { entry, last_used, used: false, low }
+        })?;
         let before = self.index.insert(name, handle);
         debug_assert!(before.is_none(), "two live entries under one name");
         self.touch_reached(&meta, last_used);
@@ -173,6 +190,9 @@ impl Residents {
 
     pub(super) fn evict(&mut self, handle: Handle, reason: Reason) -> Option<Resident> {
         let resident = self.order.remove(handle)?;
+        if let Some(low) = resident.low {
+            self.low.remove(low);
+        }
         self.index.remove(resident.entry.meta.name.as_bytes());
         let count = match reason {
             Reason::Capacity => &mut self.evictions.capacity,
@@ -201,15 +221,70 @@ impl Residents {
         (victims.bytes >= bytes).then_some(victims)
     }
 
-    /// The idle entry to evict where contiguous room is missing: the oldest of the `window` oldest for which `fits`
-    /// says that its span alone would do; else the oldest.
-    pub(super) fn evict_for_room(&mut self, window: usize, fits: impl Fn(&Entry) -> bool) -> Option<Resident> {
-        let idle = || self.order.oldest_first().filter(|(_, resident)| resident.is_idle());
+    /// The idle entry to evict where room is missing, of those whose going helps: the oldest of the `window` oldest for
+    /// which `fits` says that its memory alone would do; else the oldest.
+    pub(super) fn evict_for_room(
+        &mut self,
+        window: usize,
+        lacks: Lacks,
+        fits: impl Fn(&Entry) -> bool,
+    ) -> Option<Resident> {
+        let idle = || self.order.oldest_first().filter(|(_, it)| it.is_idle() && it.entry.helps(lacks));
         let oldest = idle().next()?.0;
-        let victim =
-            idle().take(window).find(|(_, resident)| fits(&resident.entry)).map_or(oldest, |(handle, _)| handle);
+        let victim = idle().take(window).find(|(_, it)| fits(&it.entry)).map_or(oldest, |(handle, _)| handle);
         self.evictions.out_of_order += u64::from(victim != oldest);
         self.evict(victim, Reason::Capacity)
+    }
+
+    /// Those to evict so that there is room below 2 GiB: of the `window` oldest that nobody holds and whose going helps
+    /// there the first whose memory alone would do; else the oldest, as many as it takes, without those that would free
+    /// nothing there. `None` if all of them would not do: then nobody need go.
+    pub(super) fn victims_for_low_room(&self, window: usize, mut gaps: Gaps) -> Option<Vec<Handle>> {
+        if gaps.suffice() {
+            return Some(Vec::new());
+        }
+        let fits = |it: &Entry| gaps.suffice_with(&it.published);
+        if let Some((handle, _)) = self.idle_low().take(window).find(|(_, it)| fits(&it.entry)) {
+            return Some(vec![handle]);
+        }
+        let mut victims = Victims::default();
+        let mut freed = HashSet::new();
+        for (handle, resident) in self.low_oldest_first() {
+            if !resident.is_idle() && !victims.owners_go(&resident.entry, 1) {
+                continue;
+            }
+            let followers = victims.followers.len();
+            victims.add(handle, &resident.entry);
+            for entry in [&resident.entry].into_iter().chain(&victims.followers[followers..]) {
+                gaps.add(&entry.published);
+                freed.insert(Arc::as_ptr(entry));
+            }
+            if gaps.suffice() {
+                let is_freed = |it: &Arc<Entry>| it.is_low() && freed.contains(&Arc::as_ptr(it));
+                let is_of_use = |it: &Arc<Entry>| is_freed(it) || it.shares.iter().any(|it| is_freed(it.entry()));
+                victims.handles.retain(|&handle| self.get(handle).is_some_and(|it| is_of_use(&it.entry)));
+                return Some(victims.handles);
+            }
+        }
+        None
+    }
+
+    /// Evicts [those](Self::victims_for_low_room).
+    pub(super) fn evict_for_low_room(&mut self, window: usize, gaps: Gaps) -> Option<Vec<Resident>> {
+        let oldest = self.idle_low().next().map(|(handle, _)| handle);
+        let victims = self.victims_for_low_room(window, gaps)?;
+        if victims.first() != oldest.as_ref() {
+            self.evictions.out_of_order += victims.len() as u64;
+        }
+        Some(victims.into_iter().filter_map(|it| self.evict(it, Reason::Capacity)).collect())
+    }
+
+    fn low_oldest_first(&self) -> impl Iterator<Item = (Handle, &Resident)> {
+        self.low.oldest_first().filter_map(|(_, &handle)| Some((handle, self.order.get(handle)?)))
+    }
+
+    fn idle_low(&self) -> impl Iterator<Item = (Handle, &Resident)> {
+        self.low_oldest_first().filter(|(_, resident)| resident.is_idle())
     }
 
     /// Views in the order of names of at most `limit` entries whose name starts so, from the name after `after` on.

@@ -10,7 +10,8 @@ use std::collections::HashMap;
 use super::image::{Addresses, PartKind};
 use super::layout::Layout;
 use super::relocation::Relocation;
-use super::relocations::{JUMP_BYTES, SLOT_BYTES, STUB, STUB_BYTES};
+use super::relocations::SLOT_BYTES;
+use super::stubs::{JUMP_BYTES, STUB, STUB_BYTES};
 use super::{CodeError, Location, Resolver};
 
 /// All of an image, in the order of their first symbols.

@@ -7,7 +7,7 @@ use object::read::elf::{SectionHeader as _, Sym as _};
 
 use super::CodeError;
 use super::elf::{Base, LE, Object, Sym};
-use super::relocations::STUB_BYTES;
+use super::stubs::STUB_BYTES;
 
 /// The flag of a group of which one among those of the same name is kept.
 const GRP_COMDAT: u32 = 1;

@@ -285,6 +285,17 @@ impl Image {
         }
     }
 
+    /// It holds addresses of its own in 32 bits, or distances to what others have below 2 GiB: it can run there and nowhere
+    /// else.
+    pub fn needs_low(&self) -> bool {
+        self.links.first_low.is_some()
+    }
+
+    /// What is wrong with it if it cannot lie below 2 GiB, where [`Self::needs_low`]; else nothing.
+    pub fn low_problem(&self) -> Option<CodeError> {
+        link::low_problem(&self.links)
+    }
+
     /// What would go wrong if this were linked to run at `at`. Nothing is written.
     pub fn diagnose_link(&self, at: Addresses) -> Diagnosis {
         let mut diagnosis = Diagnosis::default();

@@ -1,6 +1,7 @@
 use super::image::{Addresses, PartKind};
 use super::relocation::{self, Field, Relocation};
-use super::relocations::{Fixup, JUMP_BYTES, Links, SLOT_BYTES, STUB_BYTES, To};
+use super::relocations::{Fixup, Links, SLOT_BYTES, Target, To};
+use super::stubs::{JUMP_BYTES, STUB_BYTES};
 use super::symbols::Place;
 use super::{CodeError, Location};
 
@@ -38,6 +39,12 @@ pub(super) fn check(links: &Links, at: Addresses, mut problem: impl FnMut(CodeEr
     links.fixups.iter().filter_map(|fixup| linker.value(fixup).err()).for_each(&mut problem);
     links.slots.iter().filter_map(|&target| linker.slot_contents(target).err()).for_each(&mut problem);
     (0..links.stubs.len() as u32).filter_map(|stub| linker.stub_displacement(stub).err()).for_each(&mut problem);
+}
+
+/// The error for an image that holds addresses of its own in 32 bits, if it cannot lie below 2 GiB.
+pub(super) fn low_problem(links: &Links) -> Option<CodeError> {
+    let fixup = &links.fixups[links.first_low? as usize];
+    Some(relocation::low_address(fixup.relocation, links.location(fixup)))
 }
 
 struct Linker<'a> {
@@ -121,44 +128,67 @@ impl Linker<'_> {
 
     fn slot_contents(&self, target: u32) -> Result<[u8; 8], CodeError> {
         let value = self.symbol(target);
-        bits64(value).ok_or_else(|| self.overflow_of(Relocation::Abs64, value, Some(target), Location::default()))
+        bits64(value).ok_or_else(|| self.overflow_of(Relocation::Abs64, value, target))
     }
 
     fn stub_displacement(&self, index: u32) -> Result<[u8; 4], CodeError> {
         let slot = self.links.stubs[index as usize];
         let value = self.slot(slot) - (self.stub(index) + i128::from(JUMP_BYTES));
         let target = self.links.slots[slot as usize];
-        i32::try_from(value)
-            .map(i32::to_le_bytes)
-            .map_err(|_| self.overflow_of(Relocation::Plt32, value, Some(target), Location::default()))
+        i32::try_from(value).map(i32::to_le_bytes).map_err(|_| self.overflow_of(Relocation::Plt32, value, target))
     }
 
     fn overflow(&self, fixup: &Fixup, value: i128) -> CodeError {
-        let target = match fixup.to {
-            To::Target(target) => Some(target),
-            To::Slot(slot) => Some(self.links.slots[slot as usize]),
-            To::Stub(stub) => Some(self.links.slots[self.links.stubs[stub as usize] as usize]),
-            To::SlotsStart => None,
-        };
-        let source = &self.links.sources[fixup.source as usize];
-        let section = Some(source.name.to_string());
-        let offset_bytes = Some(fixup.offset_bytes - source.offset_bytes);
-        let at = Location { section, offset_bytes, ..Location::default() };
-        self.overflow_of(fixup.relocation, value, target, at)
+        let (relocation, at) = (fixup.relocation, self.links.location(fixup));
+        let place = self.links.target_of(fixup.to).map(|it| self.links.targets[it as usize].place);
+        let is_own = !matches!(fixup.to, To::Target(_)) || matches!(place, Some(Place::In(..) | Place::SlotsStart));
+        let is_address = is_own || matches!(place, Some(Place::Import(_) | Place::Provided(_)));
+        match place {
+            _ if relocation.is_tiny_address() && is_address => relocation::tiny_address(relocation, at),
+            // Where the address itself would do, it is the addend that is too much.
+            _ if relocation.is_low_address() && is_own => match fits(relocation.field(), self.destination(fixup.to)) {
+                false => relocation::low_address(relocation, at),
+                true => CodeError::RelocationOverflow { relocation: relocation.name(), value, at },
+            },
+            Some(Place::Import(_)) if relocation.is_low_address() => relocation::far_host(relocation, at),
+            Some(Place::Provided(_)) => relocation::far_entry(relocation, at),
+            _ => CodeError::RelocationOverflow { relocation: relocation.name(), value, at },
+        }
     }
 
-    fn overflow_of(&self, relocation: Relocation, value: i128, target: Option<u32>, at: Location) -> CodeError {
-        let name = target.map(|target| self.links.targets[target as usize].name.to_string());
-        let at = Location { symbol: name.filter(|name| !name.is_empty()), ..at };
-        let place = target.map(|it| self.links.targets[it as usize].place);
-        let is_address = matches!(place, Some(Place::In(..) | Place::Import(_) | Place::Provided(_)));
-        if is_address && relocation.is_low_address() {
-            return relocation::low_address(relocation, at);
+    /// Of what linking adds by itself.
+    fn overflow_of(&self, relocation: Relocation, value: i128, target: u32) -> CodeError {
+        let Target { place, name, .. } = &self.links.targets[target as usize];
+        let symbol = Some(name.to_string()).filter(|name| !name.is_empty());
+        let at = Location { symbol, ..Location::default() };
+        match place {
+            Place::Provided(_) => relocation::far_entry(relocation, at),
+            _ => CodeError::RelocationOverflow { relocation: relocation.name(), value, at },
         }
-        if matches!(place, Some(Place::Provided(_))) {
-            return relocation::far_entry(relocation, at);
+    }
+}
+
+impl Links {
+    /// The symbol that a field depends on; `None` for the start of the global offset table.
+    fn target_of(&self, to: To) -> Option<u32> {
+        match to {
+            To::Target(target) => Some(target),
+            To::Slot(slot) => Some(self.slots[slot as usize]),
+            To::Stub(stub) => Some(self.slots[self.stubs[stub as usize] as usize]),
+            To::SlotsStart => None,
         }
-        CodeError::RelocationOverflow { relocation: relocation.name(), value, at }
+    }
+
+    /// Where a field lies, as errors tell it.
+    fn location(&self, fixup: &Fixup) -> Location {
+        let source = &self.sources[fixup.source as usize];
+        let name = self.target_of(fixup.to).map(|target| self.targets[target as usize].name.to_string());
+        Location {
+            section: Some(source.name.to_string()),
+            symbol: name.filter(|name| !name.is_empty()),
+            offset_bytes: Some(fixup.offset_bytes - source.offset_bytes),
+            ..Location::default()
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 use super::image::{Addresses, PartKind};
 use super::link::fits;
 use super::relocation::Field;
-use super::relocations::{Links, SLOT_BYTES, STUB_BYTES, To};
+use super::relocations::{Links, SLOT_BYTES, To};
+use super::stubs::STUB_BYTES;
 use super::symbols::Place;
 use super::unwind::Unwind;
 

@@ -49,6 +49,7 @@ mod sections;
 mod segments;
 mod signature;
 mod startup;
+mod stubs;
 mod symbols;
 mod target;
 #[cfg(test)]

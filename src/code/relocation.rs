@@ -240,10 +240,14 @@ impl Relocation {
         matches!(self, Relocation::GotPcRelX | Relocation::RexGotPcRelX)
     }
 
-    /// It holds an address in so few bits that only code below 2 GiB has one.
+    /// It holds an address in so few bits that only what lies below 2 GiB has one.
     pub(super) fn is_low_address(self) -> bool {
-        use Relocation::*;
-        matches!(self, Abs32 | Abs32S | Abs16 | Abs8)
+        matches!(self, Relocation::Abs32 | Relocation::Abs32S)
+    }
+
+    /// It holds an address in so few bits that nothing has one.
+    pub(super) fn is_tiny_address(self) -> bool {
+        matches!(self, Relocation::Abs16 | Relocation::Abs8)
     }
 }
 
@@ -261,14 +265,29 @@ pub(super) fn unsupported(number: u32, at: Location) -> CodeError {
     CodeError::UnsupportedRelocation { relocation: RelocationName(number), hint, at }
 }
 
-/// The error for an address that a field has too few bits for.
+/// The error for an address of the object's own in a field that only holds those below 2 GiB.
 pub(super) fn low_address(relocation: Relocation, at: Location) -> CodeError {
-    let hint = "it needs code below 2 GiB, which there is none of here: compile with -fPIC";
+    let hint = "it needs code below 2 GiB, where this daemon has no arena: compile with -fPIC, or set arena.low_bytes";
     CodeError::UnsupportedRelocation { relocation: relocation.name(), hint, at }
 }
 
-/// The error for a symbol of another entry that a displacement does not reach.
+/// The error for an address in a field that holds none that there is.
+pub(super) fn tiny_address(relocation: Relocation, at: Location) -> CodeError {
+    let hint = "no code lies so low, below 2 GiB or not: compile with -fPIC";
+    CodeError::UnsupportedRelocation { relocation: relocation.name(), hint, at }
+}
+
+/// The error for a symbol of another entry that a field does not reach.
 pub(super) fn far_entry(relocation: Relocation, at: Location) -> CodeError {
-    let hint = "the symbol is of another entry, which is too far away for this displacement: compile with -fPIC";
+    let hint = match relocation.is_low_address() {
+        true => "the symbol is of another entry, which does not lie below 2 GiB: compile with -fPIC",
+        false => "the symbol is of another entry, which is too far away for this displacement: compile with -fPIC",
+    };
+    CodeError::UnsupportedRelocation { relocation: relocation.name(), hint, at }
+}
+
+/// The error for a place within a host function, to which no stub leads.
+pub(super) fn far_host(relocation: Relocation, at: Location) -> CodeError {
+    let hint = "the symbol is of the host, which does not lie below 2 GiB: compile with -fPIC";
     CodeError::UnsupportedRelocation { relocation: relocation.name(), hint, at }
 }

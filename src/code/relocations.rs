@@ -7,28 +7,21 @@ use super::entities::{Definition, Entities, SymbolId};
 use super::error::shown;
 use super::image::PartKind;
 use super::layout::Layout;
-use super::provider::Provided;
 use super::reach::Patches;
 use super::relax::Form;
 use super::relocation::{self, Relocation};
 use super::sections::Home;
+use super::stubs::{self, STUB_BYTES};
 use super::symbols::{self, Place};
 use super::tls::{self, Access, Rewrite};
 use super::{CodeError, ImportTable, Location};
 
 /// Bytes of a slot of the global offset table.
 pub(super) const SLOT_BYTES: u64 = 8;
-/// Bytes of a call stub: `jmp *slot(%rip)`, and trap bytes up to a multiple of 8.
-pub(super) const STUB_BYTES: u64 = 8;
-/// Bytes of the instruction of a stub. Its displacement is the last four of them, relative to its end.
-pub(super) const JUMP_BYTES: u64 = 6;
 /// The addend of a field that ends its instruction, as displacements count from there.
-const END_OF_FIELD: i64 = -4;
+pub(super) const END_OF_FIELD: i64 = -4;
 /// Bytes of names for errors that are kept for each byte of the blobs; what is beyond stays unnamed.
 const NAME_BYTES_PER_BLOB_BYTE_MAX: u64 = 4;
-/// `jmp *0(%rip)`; the displacement follows once addresses are known.
-pub(super) const STUB: [u8; STUB_BYTES as usize] = [0xff, 0x25, 0, 0, 0, 0, 0xcc, 0xcc];
-
 /// What is left to write into an image once its run addresses are known.
 #[derive(Default)]
 pub(super) struct Links {
@@ -47,6 +40,8 @@ pub(super) struct Links {
     pub(super) stubs_offset_bytes: u64,
     /// Sections that hold fixups.
     pub(super) sources: Vec<Source>,
+    /// Index of the first fixup for whose sake the image must lie below 2 GiB.
+    pub(super) first_low: Option<u32>,
     /// Instructions that load an address from a slot, and compute it instead.
     relaxed: Vec<Relaxed>,
     /// Other rewritten instructions: bytes from the start of the code part, and what stands there.
@@ -87,7 +82,9 @@ pub(super) struct Target {
     /// As errors show it.
     pub(super) name: Box<str>,
     slot: Option<u32>,
-    stub: Option<u32>,
+    pub(super) stub: Option<u32>,
+    /// The stub's address is taken for that of the function.
+    pub(super) is_by_stub_alone: bool,
 }
 
 /// A section that holds fixups.
@@ -133,6 +130,7 @@ pub(super) fn collect(
         }
     }
     let mut links = collector.finish()?;
+    links.lead_to_stubs();
     // Where there is none, its start is still a place that others are measured from.
     let slots_bytes = links.slots.len() as u64 * SLOT_BYTES;
     links.slots_offset_bytes =
@@ -144,22 +142,6 @@ pub(super) fn collect(
 }
 
 impl Links {
-    /// Whether linking may lead past this stub, straight to a function of another entry.
-    pub(super) fn may_pass_stub(&self, to: To) -> bool {
-        let To::Stub(stub) = to else { return false };
-        let target = self.slots[self.stubs[stub as usize] as usize];
-        matches!(self.targets[target as usize].place, Place::Provided(_))
-    }
-
-    /// Writes the stubs, still without their displacements, behind the sections of `code`.
-    pub(super) fn write_stubs(&self, code: &mut [u8]) {
-        let room = &mut code[self.stubs_offset_bytes as usize..];
-        for (stub, _) in room.chunks_exact_mut(STUB.len()).zip(&self.stubs) {
-            stub.copy_from_slice(&STUB);
-        }
-        self.chosen.write_stubs(code);
-    }
-
     /// Rewrites the instructions that need no slot.
     pub(super) fn write_relaxed(&self, code: &mut [u8]) {
         for relaxed in &self.relaxed {
@@ -351,34 +333,21 @@ impl Collector<'_, '_> {
             self.links.fixups.push(fixup);
             return Ok(());
         }
-        let is_by_stub = match relocation {
-            // Calls of a weak symbol that is nothing stand behind a test of its address, and still must reach.
-            Relocation::Plt32 => {
-                matches!(place, Place::Import(_) | Place::Provided(_) | Place::Nothing) && addend == END_OF_FIELD
-            }
-            Relocation::PltOff64 => {
-                matches!(place, Place::Import(_) | Place::Provided(_) | Place::Nothing) && addend == 0
-            }
-            // Compilers and older assemblers write calls so, and a stub's address serves as the function's own.
-            // Data has no such stand-in: it must be near, or be addressed by a slot.
-            Relocation::Pc32 => {
-                matches!(place, Place::Import(_) | Place::Provided(Provided { is_function: true, .. }))
-                    && addend == END_OF_FIELD
-            }
-            // Somewhere in the middle of a function that is far away nobody can be led to by a stub.
-            _ => false,
-        };
         fixup.to = if relocation.is_by_slot() {
             let target = self.target(entity);
             To::Slot(self.slot(target))
         } else if relocation.is_of_slots_start() {
             To::SlotsStart
-        } else if is_by_stub {
+        } else if stubs::leads_there(relocation, place, addend) {
             let target = self.target(entity);
+            self.links.targets[target as usize].is_by_stub_alone |= relocation.is_low_address();
             To::Stub(self.stub(target))
         } else {
             To::Target(self.target(entity))
         };
+        if stubs::needs_low(relocation, fixup.to, place) {
+            self.links.first_low.get_or_insert(self.links.fixups.len() as u32);
+        }
         self.links.fixups.push(fixup);
         Ok(())
     }
@@ -413,7 +382,13 @@ impl Collector<'_, '_> {
         let target = self.links.targets.len() as u32;
         let name = self.name_of(entity).unwrap_or_default();
         let name = self.kept(name);
-        self.links.targets.push(Target { place: self.places[entity as usize], name, slot: None, stub: None });
+        self.links.targets.push(Target {
+            place: self.places[entity as usize],
+            name,
+            slot: None,
+            stub: None,
+            is_by_stub_alone: false,
+        });
         self.target_of_entity[entity as usize] = Some(target);
         target
     }

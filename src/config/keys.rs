@@ -94,6 +94,8 @@ pub const KEYS: &[Key] = &[
     bytes("cache.budget_bytes", 64 * KIB, 1024 * GIB),
     count("cache.eviction_window", 0, 1024),
     bytes("arena.reserve_max_bytes", 2 * MIB, 1024 * GIB),
+    // Three times this and guards leave more than half of the addresses below 2 GiB to be placed among.
+    bytes("arena.low_bytes", 0, 256 * MIB),
     Key { path: "arena.granule_bytes", kind: Kind::PowerOfTwo { min: 16, max: 4 * KIB } },
     count("arena.shards", 0, 64),
     bytes("arena.keep_free_bytes", 0, GIB),

@@ -89,6 +89,8 @@ pub struct Arena {
     /// Bytes of address space that are reserved at start for each kind of memory (code, read-only data, data).
     /// At least `cache.budget_bytes`, which may only ever move below it.
     pub reserve_max_bytes: u64,
+    /// The same for one arena more, below 2 GiB, for objects with absolute addresses in 32 bits; 0: none.
+    pub low_bytes: u64,
     /// Bytes that spans are rounded up to: a power of two.
     pub granule_bytes: u64,
     /// Parts that threads allocate from side by side; 0: one per core.
@@ -370,6 +372,7 @@ impl Default for Arena {
     fn default() -> Self {
         Self {
             reserve_max_bytes: GIB,
+            low_bytes: 0,
             granule_bytes: 64,
             shards: 0,
             keep_free_bytes: 8 * MIB,

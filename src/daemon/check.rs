@@ -4,7 +4,7 @@ use nix::errno::Errno;
 
 use super::{DaemonError, Parts, arena_config, build, executors, filter_policy};
 use crate::{
-    arena::{self, Finding, FindingLevel},
+    arena::{self, ArenaStats, Finding, FindingLevel},
     config::Config,
     exec::{self, FilterError, FilterPolicy, FilterState},
 };
@@ -32,6 +32,11 @@ pub fn explain(config: &Config) -> Explained {
     told(&findings)
 }
 
+/// What helps where the filter is required and cannot be had.
+pub(super) fn required_remedy(error: &FilterError) -> String {
+    format!("{}, or set exec.system_call_filter to try", error.remedy())
+}
+
 /// Whether system calls of code can be contained.
 fn filter(policy: FilterPolicy, tried: Result<(), FilterError>) -> Finding {
     let (level, what, remedy) = match (policy, tried) {
@@ -43,11 +48,7 @@ fn filter(policy: FilterPolicy, tried: Result<(), FilterError>) -> Finding {
             ),
         ),
         (_, Ok(())) => (FindingLevel::Ok, "a filter keeps code from system calls (seccomp)".to_owned(), None),
-        (FilterPolicy::Require, Err(error)) => (
-            FindingLevel::Failed,
-            error.to_string(),
-            Some(format!("{}, or set exec.system_call_filter to try", error.remedy())),
-        ),
+        (FilterPolicy::Require, Err(error)) => (FindingLevel::Failed, error.to_string(), Some(required_remedy(&error))),
         (FilterPolicy::Try, Err(error)) => (FindingLevel::Degraded, error.to_string(), Some(error.remedy().to_owned())),
     };
     Finding { level, what, errno: None, remedy }
@@ -70,6 +71,7 @@ pub fn check(config: &Config) -> Result<Vec<(String, String)>, DaemonError> {
             "arena reservation",
             format!("{} bytes for each of code, read-only data and data", config.arena.reserve_max_bytes),
         ),
+        ("low arena", low_arena(config.arena.low_bytes, &arena)),
         (
             "executors",
             format!(
@@ -82,6 +84,17 @@ pub fn check(config: &Config) -> Result<Vec<(String, String)>, DaemonError> {
     ]
     .map(|(name, finding)| (name.to_owned(), finding))
     .into())
+}
+
+fn low_arena(asked_bytes: u64, arena: &ArenaStats) -> String {
+    match (asked_bytes, arena.low_refused) {
+        (0, _) => "off: objects with absolute addresses in 32 bits are refused (arena.low_bytes)".to_owned(),
+        (_, Some(refused)) => format!("degraded: {refused}; objects that need it are refused"),
+        (_, None) => {
+            let bytes = arena.low[0].reserved_bytes;
+            format!("{bytes} bytes for each of code, read-only data and data, below 2 GiB")
+        }
+    }
 }
 
 fn contained(state: FilterState) -> String {
@@ -170,6 +183,9 @@ mod tests {
         let required = filter(FilterPolicy::Require, refused);
         assert!(required.level == FindingLevel::Failed && required.what.contains("EPERM"), "{required:?}");
         assert!(required.remedy.is_some_and(|it| it.contains("profile")));
+        let told =
+            DaemonError::from(exec::StartError::Filter { error: FilterError::Install(Errno::EPERM) }).to_string();
+        assert!(told.contains("profile") && told.contains("exec.system_call_filter"), "{told}");
         assert_eq!(filter(FilterPolicy::Try, refused).level, FindingLevel::Degraded);
         assert_eq!(filter(FilterPolicy::Off, Ok(())).level, FindingLevel::Degraded);
         assert_eq!(filter(FilterPolicy::Require, Ok(())).level, FindingLevel::Ok);
@@ -183,12 +199,14 @@ mod tests {
         config.arena.granule_bytes = 16;
         config.arena.shards = 3;
         config.arena.keep_free_bytes = 5;
+        config.arena.low_bytes = 6;
         config.arena.allow_mprotect = true;
         config.arena.write_window = crate::config::WriteWindow::OnDemand;
         config.arena.huge_pages = crate::config::HugePages::Collapse;
         let given = arena_config(&config);
         assert_eq!(given.directory, Some("/dev/shm".into()));
         assert_eq!((given.granule_bytes, given.shards, given.keep_free_bytes, given.allow_mprotect), (16, 3, 5, true));
+        assert_eq!(given.low_bytes, 6);
         assert_eq!((given.write_window, given.huge_pages), (arena::WriteWindow::OnDemand, arena::HugePages::Collapse));
     }
 }

@@ -17,6 +17,8 @@ use std::ops::Range;
 
 use libc::sock_filter;
 
+use super::arch::{ARCH_GET_FS, ARCH_SET_FS};
+
 /// Ranges of code at most. Bounds the program, of which the kernel takes 4096 instructions.
 pub(super) const RANGES_MAX: usize = 16;
 /// What comes in `si_errno` with a SIGSYS of this filter, to tell it from those of other filters.
@@ -42,8 +44,6 @@ const MADV_HWPOISON: u32 = 100;
 const MADV_GUARD_INSTALL: u32 = 102;
 /// What wakes the runtime: a write of one 64-bit number to an event descriptor.
 const EVENT_BYTES: u64 = 8;
-const ARCH_SET_FS: u32 = 0x1002;
-const ARCH_GET_FS: u32 = 0x1003;
 /// The libc crate has no names for them yet.
 const SYS_URETPROBE: libc::c_long = 335;
 const SYS_UPROBE: libc::c_long = 336;
@@ -123,8 +123,8 @@ fn conditional(code: &[Range<u64>], daemon: Daemon) -> Vec<(libc::c_long, Vec<Te
         // The C library, of stacks of threads that ended.
         (libc::SYS_madvise, vec![Test::Bits { argument: 2, mask: !1, value: MADV_GUARD_INSTALL }]),
         // The handler, and the way back from code, restore the thread pointer.
-        (libc::SYS_arch_prctl, vec![is(0, ARCH_SET_FS)]),
-        (libc::SYS_arch_prctl, vec![is(0, ARCH_GET_FS)]),
+        (libc::SYS_arch_prctl, vec![is(0, ARCH_SET_FS as u32)]),
+        (libc::SYS_arch_prctl, vec![is(0, ARCH_GET_FS as u32)]),
         // The last words of a panic, or of the C library.
         (libc::SYS_write, vec![is(0, libc::STDERR_FILENO as u32)]),
         (libc::SYS_writev, vec![is(0, libc::STDERR_FILENO as u32)]),
@@ -137,14 +137,17 @@ fn conditional(code: &[Range<u64>], daemon: Daemon) -> Vec<(libc::c_long, Vec<Te
     rules.extend(LAST_SIGNALS.map(last));
     // Freed code is wiped so.
     let executable = is(2, (libc::PROT_READ | libc::PROT_EXEC) as u32);
-    for range in code.iter().filter(|_| daemon.flips_protection) {
-        let within = [
-            Test::AtLeast { argument: 0, value: range.start },
-            Test::AtMost { argument: 0, value: range.end.saturating_sub(1) },
-        ];
+    for range in ranges(code).filter(|_| daemon.flips_protection) {
+        let within =
+            [Test::AtLeast { argument: 0, value: range.start }, Test::AtMost { argument: 0, value: range.end - 1 }];
         rules.push((libc::SYS_mprotect, vec![executable, within[0], within[1]]));
     }
     rules
+}
+
+/// Those that hold anything.
+fn ranges(code: &[Range<u64>]) -> impl Iterator<Item = &Range<u64>> {
+    code.iter().filter(|range| !range.is_empty())
 }
 
 /// The program for a daemon's executors. System calls made by instructions in `code` are refused:
@@ -152,12 +155,12 @@ fn conditional(code: &[Range<u64>], daemon: Daemon) -> Vec<(libc::c_long, Vec<Te
 pub(super) fn program(code: &[Range<u64>], daemon: Daemon) -> Vec<sock_filter> {
     assert!(code.len() <= RANGES_MAX, "the caller holds the number of ranges to its bound");
     let mut blocks =
-        vec![vec![load(ARCH), Op::If(Compare::Equal, AUDIT_ARCH_X86_64, To::Miss, To::Next), Op::Verdict(REFUSED)]];
+        vec![vec![Op::Load(ARCH), Op::If(Compare::Equal, AUDIT_ARCH_X86_64, To::Miss, To::Next), Op::Verdict(REFUSED)]];
     blocks.extend(made_in(code));
-    blocks.push(vec![load(NUMBER)]);
+    blocks.push(vec![Op::Load(NUMBER)]);
     blocks.extend(ALWAYS.iter().map(|number| vec![is_number(*number), Op::Verdict(ALLOWED)]));
     for (number, tests) in conditional(code, daemon) {
-        let mut block = vec![load(NUMBER), is_number(number)];
+        let mut block = vec![Op::Load(NUMBER), is_number(number)];
         block.extend(tests.into_iter().flat_map(Test::ops));
         block.push(Op::Verdict(ALLOWED));
         blocks.push(block);
@@ -175,7 +178,7 @@ pub(super) fn lent_program(code: &[Range<u64>]) -> Vec<sock_filter> {
 
 /// Refuses what instructions in `code` ask for.
 fn made_in(code: &[Range<u64>]) -> impl Iterator<Item = Vec<Op>> {
-    code.iter().filter(|range| !range.is_empty()).map(|range| {
+    ranges(code).map(|range| {
         // The pointer is that of the next instruction.
         [at_least(POINTER, range.start + 1), at_most(POINTER, range.end), vec![Op::Verdict(REFUSED)]].concat()
     })
@@ -214,19 +217,15 @@ impl Test {
         let at = |argument| ARGUMENTS + argument * 2 * HALF_BYTES;
         match self {
             Self::Bits { argument, mask, value } => {
-                vec![load(at(argument)), Op::And(mask), Op::If(Compare::Equal, value, To::Next, To::Miss)]
+                vec![Op::Load(at(argument)), Op::And(mask), Op::If(Compare::Equal, value, To::Next, To::Miss)]
             }
             Self::Below { argument, bound } => {
-                vec![load(at(argument)), Op::If(Compare::AtLeast, bound, To::Miss, To::Next)]
+                vec![Op::Load(at(argument)), Op::If(Compare::AtLeast, bound, To::Miss, To::Next)]
             }
             Self::AtLeast { argument, value } => at_least(at(argument), value),
             Self::AtMost { argument, value } => at_most(at(argument), value),
         }
     }
-}
-
-fn load(offset: u32) -> Op {
-    Op::Load(offset)
 }
 
 fn is_number(number: libc::c_long) -> Op {
@@ -237,10 +236,10 @@ fn is_number(number: libc::c_long) -> Op {
 fn at_least(offset: u32, value: u64) -> Vec<Op> {
     let (high, low) = halves(value);
     vec![
-        load(offset + HALF_BYTES),
+        Op::Load(offset + HALF_BYTES),
         Op::If(Compare::Above, high, To::Over(3), To::Next),
         Op::If(Compare::Equal, high, To::Next, To::Miss),
-        load(offset),
+        Op::Load(offset),
         Op::If(Compare::AtLeast, low, To::Next, To::Miss),
     ]
 }
@@ -249,10 +248,10 @@ fn at_least(offset: u32, value: u64) -> Vec<Op> {
 fn at_most(offset: u32, value: u64) -> Vec<Op> {
     let (high, low) = halves(value);
     vec![
-        load(offset + HALF_BYTES),
+        Op::Load(offset + HALF_BYTES),
         Op::If(Compare::Above, high, To::Miss, To::Next),
         Op::If(Compare::Equal, high, To::Next, To::Over(2)),
-        load(offset),
+        Op::Load(offset),
         Op::If(Compare::Above, low, To::Miss, To::Next),
     ]
 }

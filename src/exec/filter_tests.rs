@@ -198,6 +198,14 @@ fn a_call_is_codes_from_the_first_byte_behind_the_start_to_the_end() {
 }
 
 #[test]
+fn an_empty_range_allows_nothing() {
+    let data =
+        Data { number: libc::SYS_mprotect as u32, arch: AUDIT_ARCH_X86_64, pointer: 0, arguments: [0, 0, 5, 0, 0, 0] };
+    assert_eq!(run(&program(slice::from_ref(&(0..0)), DAEMON), &data), REFUSED);
+    assert_eq!(run(&lent_program(slice::from_ref(&(0..0))), &data), ALLOWED, "nor does it refuse anything there");
+}
+
+#[test]
 fn the_longest_program_is_one_that_the_kernel_takes() {
     let ranges: Vec<Range<u64>> = (1..=RANGES_MAX as u64).map(|at| at << 40..(at << 40) + (1 << 30)).collect();
     let longest = program(&ranges, DAEMON);

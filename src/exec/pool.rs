@@ -111,10 +111,7 @@ pub enum StartError {
         given: usize,
     },
     /// System calls of code cannot be contained, which the configuration requires.
-    #[error(
-        "system calls of code cannot be contained: {error}; {}, or set exec.system_call_filter to try",
-        .error.remedy()
-    )]
+    #[error("system calls of code cannot be contained: {error}")]
     Filter {
         /// Why.
         error: FilterError,

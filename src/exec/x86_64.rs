@@ -50,8 +50,8 @@ static X87_CONTROL_CLEAN: u16 = 0x37f;
 /// From the host's stack pointer, where the code runs, to where it was before the call of `enter`: six registers and the
 /// return address. As unwinders are told, too.
 pub(super) const SAVED_BYTES: u64 = 7 * 8;
-const ARCH_SET_FS: u64 = 0x1002;
-const ARCH_GET_FS: u64 = 0x1003;
+pub(super) const ARCH_SET_FS: u64 = 0x1002;
+pub(super) const ARCH_GET_FS: u64 = 0x1003;
 const SYS_ARCH_PRCTL: u64 = libc::SYS_arch_prctl as u64;
 
 /// What the assembly reads and writes. Must stand at the start of the last [`FRAME_BYTES`] of a slot.

@@ -43,12 +43,20 @@ pub(super) const READY: Named = ("codecache_ready", "1 if requests are taken.");
 pub(super) const DRAINING: Named = ("codecache_draining", "1 if the daemon finishes what runs and takes nothing new.");
 pub(super) const ENTRIES: Named = ("codecache_entries", "Entries, by state.");
 pub(super) const ARENA_BYTES: Named = ("codecache_arena_bytes", "Arena memory in bytes, by kind and state.");
+pub(super) const ARENA_LOW_BYTES: Named =
+    ("codecache_arena_low_bytes", "Of codecache_arena_bytes, what lies below 2 GiB, all kinds together, by state.");
+pub(super) const ARENA_LOW_LARGEST_FREE_BYTES: Named = (
+    "codecache_arena_low_largest_free_bytes",
+    "The longest part that could still be placed in every kind of memory below 2 GiB.",
+);
 pub(super) const ARENA_RESIDENT_BYTES: Named =
     ("codecache_arena_resident_bytes", "Memory of the kernel behind the arenas in bytes.");
 pub(super) const ARENA_HUGE_PAGE_BYTES: Named =
     ("codecache_arena_huge_page_bytes", "Of codecache_arena_resident_bytes, what lies on huge pages.");
-pub(super) const ARENA_LARGEST_FREE_BYTES: Named =
-    ("codecache_arena_largest_free_bytes", "The longest part that could still be placed in every kind of memory.");
+pub(super) const ARENA_LARGEST_FREE_BYTES: Named = (
+    "codecache_arena_largest_free_bytes",
+    "The longest part that could still be placed in every kind of memory, but for that below 2 GiB.",
+);
 pub(super) const ARENA_FRAGMENTATION_RATIO: Named = (
     "codecache_arena_fragmentation_ratio",
     "Of committed arena memory, the share that has no owner, from 0 to 1: gaps, and what is kept for later.",
@@ -133,6 +141,8 @@ pub(super) const GAUGES: &[Named] = &[
     DRAINING,
     ENTRIES,
     ARENA_BYTES,
+    ARENA_LOW_BYTES,
+    ARENA_LOW_LARGEST_FREE_BYTES,
     ARENA_RESIDENT_BYTES,
     ARENA_HUGE_PAGE_BYTES,
     ARENA_LARGEST_FREE_BYTES,

@@ -29,6 +29,10 @@ pub struct Snapshot {
     pub arena_rodata: ArenaBytes,
     /// Memory for writable data.
     pub arena_data: ArenaBytes,
+    /// Of all of these, what lies below 2 GiB.
+    pub arena_low: ArenaBytes,
+    /// The longest part that could still be placed in every kind of memory there, in bytes.
+    pub arena_low_largest_free_bytes: u64,
     /// Memory of the kernel behind the arenas, in bytes.
     pub arena_resident_bytes: u64,
     /// Of that, what lies on huge pages, in bytes.
@@ -111,6 +115,8 @@ pub(super) struct SnapshotHandles {
     draining: Gauge,
     entries: By<EntryState, Gauge>,
     arena_bytes: By<MemoryKind, By<MemoryState, Gauge>>,
+    arena_low_bytes: By<MemoryState, Gauge>,
+    arena_low_largest_free_bytes: Gauge,
     arena_resident_bytes: Gauge,
     arena_huge_page_bytes: Gauge,
     arena_largest_free_bytes: Gauge,
@@ -143,6 +149,8 @@ impl SnapshotHandles {
                     registry.gauge(catalog::ARENA_BYTES, &[("kind", kind.label()), ("state", state.label())])
                 })
             }),
+            arena_low_bytes: registry.gauges(catalog::ARENA_LOW_BYTES, "state"),
+            arena_low_largest_free_bytes: registry.gauge(catalog::ARENA_LOW_LARGEST_FREE_BYTES, &[]),
             arena_resident_bytes: registry.gauge(catalog::ARENA_RESIDENT_BYTES, &[]),
             arena_huge_page_bytes: registry.gauge(catalog::ARENA_HUGE_PAGE_BYTES, &[]),
             arena_largest_free_bytes: registry.gauge(catalog::ARENA_LARGEST_FREE_BYTES, &[]),
@@ -191,17 +199,18 @@ impl SnapshotHandles {
     }
 
     fn set_memory(&self, now: &Snapshot) {
-        for (kind, bytes) in [
-            (MemoryKind::Code, now.arena_code),
-            (MemoryKind::Rodata, now.arena_rodata),
-            (MemoryKind::Data, now.arena_data),
+        for (states, bytes) in [
+            (self.arena_bytes.get(MemoryKind::Code), now.arena_code),
+            (self.arena_bytes.get(MemoryKind::Rodata), now.arena_rodata),
+            (self.arena_bytes.get(MemoryKind::Data), now.arena_data),
+            (&self.arena_low_bytes, now.arena_low),
         ] {
-            let states = self.arena_bytes.get(kind);
             set(states.get(MemoryState::Used), bytes.used_bytes);
             set(states.get(MemoryState::Lingering), bytes.lingering_bytes);
             set(states.get(MemoryState::Free), bytes.free_bytes);
             set(states.get(MemoryState::Reserved), bytes.reserved_bytes);
         }
+        set(&self.arena_low_largest_free_bytes, now.arena_low_largest_free_bytes);
         set(&self.arena_resident_bytes, now.arena_resident_bytes);
         set(&self.arena_huge_page_bytes, now.arena_huge_page_bytes);
         set(&self.arena_largest_free_bytes, now.arena_largest_free_bytes);

@@ -74,6 +74,7 @@ pub(super) fn answer(service: &Service, asked: &Asked) -> Result<proto::GetArena
         strategy: stats.strategy.to_owned(),
         strategy_reason: stats.reason,
         strategy_attempts: stats.attempts,
+        low_refused: stats.low_refused.map(|refused| refused.to_string()).unwrap_or_default(),
     })
 }
 
@@ -99,6 +100,7 @@ fn area(stats: &AreaStats, map: &Map) -> proto::ArenaArea {
     let memory = &stats.memory;
     proto::ArenaArea {
         arena: stats.arena,
+        low: stats.low,
         kind: kind(stats.kind).into(),
         bytes: memory.reserved_bytes,
         committed_bytes: memory.committed_bytes,

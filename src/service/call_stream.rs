@@ -144,7 +144,9 @@ impl<'a> CallStream<'a> {
     ) -> Event {
         let limits = &self.service.limits;
         let (intake, handover) = (&mut self.intake, &mut self.handover);
-        let is_full = intake.len() + handover.len() >= limits.stream_calls_max || intake.len() >= handover::SERIES_MAX;
+        let is_full = intake.len() + handover.len() >= limits.stream_calls_max
+            || intake.len() >= handover::SERIES_MAX
+            || intake.bytes() + handover.args_bytes() >= limits.unary_max_bytes;
         let (reads, has_answers) = (self.ending.is_none() && !is_full, handover.has_answers());
         let ticking = handover.is_running() || !intake.is_empty();
         // Nobody to wait for but the client.

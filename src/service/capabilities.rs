@@ -37,6 +37,7 @@ pub(super) fn answer(service: &Service) -> proto::GetCapabilitiesResponse {
             page_max: PAGE_MAX as u32,
             stream_max_bytes: limits.stream_max_bytes,
             stream_chunk_max_bytes: limits.stream_chunk_max_bytes,
+            low_bytes: service.arenas.low_bytes(),
             batch_rows_max: exec::ROWS_MAX as u64,
             stream_calls_max: limits.stream_calls_max as u32,
         }),

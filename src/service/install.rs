@@ -67,7 +67,7 @@ fn install(
     verify(&request, &digest)?;
     let dependencies = dependencies::find(service, &name, &request)?;
     if request.validate_only {
-        let answer = validate::answer(service, &request, format, &declared, &dependencies);
+        let answer = validate::answer(service, &name, &request, format, &declared, &dependencies);
         return Ok(with_victims(upload, answer));
     }
     target::hold_names(&service.features, &request.required_cpu_features)?;
@@ -329,7 +329,9 @@ impl From<ReserveError> for Failure {
             ReserveError::Fragmented { .. } => Self::quota(Reason::ArenaFragmented, "arena", message),
             ReserveError::TooLarge { .. } => Self::quota(Reason::BudgetExhausted, "arena", message),
             ReserveError::Align { .. } => Self::new(Reason::MalformedObject, message),
-            ReserveError::Commit { .. } => Self::new(Reason::ExecMemoryDenied, message),
+            ReserveError::Commit { .. } | ReserveError::NoLow | ReserveError::LowRefused(_) => {
+                Self::new(Reason::ExecMemoryDenied, message)
+            }
         }
     }
 }

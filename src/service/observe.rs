@@ -4,11 +4,11 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Service, convert};
 use crate::{
-    arena::{ArenaStats, KindStats},
+    arena::{ArenaStats, KindStats, PartKind},
     cache::EvictionCount,
     exec::FilterState,
     metrics::{ArenaBytes, Evicted, Snapshot},
-    proto::{ArenaStatus, BudgetStatus, CounterStatus, EntryStatus, ExecutorStatus, GetStatusResponse},
+    proto::{ArenaStatus, BudgetStatus, CounterStatus, EntryStatus, ExecutorStatus, GetStatusResponse, LowArenaStatus},
 };
 
 impl Service {
@@ -41,6 +41,7 @@ impl Service {
                 quarantined: cache.quarantines.entries,
             }),
             arena: Some(ArenaStatus {
+                low: low_arena(&arena),
                 strategy: arena.strategy.to_owned(),
                 strategy_reason: arena.reason,
                 reserved_bytes: memory.reserved_bytes,
@@ -93,15 +94,18 @@ impl Service {
         let (cache, arena, pool) = (self.cache.stats(), self.arenas.stats(), self.pool.stats());
         let memory = arena.total();
         let draining = self.draining.load(Relaxed);
-        let largest = [arena.code, arena.rodata, arena.data].map(|kind| kind.largest_free_bytes);
+        let [code, rodata, data] = [PartKind::Code, PartKind::Rodata, PartKind::Data].map(|kind| arena.all(kind));
+        let largest = [code, rodata, data].map(|kind| kind.largest_free_bytes);
         Snapshot {
             ready: self.ready().is_ok(),
             draining,
             entries_resident: cache.resident_entries,
             entries_lingering: cache.charged.lingering_entries,
-            arena_code: arena_bytes(&arena.code),
-            arena_rodata: arena_bytes(&arena.rodata),
-            arena_data: arena_bytes(&arena.data),
+            arena_code: arena_bytes(&code),
+            arena_rodata: arena_bytes(&rodata),
+            arena_data: arena_bytes(&data),
+            arena_low: arena_bytes(&arena.low_total()),
+            arena_low_largest_free_bytes: arena.low_largest_free_bytes(),
             arena_resident_bytes: memory.committed_bytes,
             arena_huge_page_bytes: self.arenas.huge_bytes(),
             arena_largest_free_bytes: largest.into_iter().min().unwrap_or_default(),
@@ -130,6 +134,22 @@ impl Service {
             evicted_never_used: cache.evictions.never_used,
         }
     }
+}
+
+/// Below 2 GiB, if the configuration asks for that.
+fn low_arena(arena: &ArenaStats) -> Option<LowArenaStatus> {
+    let memory = arena.low_total();
+    let status = LowArenaStatus {
+        reserved_bytes: memory.reserved_bytes,
+        committed_bytes: memory.committed_bytes,
+        used_bytes: memory.used_bytes,
+        lingering_bytes: memory.lingering_bytes,
+        free_bytes: memory.free_bytes,
+        spans: memory.spans,
+        largest_free_bytes: arena.low_largest_free_bytes(),
+        refused: arena.low_refused.map(|refused| refused.to_string()).unwrap_or_default(),
+    };
+    (memory.reserved_bytes > 0 || arena.low_refused.is_some()).then_some(status)
 }
 
 fn arena_bytes(kind: &KindStats) -> ArenaBytes {

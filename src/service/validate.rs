@@ -6,17 +6,14 @@ use super::{
     install, signature, target,
 };
 use crate::{
-    cache::Dependencies,
-    code::{Addresses, Diagnosis, Finding, Image, Location},
+    cache::{Dependencies, InstallError, Name},
+    code::{Addresses, CodeError, Diagnosis, Finding, Image, Location},
     config::Screen,
     proto::{self, BlobFormat, Severity},
 };
 
 /// Problems that an answer holds.
 const DIAGNOSTICS_MAX: usize = Diagnosis::PROBLEMS_MAX;
-
-/// Bytes between the parts of an image in the trial, each of which has an area of its own in an arena.
-const PARTS_APART_BYTES: u64 = 256 << 20;
 
 #[derive(Default)]
 struct Report {
@@ -27,6 +24,7 @@ struct Report {
 /// Answers all that can be found before memory is taken. `declared`: the signatures of the request.
 pub(super) fn answer(
     service: &Service,
+    name: &Name,
     request: &proto::InstallRequest,
     format: BlobFormat,
     declared: &[signature::Declaration],
@@ -37,7 +35,7 @@ pub(super) fn answer(
     let missing = service.features.missing_names(names);
     target::failures(missing, target::REQUEST).for_each(|it| report.failure(it, None));
     match parse(service, request, format, dependencies) {
-        Ok(image) => report.image(service, image, declared),
+        Ok(image) => report.image(service, image, declared, (name, dependencies)),
         Err(Unparsed::Refused(failure)) => report.failure(failure, None),
         Err(Unparsed::Diagnosed(diagnosis)) => report.diagnosis(diagnosis),
     }
@@ -70,15 +68,31 @@ fn parse(
 }
 
 impl Report {
-    fn image(&mut self, service: &Service, mut image: Image, declared: &[signature::Declaration]) {
+    /// Whether there could be room for it, and of the right kind.
+    fn fit(&mut self, service: &Service, name: &Name, image: &Image, dependencies: &Dependencies) {
+        match service.cache.hold(name, image, dependencies) {
+            // Each place of the image that says so is told by the trial of the link.
+            Err(InstallError::Link(CodeError::UnsupportedRelocation { .. })) | Ok(()) => {}
+            Err(error) => self.failure(error.into(), None),
+        }
+    }
+
+    fn image(
+        &mut self,
+        service: &Service,
+        mut image: Image,
+        declared: &[signature::Declaration],
+        (name, dependencies): (&Name, &Dependencies),
+    ) {
         let missing = service.features.missing_levels(image.levels_needed());
         target::failures(missing, target::OBJECT).for_each(|it| self.failure(it, None));
         for (symbol, failure) in signature::declare(&mut image, declared) {
             self.failure(failure, Some(&Location { symbol: Some(symbol), ..Location::default() }));
         }
-        let code = service.arenas.executable_range().start;
-        let at = Addresses { code, rodata: code + PARTS_APART_BYTES, data: code + 2 * PARTS_APART_BYTES };
-        self.diagnosis(image.diagnose_link(at));
+        self.fit(service, name, &image, dependencies);
+        if let Some(at) = trial_addresses(service, &image) {
+            self.diagnosis(image.diagnose_link(at));
+        }
         if service.limits.screen != Screen::Off {
             self.screening(service.limits.screen, &image);
         }
@@ -120,6 +134,14 @@ impl Report {
             self.diagnostics.push(diagnostic);
         }
     }
+}
+
+/// Where an image would lie; `None` if it would have to lie where the system gives nothing, which is told already.
+fn trial_addresses(service: &Service, image: &Image) -> Option<Addresses> {
+    let arenas = &service.arenas;
+    let low = image.needs_low() && (arenas.low_bytes() > 0 || arenas.low_refused().is_some());
+    let at = arenas.possible_addresses(low)?;
+    Some(Addresses { code: at.code, rodata: at.rodata, data: at.data })
 }
 
 fn found(severity: Severity, finding: Finding) -> proto::Diagnostic {

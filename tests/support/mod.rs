@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::{
+    fmt::Display,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, Stdio},
@@ -17,7 +18,32 @@ use codecached::{
         value::Kind,
     },
 };
+use libtest_mimic::{Failed, Trial};
 use tempfile::TempDir;
+
+/// A test of what not every machine has. Where `missing` is lacking it is ignored, and says so; with the variable
+/// `required` in the environment it fails instead.
+pub fn trial(
+    required: &str,
+    name: impl Into<String>,
+    missing: Option<impl Display>,
+    run: impl FnOnce() + Send + 'static,
+) -> Trial {
+    let name = name.into();
+    let missing = missing.map(|it| format!("{name} needs {it}"));
+    if let Some(missing) = &missing {
+        eprintln!("{missing}");
+    }
+    let is_ignored = missing.is_some() && std::env::var_os(required).is_none();
+    let run = move || match missing {
+        Some(missing) => Err(Failed::from(missing)),
+        None => {
+            run();
+            Ok(())
+        }
+    };
+    Trial::test(name, run).with_ignored_flag(is_ignored)
+}
 
 /// How long anything that should happen at once may take on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -45,6 +45,9 @@ fn totals(answer: &GetArenasResponse) -> String {
     let b = units::bytes;
     let mut pairs = vec![("strategy", format!("{}: {}", answer.strategy, answer.strategy_reason))];
     pairs.extend(answer.strategy_attempts.iter().map(|attempt| ("", format!("before: {attempt}"))));
+    if !answer.low_refused.is_empty() {
+        pairs.push(("below 2 GiB", answer.low_refused.clone()));
+    }
     pairs.extend([
         ("window", format!("{}, {} granules", window(answer.write_window()), b(answer.granule_bytes))),
         (
@@ -69,7 +72,7 @@ fn totals(answer: &GetArenasResponse) -> String {
 
 fn heading(area: &ArenaArea) -> String {
     let (name, b) = (kind(area.kind()), units::bytes);
-    let title = format!("{name} of arena {}", area.arena);
+    let title = format!("{name} of arena {}{}", area.arena, if area.low { " (below 2 GiB)" } else { "" });
     if area.committed_bytes == 0 {
         return format!("{title}: nothing committed of {}", b(area.bytes));
     }
@@ -104,12 +107,14 @@ fn to_json(answer: &GetArenasResponse) -> Value {
             "fragmentation_ratio": totals.fragmentation_ratio,
         },
         "areas": answer.areas.iter().map(area_json).collect::<Vec<_>>(),
+        "low_refused": answer.low_refused,
     })
 }
 
 fn area_json(area: &ArenaArea) -> Value {
     json!({
         "arena": area.arena,
+        "low": area.low,
         "kind": kind(area.kind()),
         "bytes": area.bytes,
         "committed_bytes": area.committed_bytes,
@@ -188,7 +193,8 @@ mod tests {
             ],
             ..ArenaArea::default()
         };
-        let empty = ArenaArea { arena: 1, kind: MemoryKind::Data.into(), bytes: 8192, ..ArenaArea::default() };
+        let empty =
+            ArenaArea { arena: 1, low: true, kind: MemoryKind::Data.into(), bytes: 8192, ..ArenaArea::default() };
         GetArenasResponse {
             strategy: "memfd".to_owned(),
             strategy_attempts: vec!["memfd-noexec: create: EINVAL".to_owned()],
@@ -209,7 +215,7 @@ mod tests {
             "fragmentation 0.25",
             "code of arena 0: 1 KiB used",
             "|████████████████................................................|",
-            "data of arena 1: nothing committed of 8 KiB\n",
+            "data of arena 1 (below 2 GiB): nothing committed of 8 KiB\n",
             "blank not committed",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");

@@ -1,6 +1,8 @@
 //! `stats` and `capabilities`: what the daemon says about itself.
 
-use codecached::proto::{ArenaStatus, BlobFormat, GetCapabilitiesResponse, GetStatusResponse, SystemCallContainment};
+use codecached::proto::{
+    ArenaStatus, BlobFormat, ExecutorStatus, GetCapabilitiesResponse, GetStatusResponse, LowArenaStatus, SystemCallContainment,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -37,7 +39,8 @@ fn stats_human(status: &GetStatusResponse) -> String {
         (false, false) => "not ready",
     };
     let b = units::bytes;
-    table::pairs([
+    let low = arena.low.as_ref().map(|low| ("below 2 GiB", low_arena(low)));
+    let pairs = [
         ("daemon", format!("codecached {}, pid {}, {state}", status.version, status.pid)),
         ("up", units::milliseconds(status.uptime_seconds.saturating_mul(1000))),
         ("budget", bar(budget.charged_bytes, budget.limit_bytes)),
@@ -69,27 +72,11 @@ fn stats_human(status: &GetStatusResponse) -> String {
             ),
         ),
         ("", format!("{} reserved, {} spans", b(arena.reserved_bytes), arena.spans)),
+    ];
+    let others = [
         ("strategy", strategy(&arena)),
-        (
-            "executors",
-            format!(
-                "{} of {} run ({} spare), {} of {} wait ({} namespaces, {} of each at most)",
-                executors.running,
-                executors.threads,
-                executors.spare,
-                executors.queued,
-                executors.queue_max,
-                executors.namespaces_queued,
-                executors.queue_namespace_max
-            ),
-        ),
-        (
-            "",
-            format!(
-                "{} stuck, {} missing, {} replaced; {} calls inline, {} moved",
-                executors.stuck, executors.missing, executors.replaced, executors.inline_calls, executors.inline_moved
-            ),
-        ),
+        ("executors", executors_run(&executors)),
+        ("", executors_changed(&executors)),
         ("system calls", system_calls(status)),
         ("lookups", format!("{} hits, {} misses{}", counters.lookup_hits, counters.lookup_misses, hit_ratio(status))),
         ("installs", counters.installs.to_string()),
@@ -101,7 +88,36 @@ fn stats_human(status: &GetStatusResponse) -> String {
             ),
         ),
         ("calls", format!("{}, {} trapped", counters.calls, counters.traps)),
-    ])
+    ];
+    table::pairs(pairs.into_iter().chain(low).chain(others))
+}
+
+fn executors_run(it: &ExecutorStatus) -> String {
+    format!(
+        "{} of {} run ({} spare), {} of {} wait ({} namespaces, {} of each at most)",
+        it.running, it.threads, it.spare, it.queued, it.queue_max, it.namespaces_queued, it.queue_namespace_max
+    )
+}
+
+fn executors_changed(it: &ExecutorStatus) -> String {
+    let ExecutorStatus { stuck, missing, replaced, inline_calls, inline_moved, .. } = it;
+    format!("{stuck} stuck, {missing} missing, {replaced} replaced; {inline_calls} calls inline, {inline_moved} moved")
+}
+
+fn low_arena(low: &LowArenaStatus) -> String {
+    if !low.refused.is_empty() {
+        return format!("none: {}", low.refused);
+    }
+    let b = units::bytes;
+    format!(
+        "{} used, {} lingering, {} free, {} committed of {}, {} at once",
+        b(low.used_bytes),
+        b(low.lingering_bytes),
+        b(low.free_bytes),
+        b(low.committed_bytes),
+        b(low.reserved_bytes),
+        b(low.largest_free_bytes)
+    )
 }
 
 /// Whether those of code are contained, and whether executors are kept from any that they need.
@@ -177,6 +193,7 @@ fn stats_json(status: &GetStatusResponse) -> Value {
             "free_bytes": arena.free_bytes,
             "spans": arena.spans,
             "metadata_bytes": arena.metadata_bytes,
+            "low": arena.low.as_ref().map(low_json),
         },
         "executors": {
             "threads": executors.threads,
@@ -215,6 +232,19 @@ fn stats_json(status: &GetStatusResponse) -> Value {
     })
 }
 
+fn low_json(low: &LowArenaStatus) -> Value {
+    json!({
+        "reserved_bytes": low.reserved_bytes,
+        "committed_bytes": low.committed_bytes,
+        "used_bytes": low.used_bytes,
+        "lingering_bytes": low.lingering_bytes,
+        "free_bytes": low.free_bytes,
+        "spans": low.spans,
+        "largest_free_bytes": low.largest_free_bytes,
+        "refused": low.refused,
+    })
+}
+
 fn capabilities_human(answer: &GetCapabilitiesResponse) -> String {
     let limits = answer.limits.unwrap_or_default();
     let b = units::bytes;
@@ -244,6 +274,13 @@ fn capabilities_human(answer: &GetCapabilitiesResponse) -> String {
                 "up to {} sections, {} symbols, {} relocations",
                 limits.sections_max, limits.symbols_max, limits.relocations_max
             ),
+        ),
+        (
+            "below 2 GiB",
+            match limits.low_bytes {
+                0 => "nothing: objects with absolute addresses in 32 bits are refused".to_owned(),
+                bytes => format!("up to {} of each part of objects with absolute addresses in 32 bits", b(bytes)),
+            },
         ),
         ("call", format!("up to {} arguments, {} of memory", limits.arguments_max, b(limits.call_memory_max_bytes))),
         (
@@ -280,6 +317,7 @@ fn capabilities_json(answer: &GetCapabilitiesResponse) -> Value {
             "page_max": limits.page_max,
             "stream_max_bytes": limits.stream_max_bytes,
             "stream_chunk_max_bytes": limits.stream_chunk_max_bytes,
+            "low_bytes": limits.low_bytes,
         },
     })
 }

@@ -87,11 +87,17 @@ fn check_image(image: &Image) {
         assert!(!symbol.is_function || symbol.offset_bytes < sizes.code.size_bytes, "{symbol:?}");
     }
     assert!(image.functions().is_sorted_by_key(|function| function.offset_bytes));
-    assert_eq!(link_at(image, AT).is_ok(), image.diagnose_link(AT).is_empty());
-    match link_at(image, AT) {
-        Ok(linked) => assert!(linked.data[image.data_init_bytes() as usize..].iter().all(|&byte| byte == 0)),
-        Err(error) => check_error(&error),
+    const LOW: Addresses = Addresses { code: 0x1000_0000, rodata: 0x1800_0000, data: 0x2000_0000 };
+    assert_eq!(image.needs_low(), image.low_problem().is_some());
+    for at in [LOW, AT] {
+        let linked = link_at(image, at);
+        assert_eq!(linked.is_ok(), image.diagnose_link(at).is_empty());
+        match linked {
+            Ok(linked) => assert!(linked.data[image.data_init_bytes() as usize..].iter().all(|&byte| byte == 0)),
+            Err(error) => check_error(&error),
+        }
     }
+    assert!(!image.needs_low() || link_at(image, AT).is_err(), "elsewhere it cannot run");
     if let Err(error) = link_at(image, Addresses { code: u64::MAX, rodata: 0, data: 1 << 63 }) {
         check_error(&error);
     }

@@ -10,6 +10,7 @@ mod foreign;
 mod golden;
 mod hostile;
 mod link_state;
+mod low;
 mod objects;
 mod properties;
 mod providers;
@@ -67,10 +68,12 @@ struct Linked {
 /// Links `image` for `at`. What can be linked elsewhere too can be moved there, and is the same then.
 fn link_at(image: &Image, at: Addresses) -> Result<Linked, CodeError> {
     const ELSEWHERE: Addresses = Addresses { code: 0x6f00_1000_0000, rodata: 0x6f00_0000_0000, data: 0x6f00_3000_0040 };
+    const LOW: Addresses = Addresses { code: 0x3000_1000, rodata: 0x2000_0000, data: 0x5000_0040 };
+    let elsewhere = if image.needs_low() { LOW } else { ELSEWHERE };
     let linked = write_at(image, at)?;
-    if let Ok(there) = write_at(image, ELSEWHERE) {
+    if let Ok(there) = write_at(image, elsewhere) {
         let Linked { mut code, mut rodata, mut data } = linked.clone();
-        match image.link_state().relink(at, ELSEWHERE, &mut code, &mut rodata, &mut data) {
+        match image.link_state().relink(at, elsewhere, &mut code, &mut rodata, &mut data) {
             Ok(()) => assert_eq!(Linked { code, rodata, data }, there, "moved"),
             Err(error) => assert_eq!(error, MoveError::Overlapping),
         }

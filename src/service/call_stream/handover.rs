@@ -50,6 +50,8 @@ pub(super) struct Handover {
     answers: VecDeque<(StreamAnswer, u64)>,
     /// Calls in `series`.
     running: usize,
+    /// Of their arguments.
+    args_bytes: u64,
     /// Of the buffers in the answers to all of these.
     bytes: u64,
     bytes_max: u64,
@@ -71,6 +73,7 @@ struct UnderWay {
 struct Known {
     number: u64,
     call_id: u64,
+    args_bytes: u64,
     answer_bytes: u64,
 }
 
@@ -83,6 +86,7 @@ impl Handover {
             is_refused: false,
             answers: VecDeque::new(),
             running: 0,
+            args_bytes: 0,
             bytes: 0,
             bytes_max: service.limits.unary_max_bytes,
         }
@@ -91,6 +95,11 @@ impl Handover {
     /// Calls that have not been answered.
     pub(super) fn len(&self) -> usize {
         self.running + self.answers.len()
+    }
+
+    /// Bytes of arguments.
+    pub(super) fn args_bytes(&self) -> u64 {
+        self.args_bytes
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -181,8 +190,8 @@ impl Handover {
         let Some(first) = calls.first() else { return };
         let (target, result) = (Arc::clone(&first.target), first.result);
         let (mut known, mut numbered) = (VecDeque::with_capacity(calls.len()), Vec::with_capacity(calls.len()));
-        for Waiting { number, call_id, args, answer_bytes, .. } in calls {
-            known.push_back(Known { number, call_id, answer_bytes });
+        for Waiting { number, call_id, args, args_bytes, answer_bytes, .. } in calls {
+            known.push_back(Known { number, call_id, args_bytes, answer_bytes });
             numbered.push((number, args));
         }
         match service.pool.submit_series(target.call(result), numbered) {
@@ -193,6 +202,7 @@ impl Handover {
                 let _shown = job.map(show);
                 self.running += known.len();
                 self.bytes += known.iter().map(|it| it.answer_bytes).sum::<u64>();
+                self.args_bytes += known.iter().map(|it| it.args_bytes).sum::<u64>();
                 self.series.push(UnderWay { ticket, target, result, calls: known, seen: (None, 0), _shown });
             }
             Err(rejected)
@@ -213,8 +223,9 @@ impl Handover {
     fn collect(&mut self, service: &Service, series: &mut UnderWay) {
         let (mut returned, mut is_first, before) = (0, true, self.running as u64);
         for (number, done) in series.ticket.take_done() {
-            let Some(Known { call_id, answer_bytes, .. }) = series.remove(number) else { continue };
+            let Some(Known { call_id, args_bytes, answer_bytes, .. }) = series.remove(number) else { continue };
             self.running -= 1;
+            self.args_bytes -= args_bytes;
             // One of them is timed, for all that came together.
             match &done.outcome {
                 _ if is_first => record(service, &done),
@@ -241,6 +252,7 @@ impl Handover {
             if let Some(known) = series.remove(number) {
                 self.running -= 1;
                 self.bytes -= known.answer_bytes;
+                self.args_bytes -= known.args_bytes;
                 back.push(known.waiting(&series.target, series.result, args));
             }
         }
@@ -259,8 +271,8 @@ impl UnderWay {
 
 impl Known {
     fn waiting(self, target: &Arc<Target>, result: ResultType, args: Vec<crate::exec::Arg>) -> Waiting {
-        let Self { number, call_id, answer_bytes } = self;
-        Waiting { target: Arc::clone(target), result, number, call_id, args, answer_bytes }
+        let Self { number, call_id, args_bytes, answer_bytes } = self;
+        Waiting { target: Arc::clone(target), result, number, call_id, args, args_bytes, answer_bytes }
     }
 }
 

@@ -5,6 +5,8 @@ use std::{
     sync::{Arc, Weak},
 };
 
+use bytes::Bytes;
+
 use super::handover::Handover;
 use crate::{
     cache::Pinned,
@@ -40,6 +42,8 @@ pub(super) struct Waiting {
     /// The client's.
     pub(super) call_id: u64,
     pub(super) args: Vec<Arg>,
+    /// Of its arguments.
+    pub(super) args_bytes: u64,
     /// Of the buffers in its answer.
     pub(super) answer_bytes: u64,
 }
@@ -48,6 +52,8 @@ pub(super) struct Waiting {
 #[derive(Default)]
 pub(super) struct Intake {
     waiting: VecDeque<Waiting>,
+    /// Of the arguments of all of these.
+    bytes: u64,
     /// Of the call that was read last. Weak: an entry is not kept for calls that may come.
     last: Weak<Target>,
 }
@@ -86,6 +92,11 @@ impl Intake {
         self.waiting.is_empty()
     }
 
+    /// Bytes of arguments.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Takes the calls of a message in; those that cannot be made are answered.
     ///
     /// # Errors
@@ -96,8 +107,9 @@ impl Intake {
         handover: &mut Handover,
         message: ExecuteStreamRequest,
     ) -> Result<(), Failure> {
+        // A function without calls is work as well.
         let (count, max) =
-            (message.functions.iter().map(|it| it.calls.len()).sum::<usize>(), service.limits.stream_calls_max);
+            (message.functions.iter().map(|it| it.calls.len().max(1)).sum::<usize>(), service.limits.stream_calls_max);
         if count > max {
             let what = format!("{count} calls in one message, at most {max} may be");
             return Err(Failure::field("functions", what).with("limit", max));
@@ -118,12 +130,17 @@ impl Intake {
         let (target, result) = (Arc::clone(&first.target), first.result);
         let mut goes = |it: &Waiting| Arc::ptr_eq(&it.target, &target) && it.result == result && fits(it.answer_bytes);
         let count = self.waiting.iter().take(max).take_while(|it| goes(it)).count();
-        self.waiting.drain(..count).collect()
+        let next: Vec<_> = self.waiting.drain(..count).collect();
+        self.bytes -= next.iter().map(|it| it.args_bytes).sum::<u64>();
+        next
     }
 
     /// Puts calls back to where they were, before all others.
     pub(super) fn put_back(&mut self, calls: impl DoubleEndedIterator<Item = Waiting>) {
-        calls.rev().for_each(|call| self.waiting.push_front(call));
+        for call in calls.rev() {
+            self.bytes += call.args_bytes;
+            self.waiting.push_front(call);
+        }
     }
 
     fn take_calls(&mut self, service: &Service, handover: &mut Handover, target: Target, calls: Vec<StreamCall>) {
@@ -134,11 +151,13 @@ impl Intake {
         self.last = Arc::downgrade(&target);
         let first = service.executions.numbers(calls.len() as u64);
         for (number, StreamCall { call_id, arguments }) in (first..).zip(calls) {
-            let args = convert::arguments(arguments);
+            let args = convert::arguments(arguments).map(own_bytes);
             match args.and_then(|args| Ok((check(service, &target, &args)?, args))) {
                 Ok((result, args)) => {
-                    let (target, answer_bytes) = (Arc::clone(&target), answer_bytes(&args));
-                    self.waiting.push_back(Waiting { target, result, number, call_id, args, answer_bytes });
+                    let (args_bytes, answer_bytes) = (args_bytes(&args), answer_bytes(&args));
+                    let target = Arc::clone(&target);
+                    self.bytes += args_bytes;
+                    self.waiting.push_back(Waiting { target, result, number, call_id, args, args_bytes, answer_bytes });
                 }
                 Err(failure) => handover.refuse(service, call_id, &failure),
             }
@@ -150,4 +169,22 @@ fn check(service: &Service, target: &Target, args: &[Arg]) -> Result<ResultType,
     exec::check_args(args, service.limits.call_memory_max_bytes)?;
     check_answer(args, service.limits.unary_max_bytes)?;
     signature::check(&target.symbol, target.declared.as_ref(), args, target.result)
+}
+
+/// The arguments with buffers of their own: a slice of the message would keep all of it for as long as its call waits.
+fn own_bytes(mut args: Vec<Arg>) -> Vec<Arg> {
+    for arg in &mut args {
+        if let Arg::Bytes(bytes) | Arg::InOut(bytes) = arg {
+            *bytes = Bytes::copy_from_slice(bytes);
+        }
+    }
+    args
+}
+
+fn args_bytes(args: &[Arg]) -> u64 {
+    let bytes = |arg: &Arg| match arg {
+        Arg::Bytes(bytes) | Arg::InOut(bytes) => bytes.len() as u64,
+        _ => 0,
+    };
+    args.iter().map(bytes).sum()
 }

@@ -84,13 +84,13 @@ impl Service {
             *drawn = Some(self.draw(drawn.take()));
         }
         if let Some(drawn) = &*drawn {
-            status.insert("areas".into(), drawn.areas.clone());
-            status.insert("top".into(), drawn.top.clone());
+            status["areas"] = drawn.areas.clone();
+            status["top"] = drawn.top.clone();
         }
-        Value::Object(status).to_string()
+        status.to_string()
     }
 
-    fn numbers(&self) -> Map<String, Value> {
+    fn numbers(&self) -> Value {
         let GetStatusResponse { budget, entries, executors, counters, .. } = self.counts();
         let (budget, entries, executors, counters) = (
             budget.unwrap_or_default(),
@@ -102,9 +102,9 @@ impl Service {
         let memory = arenas.total();
         let ready = self.ready();
         let traps = exec::TrapKind::ALL.iter().zip(self.pool.stats().traps);
-        let traps: Map<_, _> =
+        let traps: Map<String, Value> =
             traps.map(|(&kind, count)| (super::convert::trap_label(kind).label().to_owned(), count.into())).collect();
-        let status = json!({
+        json!({
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": self.started.elapsed().as_secs(),
             "ready": ready.is_ok(),
@@ -128,11 +128,7 @@ impl Service {
             "traps": traps,
             "interval_seconds": SAMPLE_INTERVAL.as_secs(),
             "history": self.last_minutes(),
-        });
-        match status {
-            Value::Object(status) => status,
-            _ => Map::new(),
-        }
+        })
     }
 
     fn last_minutes(&self) -> Value {
@@ -219,6 +215,7 @@ fn area(stats: &AreaStats, map: &Occupancy, hot: Vec<(u64, u64, f64)>) -> Value 
     });
     json!({
         "arena": stats.arena,
+        "low": stats.low,
         "kind": match stats.kind {
             PartKind::Code => "code",
             PartKind::Rodata => "read-only data",

@@ -89,6 +89,10 @@ function budget(now) {
   at('budget-legend').replaceChildren(legend);
 }
 
+function name(area) {
+  return `arena ${area.arena}${area.low ? ' below 2 GiB' : ''}`;
+}
+
 function map(area, colours) {
   const wide = 512, cells = 2048, canvas = document.createElement('canvas');
   const rows = cells / wide, scale = 4;
@@ -97,7 +101,7 @@ function map(area, colours) {
   canvas.style.height = rows * 9 + 'px';
   canvas.setAttribute('role', 'img');
   canvas.setAttribute('aria-label',
-    `${area.kind} of arena ${area.arena}: ${bytes(area.used_bytes)} used, ${bytes(area.lingering_bytes)} evicted but needed, ` +
+    `${area.kind} of ${name(area)}: ${bytes(area.used_bytes)} used, ${bytes(area.lingering_bytes)} evicted but needed, ` +
     `${bytes(area.free_bytes)} free of ${bytes(area.bytes)}`);
   const context = canvas.getContext('2d');
   /* What is shown ends where memory ends that was ever committed, so that a large reservation does not hide it. */
@@ -120,18 +124,17 @@ function map(area, colours) {
 }
 
 function areas(now) {
-  const style = getComputedStyle(document.documentElement);
   const probe = add(document.body, 'i');
   const colours = {};
   for (const name of ['used', 'hot', 'lingering', 'free']) {
     probe.style.color = `var(--${name})`;
-    colours[name] = getComputedStyle(probe).color || style.color;
+    colours[name] = getComputedStyle(probe).color;
   }
   probe.remove();
   const all = document.createDocumentFragment();
   for (const area of now.areas.filter(area => area.shown_bytes > 0)) {
     const box = add(all, 'div', undefined, 'area');
-    add(box, 'p', `arena ${area.arena}, ${area.kind}: ${bytes(area.used_bytes)} used in the first ${bytes(area.shown_bytes)} of ${bytes(area.bytes)}`);
+    add(box, 'p', `${name(area)}, ${area.kind}: ${bytes(area.used_bytes)} used in the first ${bytes(area.shown_bytes)} of ${bytes(area.bytes)}`);
     box.append(map(area, colours));
   }
   if (!all.children.length) add(all, 'p', 'Nothing is committed yet.', 'none');

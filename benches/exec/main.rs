@@ -1,12 +1,15 @@
-//! What a call costs, in process: the guard, the recovery, the hand-over to an executor, and many calls at once.
+//! What a call costs: the guard, the recovery, the hand-over to an executor, and many calls at once, in process and by gRPC.
 //!
 //! ```text
-//! cargo bench --bench exec -- [--peer FILE]
+//! cargo bench --bench exec -- [--peer FILE ...]
 //! ```
 //!
-//! Prints `name value unit`, medians of some rounds. Given the output of the Wasmtime harness by `--peer`, it prints
-//! the ratio to its typed call. Latencies of one call in flight depend on whether the cores sleep meanwhile.
+//! Prints `name value unit`, medians of some rounds. Given the output of the Wasmtime and the Redis harness by `--peer`,
+//! which may be given twice, it prints the ratios to the typed call of the one and the pipelined EVALSHA of the other.
+//! Latencies of one call in flight depend on whether the cores sleep meanwhile.
 #![allow(clippy::print_stdout)] // Its figures are its output.
+
+mod grpc;
 
 use std::{
     error::Error,
@@ -56,8 +59,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut peer = String::new();
     while let Some(flag) = arguments.next() {
         match (flag.as_str(), arguments.next()) {
-            ("--peer", Some(file)) => peer = fs::read_to_string(file)?,
-            _ => return Err("cargo bench --bench exec -- [--peer FILE]".into()),
+            ("--peer", Some(file)) => peer += &fs::read_to_string(file)?,
+            _ => return Err("cargo bench --bench exec -- [--peer FILE ...]".into()),
         }
     }
     let code = Code::new()?;
@@ -75,7 +78,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         stuck_after: Duration::from_secs(60),
         stuck_max: 0,
         tick: Duration::from_millis(1),
-        code: vec![code.arenas.executable_range()],
+        code: code.arenas.executable_ranges().collect(),
         code_flips: code.arenas.flips_protection(),
         filter: FilterPolicy::Require,
     })?;
@@ -84,7 +87,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     handover(&code, &pool, &runtime);
     batches(&code, &pool, &runtime)?;
     series(&code, &pool, &runtime);
-    Ok(())
+    // Its threads spin for a moment after a call, as those of the daemon do.
+    drop(pool);
+    grpc::all(&runtime, &peer)
 }
 
 /// Entries to call.
