@@ -179,10 +179,10 @@ fn name(namespace: &str, code: &[u8]) -> Result<Name, Failure> {
 }
 
 /// And where its code lies.
-fn cache() -> Result<(Cache, Range<u64>), Failure> {
+fn cache() -> Result<(Cache, Vec<Range<u64>>), Failure> {
     let budget_bytes = 4 << 20;
     let arenas = Arenas::map(&ArenaConfig::new(64 << 20, budget_bytes * 21 / 20))?;
-    let code = arenas.executable_range();
+    let code = arenas.executable_ranges();
     let config = CacheConfig { budget_bytes, eviction_window: 16, generation_seed: 1, clock: Instant::now };
     let cache = Cache::new(&config, arenas, ImportTable::new(exec::imports()));
     for (namespace, code) in [("one", ADD), ("other", SPIN)] {
@@ -196,7 +196,7 @@ fn cache() -> Result<(Cache, Range<u64>), Failure> {
     Ok((cache, code))
 }
 
-fn pool(code: Range<u64>, inline: Duration, spare_executors: usize) -> Result<Pool<Pinned>, Failure> {
+fn pool(code: Vec<Range<u64>>, inline: Duration, spare_executors: usize) -> Result<Pool<Pinned>, Failure> {
     let config = ExecConfig {
         executors: THREADS,
         spare_executors,
@@ -210,7 +210,7 @@ fn pool(code: Range<u64>, inline: Duration, spare_executors: usize) -> Result<Po
         stuck_after: Duration::from_secs(60),
         stuck_max: 0,
         tick: Duration::from_millis(1),
-        code: vec![code],
+        code,
         code_flips: false,
         filter: FilterPolicy::Try,
     };

@@ -25,16 +25,13 @@ use super::schedule::{Bounds, NoRoom};
 use super::seat::Seats;
 use super::series::{self, Series, SeriesCall, SeriesTicket};
 use super::stack::{SlotError, SlotSizes};
-use super::stuck::{Place, Staff};
+use super::stuck::{Place, Staff, watch};
 use super::ticket::{Answer, CallId, Desk, Ticket};
 use super::trap::Trap;
-use super::watchdog::Watchdog;
 use super::work::{Asker, Job, Order, Work};
 use super::writable::Writables;
 use super::{executor, inline, signals};
 
-/// Ticks without a running call after which the watchdog sleeps until there is one: waking it costs more than a tick.
-const IDLE_TICKS: u32 = 16;
 /// Shorter ticks would cost more of a core than they give.
 const TICK_MIN: Duration = Duration::from_micros(100);
 
@@ -269,7 +266,10 @@ impl<C: Callee> Pool<C> {
     pub fn cancel_in_series(&self, id: CallId, series: &Series, number: u64) -> bool {
         match series.cancel(number) {
             series::Place::Gone => false,
-            series::Place::Waiting => true,
+            series::Place::Waiting(trap) => {
+                self.shared.counters.count(&Outcome::Trap(trap));
+                true
+            }
             series::Place::Running => {
                 // No other call has the number, so the mark does no harm if this one ends meanwhile.
                 let mark = |executor: usize| {
@@ -464,36 +464,6 @@ fn seats(config: &ExecConfig) -> Result<Seats, StartError> {
     };
     Seats::prepared(config.bounds().executors, config.stuck_max, config.inline_threads, sizes)
         .map_err(|(executor, error)| StartError::Slot { executor, error })
-}
-
-/// The body of the watchdog thread: until the queue has ended and no executor runs anything.
-fn watch<C: Callee>(shared: &Arc<Shared<C>>) {
-    let mut watchdog = Watchdog::new(shared.epoch, shared.config.stuck_after, &shared.seats);
-    let (mut idle_ticks, mut inline_begun) = (0, 0);
-    loop {
-        let stopping = shared.queue.is_stopping();
-        for stuck in watchdog.scan(&shared.seats, stopping) {
-            shared.give_up(stuck);
-        }
-        if !stopping {
-            shared.replace_missing();
-        }
-        let counts = shared.queue.counts();
-        let inline_running = counts.inline_running - shared.staff.stuck_lent().min(counts.inline_running);
-        let is_still = counts.running + inline_running == 0 && counts.inline_begun == inline_begun;
-        let idle = is_still && (stopping || !shared.staff.is_short());
-        inline_begun = counts.inline_begun;
-        if stopping && idle {
-            return;
-        }
-        idle_ticks = if idle { idle_ticks + 1 } else { 0 };
-        if idle_ticks < IDLE_TICKS {
-            thread::park_timeout(shared.config.tick);
-        } else {
-            shared.queue.watchdog_sleep(counts);
-            idle_ticks = 0;
-        }
-    }
 }
 
 pub(super) fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {

@@ -38,8 +38,8 @@ struct State {
 /// Where a call was that is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// It waited, and its end is among those to be taken now.
-    Waiting,
+    /// It waited, and this end of it is among those to be taken now.
+    Waiting(Trap),
     /// An executor has it.
     Running,
     /// It has ended, or was never here.
@@ -101,10 +101,11 @@ impl Series {
         }
         let Some(at) = state.waiting.iter().position(|(it, _)| *it == number) else { return Place::Gone };
         state.waiting.remove(at);
-        let outcome = Outcome::Trap(Trap::before_start(self.entry));
-        let done = Done { outcome, queued: Duration::ZERO, wall: Duration::ZERO, cpu: Duration::ZERO };
+        let trap = Trap::before_start(self.entry);
+        let done =
+            Done { outcome: Outcome::Trap(trap), queued: Duration::ZERO, wall: Duration::ZERO, cpu: Duration::ZERO };
         state.done.push((number, done));
-        Place::Waiting
+        Place::Waiting(trap)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -124,6 +124,7 @@ fn calls_of_a_series_are_cancelled_one_by_one() {
     let (id, series) = (ticket.id().unwrap(), Arc::clone(ticket.series()));
     assert_eq!(ends(&finish(ticket)), [(4, Ok(2)), (5, Ok(14))]);
     assert!(!pool.cancel_in_series(id, &series, 5));
+    assert_eq!((pool.stats().calls, pool.stats().trapped(TrapKind::Cancelled)), (5, 2));
 }
 
 #[test]

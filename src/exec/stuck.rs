@@ -9,7 +9,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::call::{Call, Callee, Done, Held, Outcome};
@@ -18,11 +18,14 @@ use super::pool::{Shared, spawn};
 use super::schedule::Entry;
 use super::series::Series;
 use super::trap::{Trap, TrapKind};
-use super::watchdog::Stuck;
+use super::watchdog::{Stuck, Watchdog};
 use super::work::{Asker, Job};
 
 /// Between two attempts at a replacement that failed.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Ticks without a running call after which the watchdog sleeps until there is one: waking it costs more than a tick.
+const IDLE_TICKS: u32 = 16;
 
 /// What an executor has to do.
 #[derive(Debug)]
@@ -270,6 +273,36 @@ impl<C: Callee> Shared<C> {
                 self.staff.present.fetch_sub(1, Ordering::Relaxed);
                 false
             }
+        }
+    }
+}
+
+/// The body of the watchdog thread: until the queue has ended and no executor runs anything.
+pub(super) fn watch<C: Callee>(shared: &Arc<Shared<C>>) {
+    let mut watchdog = Watchdog::new(shared.epoch, shared.config.stuck_after, &shared.seats);
+    let (mut idle_ticks, mut inline_begun) = (0, 0);
+    loop {
+        let stopping = shared.queue.is_stopping();
+        for stuck in watchdog.scan(&shared.seats, stopping) {
+            shared.give_up(stuck);
+        }
+        if !stopping {
+            shared.replace_missing();
+        }
+        let counts = shared.queue.counts();
+        let inline_running = counts.inline_running - shared.staff.stuck_lent().min(counts.inline_running);
+        let is_still = counts.running + inline_running == 0 && counts.inline_begun == inline_begun;
+        let idle = is_still && (stopping || !shared.staff.is_short());
+        inline_begun = counts.inline_begun;
+        if stopping && idle {
+            return;
+        }
+        idle_ticks = if idle { idle_ticks + 1 } else { 0 };
+        if idle_ticks < IDLE_TICKS {
+            thread::park_timeout(shared.config.tick);
+        } else {
+            shared.queue.watchdog_sleep(counts);
+            idle_ticks = 0;
         }
     }
 }

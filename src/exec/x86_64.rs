@@ -22,9 +22,10 @@
 //! Debuggers and backtraces pass from the call stack to the host's by the directives among the instructions.
 #![allow(unsafe_code)] // The trampoline and single instructions that Rust has no function for.
 
+mod trial;
+
 use std::arch::{asm, naked_asm};
 use std::mem::offset_of;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use libc::c_int;
@@ -32,6 +33,7 @@ use libc::c_int;
 use super::row_loop::RowState;
 use super::stack::{FRAME_BYTES, SLOT_BYTES};
 use super::thread_switch::LentThread;
+pub(super) use trial::{trial_call, trial_call_range};
 
 /// Integer and pointer arguments that go in registers.
 pub(super) const INT_REGISTERS: usize = 6;
@@ -455,26 +457,6 @@ pub(super) unsafe extern "C" fn signal_entry() {
 #[unsafe(naked)]
 pub(super) unsafe extern "C" fn abort_trap() -> ! {
     naked_asm!("ud2")
-}
-
-/// A system call that is allowed, made by an instruction of which it is known where it is; answers what the kernel does.
-pub(super) fn trial_call() -> i64 {
-    // SAFETY: the function of this signature below, which has no preconditions and no effects.
-    unsafe { trial_get_thread_id() }
-}
-
-/// Where that instruction is: the addresses of all of the function.
-pub(super) fn trial_call_range() -> Range<u64> {
-    let start = trial_get_thread_id as *const () as u64;
-    start..start + TRIAL_BYTES
-}
-
-/// Bytes of the three instructions below: 5, 2 and 1.
-const TRIAL_BYTES: u64 = 8;
-
-#[unsafe(naked)]
-unsafe extern "C" fn trial_get_thread_id() -> i64 {
-    naked_asm!("mov eax, {number}", "syscall", "ret", number = const libc::SYS_gettid)
 }
 
 /// Base of the thread's control block, from its own first word.

@@ -66,6 +66,7 @@ pub(crate) const UNSAFE_FILES: &[&str] = &[
     "src/exec/thread_switch.rs",
     "src/exec/watchdog.rs",
     "src/exec/x86_64.rs",
+    "src/exec/x86_64/trial.rs",
     "src/tools/gdb.rs",
     "src/tools/jitdump.rs",
     "src/tools/unwind.rs",

@@ -1,7 +1,8 @@
 //! `stats` and `capabilities`: what the daemon says about itself.
 
 use codecached::proto::{
-    ArenaStatus, BlobFormat, ExecutorStatus, GetCapabilitiesResponse, GetStatusResponse, LowArenaStatus, SystemCallContainment,
+    ArenaStatus, BlobFormat, ExecutorStatus, GetCapabilitiesResponse, GetStatusResponse, LowArenaStatus,
+    SystemCallContainment,
 };
 use serde_json::{Value, json};
 
