@@ -135,7 +135,9 @@ impl Conduct {
             // A call that was under way.
             return;
         }
-        reason.truncate(reason.floor_char_boundary(REASON_MAX_BYTES));
+        while reason.len() > REASON_MAX_BYTES {
+            reason.pop();
+        }
         *quarantine = Some(Box::new(Quarantine { since: (self.ward.clock)(), traps, reason }));
         self.is_quarantined.store(true, Release);
         self.ward.entries.fetch_add(1, Relaxed);
