@@ -182,7 +182,7 @@ fn name(namespace: &str, code: &[u8]) -> Result<Name, Failure> {
 fn cache() -> Result<(Cache, Vec<Range<u64>>), Failure> {
     let budget_bytes = 4 << 20;
     let arenas = Arenas::map(&ArenaConfig::new(64 << 20, budget_bytes * 21 / 20))?;
-    let code = arenas.executable_ranges();
+    let code = arenas.executable_ranges().collect();
     let config = CacheConfig { budget_bytes, eviction_window: 16, generation_seed: 1, clock: Instant::now };
     let cache = Cache::new(&config, arenas, ImportTable::new(exec::imports()));
     for (namespace, code) in [("one", ADD), ("other", SPIN)] {
