@@ -25,7 +25,7 @@ use tokio::{
 
 use crate::{
     arena::{self, ArenaConfig, Arenas, MapError},
-    cache::{Cache, CacheConfig, Pinned},
+    cache::{Cache, CacheConfig, Pinned, QuarantineRule},
     code::{self, ImportTable, ThreadSwitch},
     config::{Config, HugePages, Perf, SystemCallFilter, WriteWindow},
     confine::ConfineError,
@@ -203,16 +203,26 @@ fn cache(config: &Config, arenas: &Arc<Arenas>, tools: Option<&Arc<Tools>>) -> C
         Some(tools) => cache.watched_by(tools.watcher()),
         None => cache,
     };
+    let cache = cache.quarantining(QuarantineRule {
+        traps: config.exec.quarantine_traps,
+        window: Duration::from_millis(config.exec.quarantine_window_ms),
+    });
     if config.tools.keep_addresses { cache.keeping_addresses() } else { cache }
 }
 
 fn pool(config: &Config, arenas: &Arenas) -> Result<Pool<Pinned>, DaemonError> {
     Ok(Pool::start(ExecConfig {
         executors: executors(config),
+        spare_executors: config.exec.spare_executors,
         queue_max: config.exec.queue_max,
+        queue_tenant_max: queue_namespace_max(config),
         stack_bytes: config.exec.stack_bytes,
         stack_guard_bytes: config.exec.stack_guard_bytes,
         call_memory_max_bytes: config.exec.call_memory_max_bytes,
+        inline_threads: inline_threads(config),
+        inline: Duration::from_micros(config.exec.inline_us),
+        stuck_after: Duration::from_millis(config.exec.stuck_after_ms),
+        stuck_max: config.exec.stuck_max,
         tick: Duration::from_micros(config.exec.watchdog_tick_us),
         code: arenas.executable_ranges().collect(),
         code_flips: arenas.flips_protection(),
@@ -410,12 +420,35 @@ fn executors(config: &Config) -> usize {
     }
 }
 
+fn queue_namespace_max(config: &Config) -> usize {
+    match config.exec.queue_namespace_max {
+        0 => config.exec.queue_max - config.exec.queue_max / 4,
+        max => max.min(config.exec.queue_max),
+    }
+}
+
 fn runtime(config: &Config) -> io::Result<Runtime> {
-    let threads = match config.server.worker_threads {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if config.exec.inline_us > 0 {
+        builder.on_thread_start(exec::lend_thread);
+    }
+    builder.worker_threads(worker_threads(config)).thread_name("grpc").enable_all().build()
+}
+
+/// No more than the executors leave.
+fn inline_threads(config: &Config) -> usize {
+    match config.exec.inline_us {
+        0 => 0,
+        _ => worker_threads(config)
+            .min(exec::EXECUTORS_MAX - executors(config) - config.exec.spare_executors - config.exec.stuck_max),
+    }
+}
+
+fn worker_threads(config: &Config) -> usize {
+    match config.server.worker_threads {
         0 => cores(),
         threads => threads,
-    };
-    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).thread_name("grpc").enable_all().build()
+    }
 }
 
 fn cores() -> usize {

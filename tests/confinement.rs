@@ -9,7 +9,7 @@ mod cases;
 mod support;
 
 use std::{
-    env, fs,
+    env, fs, iter,
     path::Path,
     process::{Command, ExitStatus, Stdio, exit},
     thread,
@@ -185,7 +185,7 @@ fn no_appending() {
 
 fn flipping() {
     let (ours, other) = (cases::code(), cases::code());
-    let code = vec![ours..ours + 4096];
+    let code = iter::once(ours..ours + 4096).collect();
     confine::apply(&Needs { code, flips_protection: true, ..needs(Policy::Require, Policy::Off) }).unwrap();
     let (writable, executable) = (libc::PROT_READ | libc::PROT_WRITE, libc::PROT_READ | libc::PROT_EXEC);
     assert_eq!(cases::change(ours, writable).and_then(|()| cases::change(ours, executable)), Ok(()));
@@ -195,7 +195,7 @@ fn flipping() {
 
 fn moved() {
     let (ours, other) = (cases::code(), cases::code());
-    let code = vec![ours..ours + 4096];
+    let code = iter::once(ours..ours + 4096).collect();
     confine::apply(&Needs { code, ..needs(Policy::Require, Policy::Off) }).unwrap();
     assert_eq!(cases::change(ours, libc::PROT_READ | libc::PROT_EXEC), Err(Errno::EPERM));
     assert_eq!(cases::shift(ours), Err(Errno::EPERM));

@@ -114,13 +114,16 @@ async fn lists_have_pages_and_batches_show_their_rows() {
         cpu_limit: limit(50),
         ..ExecuteBatchRequest::default()
     };
-    let tasks: Vec<_> = (0..5)
-        .map(|_| {
-            let (client, batch) = (client.clone(), batch.clone());
-            tokio::spawn(async move { client.execute_batch(batch).await.unwrap() })
-        })
-        .collect();
-    let all = until_listed(&client, "", 5).await;
+    // One after the other: of some at once the one that runs need not be the first of the list.
+    let (mut tasks, mut all) = (Vec::new(), Vec::new());
+    for count in 1..=5 {
+        let (client, batch) = (client.clone(), batch.clone());
+        tasks.push(tokio::spawn({
+            let client = client.clone();
+            async move { client.execute_batch(batch).await.unwrap() }
+        }));
+        all = until_listed(&client, "", count).await;
+    }
     assert!(all.iter().all(|it| it.rows == 77));
     let mut request = ListExecutionsRequest { page_size: 2, ..ListExecutionsRequest::default() };
     let mut ids = Vec::new();

@@ -25,8 +25,8 @@ use codecached::{
     cache::{Cache, CacheConfig, Install, Name, Namespace, Pinned, Target},
     code::{FlatEntry, Image, ImportTable, Limits},
     exec::{
-        Arg, Batch, Call, Column, ColumnType, ExecConfig, FilterPolicy, Guarded, Outcome, Pool, ResultType, Scalar,
-        TrapKind,
+        Arg, Batch, Call, Column, ColumnType, ExecConfig, FilterPolicy, Guarded, Outcome, Pool, Priority, ResultType,
+        Scalar, TrapKind,
     },
 };
 use tokio::runtime::Runtime;
@@ -67,10 +67,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     guarded(&code, &peer)?;
     let pool = Pool::start(ExecConfig {
         executors: 2,
+        spare_executors: 0,
         queue_max: 1024,
+        queue_tenant_max: 1024,
         stack_bytes: STACK_BYTES,
         stack_guard_bytes: 64 << 20,
         call_memory_max_bytes: MEMORY_BYTES,
+        inline_threads: 0,
+        inline: Duration::ZERO,
+        stuck_after: Duration::from_secs(60),
+        stuck_max: 0,
         tick: Duration::from_millis(1),
         code: code.arenas.executable_ranges().collect(),
         code_flips: code.arenas.flips_protection(),
@@ -117,7 +123,8 @@ impl Code {
     fn call(&self, key: &str, args: Vec<Arg>, result: ResultType) -> Call<Pinned> {
         let callee = self.pin(key);
         let entry = callee.function("f").expect("a function");
-        Call { callee, entry, args, result, cpu_limit: LIMIT, wall_cap: LIMIT, deadline: None }
+        let priority = Priority::Normal;
+        Call { callee, entry, priority, args, result, cpu_limit: LIMIT, wall_cap: LIMIT, deadline: None }
     }
 }
 

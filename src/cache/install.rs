@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Cache, Dependencies, Exports, Handle, Meta, Name, Placed, Startup, Target, Upload, View, Watched,
+    Cache, Conduct, Dependencies, Exports, Handle, Meta, Name, Placed, Startup, Target, Upload, View, Watched,
     entry::{AtDrop, Entry, Resident},
     ledger::{Amount, Charge},
     lru::slot_bytes,
@@ -139,7 +139,7 @@ impl Cache {
         let now = (self.clock)();
         let mut residents = self.residents();
         let Some(handle) = residents.find(Target::Name(&install.name)) else { return Ok(None) };
-        match residents.touch_same(handle, &install.identity, now) {
+        match residents.touch_same(handle, &install.identity, install.replace, now) {
             Some(view) => Ok(Some(view)),
             None if install.replace => Ok(None),
             None => Err(InstallError::KeyOccupied),
@@ -203,11 +203,13 @@ impl Cache {
         let (shares, reached) = dependencies.into_shares();
         let meta = Meta {
             name: install.name.clone(),
+            tenant: install.name.tenant(&self.tenants),
             digest: install.digest,
             identity: install.identity,
             sizes,
             thread,
             startup: Startup::new(image.take_startup()),
+            conduct: Conduct::new(&self.ward),
             exports: Exports::new(image.into_exports_and_functions()),
             reentrant: install.reentrant,
             installed_at: (self.clock)(),
@@ -290,7 +292,9 @@ impl Cache {
             let mut residents = self.residents();
             let live = residents.find(Target::Name(&install.name));
             // Somebody else may have installed the same meanwhile: then nobody has to go for it.
-            if let Some(view) = live.and_then(|handle| residents.touch_same(handle, &install.identity, now)) {
+            if let Some(view) =
+                live.and_then(|handle| residents.touch_same(handle, &install.identity, install.replace, now))
+            {
                 return Ok(Room::Existing(view));
             }
             replaces = live.is_some();
@@ -383,7 +387,7 @@ impl Cache {
         let mut outcome = if replaces { Outcome::Replaced } else { Outcome::Created };
         let mut replaced = None;
         if let Some(handle) = residents.find(Target::Name(&entry.meta.name)) {
-            if let Some(view) = residents.touch_same(handle, &entry.meta.identity, now) {
+            if let Some(view) = residents.touch_same(handle, &entry.meta.identity, replace, now) {
                 return Ok((view, Outcome::Existed));
             }
             if !replace {

@@ -159,9 +159,19 @@ impl Residents {
         Some(resident)
     }
 
-    /// The same for an entry that is what an install would make; `None` for another one.
-    pub(super) fn touch_same(&mut self, handle: Handle, identity: &[u8; 32], now: Instant) -> Option<View> {
-        self.get(handle).filter(|it| it.entry.meta.identity == *identity)?;
+    /// The same for an entry that is what an install would make; `None` for another one, and for one in quarantine if
+    /// the install is to replace it.
+    pub(super) fn touch_same(
+        &mut self,
+        handle: Handle,
+        identity: &[u8; 32],
+        replace: bool,
+        now: Instant,
+    ) -> Option<View> {
+        let meta = &self.get(handle)?.entry.meta;
+        if meta.identity != *identity || replace && meta.conduct.is_quarantined() {
+            return None;
+        }
         self.touch(handle, now).map(|it| it.view(handle))
     }
 

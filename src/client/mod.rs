@@ -35,9 +35,10 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 use crate::proto::{
     CancelExecutionRequest, DisassembleRequest, DisassembleResponse, EvictRequest, EvictResponse, ExecuteBatchRequest,
     ExecuteBatchResponse, ExecuteRequest, ExecuteResponse, GetArenasRequest, GetArenasResponse, GetCapabilitiesRequest,
-    GetCapabilitiesResponse, GetStatusRequest, GetStatusResponse, ListExecutionsRequest, ListExecutionsResponse,
-    ListRequest, ListResponse, LookupRequest, LookupResponse, admin_service_client::AdminServiceClient,
-    code_cache_service_client::CodeCacheServiceClient, execution_service_client::ExecutionServiceClient,
+    GetCapabilitiesResponse, GetStatusRequest, GetStatusResponse, LiftQuarantineRequest, LiftQuarantineResponse,
+    ListExecutionsRequest, ListExecutionsResponse, ListRequest, ListResponse, LookupRequest, LookupResponse,
+    admin_service_client::AdminServiceClient, code_cache_service_client::CodeCacheServiceClient,
+    execution_service_client::ExecutionServiceClient,
 };
 
 pub use address::{Address, DEFAULT_ADDRESS};
@@ -255,6 +256,15 @@ impl Client {
     pub async fn arenas(&self, request: GetArenasRequest) -> Result<GetArenasResponse, ClientError> {
         let mut stub = AdminServiceClient::new(self.channel.clone());
         self.once(request, |request| async move { stub.get_arenas(request).await }).await
+    }
+
+    /// Lets an entry be called again that is quarantined.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn lift_quarantine(&self, request: LiftQuarantineRequest) -> Result<LiftQuarantineResponse, ClientError> {
+        let mut stub = AdminServiceClient::new(self.channel.clone());
+        self.once(request, |request| async move { stub.lift_quarantine(request).await }).await
     }
 
     /// The bare stub for Install, InstallStream, Lookup, Evict, List and Disassemble: no deadline, no retry.

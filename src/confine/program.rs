@@ -83,7 +83,7 @@ impl Test {
 }
 
 /// A program that is being made. The first block that fits decides.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Program {
     blocks: Vec<Vec<Op>>,
 }

@@ -75,7 +75,14 @@ pub fn check(config: &Config) -> Result<Vec<(String, String)>, DaemonError> {
             format!("{} bytes for each of code, read-only data and data", config.arena.reserve_max_bytes),
         ),
         ("low arena", low_arena(config.arena.low_bytes, &arena)),
-        ("executors", format!("{} threads, a fault in one was recovered", executors(config))),
+        (
+            "executors",
+            format!(
+                "{} threads and {} spare ones, a fault in one was recovered",
+                executors(config),
+                config.exec.spare_executors
+            ),
+        ),
         ("system calls from code", contained(service.filter_state())),
     ]
     .map(|(name, finding)| (name.to_owned(), finding));

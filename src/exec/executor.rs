@@ -4,71 +4,90 @@ mod initialise;
 mod many;
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::OnceLock;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use libc::sock_filter;
 use nix::errno::Errno;
-use tokio::sync::oneshot;
 
-use super::batch::BatchDone;
 use super::call::{Arg, Call, Callee, Done, Outcome, Scalar};
 use super::confine::FilterError;
 use super::errno;
 use super::frame::Limits;
 use super::memory::{Placed, Region};
-use super::pool::{Job, Shared, Work};
+use super::pool::Shared;
 use super::schedule::Entry;
 use super::signals::ThreadSignals;
 use super::stack::{Slot, give_back};
+use super::stuck::{Given, Place};
 use super::thread::Block;
 use super::ticket::Answer as _;
+use super::traces::Traces;
 use super::trap::{RawTrap, Trap, TrapKind};
 use super::watchdog::{Victim, nanos};
+use super::work::{End, Job, Order, Work};
 use super::writable::Writables;
 use crate::confine::install;
 
 /// Shorter times are not measured by the CPU clock, which costs a system call.
-const CPU_RESOLUTION: Duration = Duration::from_micros(20);
+pub(super) const CPU_RESOLUTION: Duration = Duration::from_micros(20);
 
-/// The body of an executor thread. Tells by `started` whether it could be set up.
-pub(super) fn run<C: Callee>(shared: &Shared<C>, index: usize, started: &SyncSender<Result<(), Obstacle>>) {
+/// The body of an executor thread, in a prepared seat that nobody sits in. Tells by `started` whether it could be set up,
+/// and ends if that says so.
+pub(super) fn run<C: Callee>(shared: &Shared<C>, index: usize, started: impl FnOnce(Result<(), Obstacle>) -> bool) {
     let _abort = AbortOnPanic;
-    let slot = &shared.slots[index];
-    let (_signals, victim) = match set_up(shared, slot) {
+    let seat = shared.seats.executor(index);
+    let Some(slot) = seat.slot() else { return debug_assert!(false, "an executor has a prepared seat") };
+    clean(slot);
+    slot.frame().filtered.store(shared.filter.is_some(), Ordering::Relaxed);
+    let (signals, victim) = match set_up(slot, shared.filter.as_deref()) {
         Ok(set_up) => set_up,
-        Err(obstacle) => return started.send(Err(obstacle)).unwrap_or_default(),
+        Err(obstacle) => {
+            started(Err(obstacle));
+            return;
+        }
     };
-    let known = OnceLock::set(&shared.victims[index], victim);
-    debug_assert!(known.is_ok(), "executor {index} starts once");
-    if started.send(Ok(())).is_err() {
+    seat.take(victim);
+    shared.queue.register(index);
+    if !started(Ok(())) {
         return;
     }
     // Ends in a zero, as the C library's own: no string goes over it.
     let canary = RandomState::new().hash_one(index) << 8;
-    let mut executor = Executor { shared, slot, region: Region::of_slot(slot), cpu: CpuMeter::new(victim), canary };
-    while let Some(entry) = shared.queue.next(index) {
-        executor.serve(entry);
+    let traces = Traces::none(false);
+    let executor = Executor::new(shared, slot, victim, canary, &traces);
+    let mut cpu = CpuMeter::new(victim);
+    while let Some((entry, taken)) = shared.queue.next(index) {
+        if !executor.serve(index, entry, taken, &mut cpu) {
+            // Somebody else has taken its place. The alternate stack lies in the seat.
+            drop(signals);
+            seat.leave();
+            return shared.stuck_ended(index);
+        }
     }
 }
 
-/// Makes the calling thread one that code can run on. The filter of system calls comes last: it is there for good, and
-/// what the rest needs is not among what it allows.
-fn set_up<C>(shared: &Shared<C>, slot: &Slot) -> Result<(ThreadSignals, Victim), Obstacle> {
+/// Gives back all that another thread may have left in the slot.
+fn clean(slot: &Slot) {
+    [slot.stack(), slot.memory(), slot.thread(), slot.alt_stack()].into_iter().for_each(give_back);
+    slot.frame().forget();
+}
+
+/// Makes the calling thread one that code can run on, in this slot. The filter of system calls comes last: it is there
+/// for good, and what the rest needs may not be among what it allows.
+pub(super) fn set_up(slot: &Slot, filter: Option<&[sock_filter]>) -> Result<(ThreadSignals, Victim), Obstacle> {
     let signals = ThreadSignals::enter(slot.alt_stack()).map_err(Obstacle::Signals)?;
     let victim = Victim::current().map_err(Obstacle::Signals)?;
     slot.frame().blocked_signals.store(signals.blocked, Ordering::Relaxed);
     slot.frame().context.init(slot.stack().end);
-    if let Some(program) = &shared.filter {
+    if let Some(program) = filter {
         install(program).map_err(|error| Obstacle::Filter(error.into()))?;
-        slot.frame().filtered.store(true, Ordering::Relaxed);
     }
     Ok((signals, victim))
 }
 
-/// What keeps a thread from being an executor.
+/// What keeps a thread from running code.
 #[derive(Debug)]
 pub(super) enum Obstacle {
     /// Alternate stack, signal mask or CPU clock.
@@ -88,106 +107,131 @@ impl Drop for AbortOnPanic {
     }
 }
 
-struct Executor<'a, C: Callee> {
+/// A thread in its slot, which runs code.
+pub(super) struct Executor<'a, C: Callee> {
     shared: &'a Shared<C>,
     slot: &'a Slot,
     region: Region,
-    cpu: CpuMeter,
+    victim: Victim,
     /// Of calls that have a thread of their own.
     canary: u64,
+    traces: &'a Traces,
 }
 
-impl<C: Callee> Executor<'_, C> {
-    fn serve(&mut self, entry: Entry<Job<C>>) {
-        let Entry { id, lanes, job: Job { work, submitted } } = entry;
-        let whose = Whose { job: id, call: 0 };
-        match work {
-            Work::Call(call, sender) => {
-                let task = Task { whose, call: &call, lanes: &lanes, submitted };
-                let (done, faulted) = self.attempt(&task, &sender, |it, taken| it.run(&task, &call.args, taken));
-                self.settle(&lanes, faulted, &call.callee);
-                // Before the answer: a caller that has it finds nothing of the call left.
-                drop(call);
-                // An error means that the caller has gone.
-                let _ = sender.send(done);
+impl<'a, C: Callee> Executor<'a, C> {
+    /// The calling thread, `victim`, which was [`set_up`] in this slot.
+    pub(super) fn new(
+        shared: &'a Shared<C>,
+        slot: &'a Slot,
+        victim: Victim,
+        canary: u64,
+        traces: &'a Traces,
+    ) -> Executor<'a, C> {
+        Executor { shared, slot, region: Region::of_slot(slot), victim, canary, traces }
+    }
+
+    /// Does what there is to do and answers it. False if it was given up meanwhile: then this thread has no place any more.
+    fn serve(&self, index: usize, entry: Entry<Job<C>>, taken: Instant, cpu: &mut CpuMeter) -> bool {
+        let Entry { id, lanes, job: Job { work: Work { call, order, asker }, submitted }, .. } = entry;
+        let (call, place) = (Arc::new(call), &self.shared.given[index]);
+        let series = order.series().cloned();
+        place.put(Given { id, number: 0, call: Arc::clone(&call), series, asker, submitted, taken });
+        let task = Task { job: id, number: 0, call: &call, lanes: &lanes, place, submitted, taken };
+        let (end, faulted) = match &order {
+            Order::Call => {
+                let (done, faulted) = self.attempt(&task, cpu, |limits| self.run(&call, &call.args, limits));
+                self.note_pace(&task, &done);
+                (done.into(), faulted)
             }
-            Work::Batch(call, batch, sender) => {
-                let task = Task { whose, call: &call, lanes: &lanes, submitted };
-                let (mut rows, mut results) = (0, Bytes::new());
-                let (done, faulted) = self.attempt(&task, &sender, |it, taken| {
-                    let (outcome, (done_rows, stored)) = it.run_rows(&task, &batch, taken);
-                    (rows, results) = (done_rows, stored);
+            Order::Batch(batch) => {
+                let mut end = End::from(Done::cancelled());
+                let (done, faulted) = self.attempt(&task, cpu, |limits| {
+                    let (outcome, (rows, results)) = self.run_rows(&call, batch, limits);
+                    (end.rows, end.results) = (rows, results);
                     outcome
                 });
-                self.settle(&lanes, faulted, &call.callee);
-                drop((call, batch));
-                let _ = sender.send(BatchDone { done, rows, results });
+                (End { done, ..end }, faulted)
             }
-            Work::Series(call, series, sender) => {
-                let task = Task { whose, call: &call, lanes: &lanes, submitted };
-                let faulted = self.run_series(&task, &series, &sender);
-                self.settle(&lanes, faulted, &call.callee);
-                drop((call, series));
-                let _ = sender.send(());
-            }
+            Order::Series(series) => (Done::cancelled().into(), self.run_series(&task, series, cpu)),
+        };
+        let Some(Given { call: shared_call, asker, .. }) = place.take() else {
+            self.end_late(&call, &lanes);
+            return false;
+        };
+        drop(shared_call);
+        if order.series().is_none() {
+            self.shared.note_end(&call, &end.done.outcome);
         }
+        if !lanes.is_empty() {
+            self.shared.queue.settle(&lanes, faulted, |id| call.callee.restore(id));
+        }
+        // Before the answer: a caller that has it finds nothing of the call left.
+        drop((call, order));
+        asker.answer(end);
+        true
     }
 
     /// Runs a call, unless nobody wants it any more: `run` is all of it behind what must run before the first one. True:
     /// it began, and did not end by itself.
-    fn attempt<T>(
-        &mut self,
-        task: &Task<'_, C>,
-        sender: &oneshot::Sender<T>,
-        run: impl FnOnce(&Self, Instant) -> Outcome,
-    ) -> (Done, bool) {
-        let taken = Instant::now();
-        let Task { whose, call, submitted, .. } = *task;
+    fn attempt(&self, task: &Task<'_, C>, cpu: &mut CpuMeter, run: impl FnOnce(Limits) -> Outcome) -> (Done, bool) {
+        let Task { job, number, call, lanes, place, submitted, taken } = *task;
         let late = call.deadline.is_some_and(|deadline| deadline <= taken);
-        let mut done = Done { queued: taken - submitted, ..Done::cancelled() };
+        let mut done = Done { queued: taken.saturating_duration_since(submitted), ..Done::cancelled() };
         let mut faulted = false;
         if late {
             done.outcome = Outcome::DeadlineBeforeStart;
-        } else if sender.is_closed() {
+        } else if place.is_deserted() {
             done.outcome = Outcome::Cancelled;
-        } else if self.slot.frame().is_cancelled(whose.job, whose.call) {
+        } else if self.slot.frame().is_cancelled(job, number) {
             done.outcome = Outcome::Trap(Trap::before_start(call.entry));
         } else {
-            self.cpu.begin(taken);
-            done.outcome = self.initialise(task, taken).unwrap_or_else(|| run(self, taken));
+            cpu.begin(taken);
+            let limits = self.limits(task);
+            done.outcome = self.initialise(call, lanes, limits).unwrap_or_else(|| run(limits));
             faulted = !matches!(done.outcome, Outcome::Returned { .. });
-            if matches!(done.outcome, Outcome::Trap(trap) if trap.kind == TrapKind::Cancelled) && sender.is_closed() {
+            if matches!(done.outcome, Outcome::Trap(trap) if trap.kind == TrapKind::Cancelled) && place.is_deserted() {
                 done.outcome = Outcome::Cancelled;
             }
-            (done.wall, done.cpu) = self.cpu.end(taken);
+            (done.wall, done.cpu) = cpu.end(taken);
         }
-        self.shared.counters.count(&done.outcome);
         (done, faulted)
     }
 
-    fn settle(&self, lanes: &Writables, faulted: bool, callee: &C) {
+    /// Whether calls of the function are short, for those that could run inline.
+    fn note_pace(&self, task: &Task<'_, C>, done: &Done) {
+        if task.lanes.is_empty() {
+            let is_returned = matches!(done.outcome, Outcome::Returned { .. });
+            self.shared.paces.note(task.call.entry, is_returned.then_some(done.wall));
+        }
+    }
+
+    /// A call that was given up has ended after all.
+    fn end_late(&self, call: &Call<C>, lanes: &Writables) {
         if !lanes.is_empty() {
-            self.shared.queue.settle(lanes, faulted, |id| callee.restore(id));
+            self.shared.queue.found(lanes);
+            self.shared.queue.settle(lanes, true, |id| call.callee.restore(id));
         }
     }
 
     /// Runs the code. An outcome other than `Returned` means that it began and did not end by itself.
-    fn run(&self, task: &Task<'_, C>, args: &[Arg], taken: Instant) -> Outcome {
+    pub(super) fn run(&self, call: &Call<C>, args: &[Arg], limits: Limits) -> Outcome {
+        self.traces.remove_for(call.callee.tenant(), self.slot);
         let frame = self.slot.frame();
         let placed = Placed::new(&self.region, &Region::of_stack(self.slot), args);
         frame.heap.reset(placed.end, self.region.range().end);
-        frame.context.prepare(task.call.entry, &placed.registers);
-        frame.set_limits(self.limits(task, taken));
-        let block = self.enter(&task.call.callee);
+        frame.context.prepare(call.entry, &placed.registers);
+        frame.set_limits(limits);
+        let block = self.enter(&call.callee);
+        self.traces.used(frame.heap.used_end());
         let Some(raw) = frame.take_trap() else {
             let (int, vector) = frame.context.results();
-            let value = Scalar::from_registers(task.call.result, int, vector);
+            let value = Scalar::from_registers(call.result, int, vector);
             let buffers = placed.collect(&self.region);
             self.region.scrub(frame.heap.used_end());
             block.iter().for_each(Block::scrub);
             return Outcome::Returned { value, buffers };
         };
-        self.ended(task.whose, &raw)
+        self.ended(limits, &raw)
     }
 
     /// Runs what is prepared, in a thread of its own where the callee needs one, which is to be scrubbed after code that
@@ -196,10 +240,14 @@ impl<C: Callee> Executor<'_, C> {
         let context = &self.slot.frame().context;
         let block = callee.thread().map(|thread| Block::make(self.slot, &thread, self.canary));
         match &block {
-            None => context.run(),
+            None => {
+                self.traces.remove_from_registers();
+                context.run();
+            }
             Some(block) => {
                 context.lend_thread(block.pointer as u64, block.errno as u64);
                 let errno = errno::get();
+                self.traces.remove_from_registers();
                 context.run();
                 errno::set(errno);
             }
@@ -208,46 +256,44 @@ impl<C: Callee> Executor<'_, C> {
     }
 
     /// The outcome of code that did not come back.
-    fn ended(&self, whose: Whose, raw: &RawTrap) -> Outcome {
+    fn ended(&self, limits: Limits, raw: &RawTrap) -> Outcome {
         let frame = self.slot.frame();
         // What such code touched is not known.
         give_back(self.region.range());
         give_back(self.slot.stack());
         give_back(self.slot.thread());
+        self.traces.given_back();
         let guard = self.slot.guard();
         let trap = raw.interpret(&(guard.start as u64..guard.end as u64));
         if trap.kind != TrapKind::Timeout {
             return Outcome::Trap(trap);
         }
-        if frame.is_cancelled(whose.job, whose.call) {
+        if frame.is_cancelled(limits.job, limits.call) {
             return Outcome::Trap(Trap { kind: TrapKind::Cancelled, ..trap });
         }
         if self.shared.queue.is_stopping() { Outcome::Cancelled } else { Outcome::Trap(trap) }
     }
 
-    fn limits(&self, task: &Task<'_, C>, taken: Instant) -> Limits {
-        let Whose { job, call } = task.whose;
+    fn limits(&self, task: &Task<'_, C>) -> Limits {
+        let Task { job, number, call, taken, .. } = *task;
         let since_start = |end: Instant| nanos(end.saturating_duration_since(self.shared.epoch));
-        let cap_ns = taken.checked_add(task.call.wall_cap).map_or(u64::MAX, since_start);
-        let deadline_ns = task.call.deadline.map_or(u64::MAX, since_start);
-        Limits { job, call, cpu_limit_ns: nanos(task.call.cpu_limit), wall_end_ns: cap_ns.min(deadline_ns) }
+        let cap_ns = taken.checked_add(call.wall_cap).map_or(u64::MAX, since_start);
+        let deadline_ns = call.deadline.map_or(u64::MAX, since_start);
+        Limits { job, call: number, cpu_limit_ns: nanos(call.cpu_limit), wall_end_ns: cap_ns.min(deadline_ns) }
     }
-}
-
-/// What a cancel names: the job, and its call if it is one of a series, else 0.
-#[derive(Clone, Copy, Debug)]
-struct Whose {
-    job: u64,
-    call: u64,
 }
 
 /// A call with its surroundings.
 #[derive(Debug)]
 struct Task<'a, C> {
-    whose: Whose,
+    job: u64,
+    /// Of the call, if it is one of a series; else 0.
+    number: u64,
     call: &'a Call<C>,
     lanes: &'a Writables,
+    place: &'a Place<C>,
     submitted: Instant,
+    taken: Instant,
 }
 
 /// CPU time of calls, with few questions to the clock.

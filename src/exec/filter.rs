@@ -122,6 +122,13 @@ pub(super) fn program(code: &[Range<u64>], daemon: Daemon) -> Vec<sock_filter> {
     rules.iter().fold(listed, |program, (number, tests)| program.call(*number, tests, ALLOWED)).otherwise(REFUSED)
 }
 
+/// The program for threads that have other work as well: as [`program`], but only system calls made by instructions in
+/// `code` are refused, by whichever of the kernel's interfaces.
+pub(super) fn lent_program(code: &[Range<u64>]) -> Vec<sock_filter> {
+    assert!(code.len() <= RANGES_MAX, "the caller holds the number of ranges to its bound");
+    code.iter().fold(Program::default(), |program, range| program.made_in(range, REFUSED)).otherwise(ALLOWED)
+}
+
 #[cfg(test)]
 #[path = "filter_tests.rs"]
 mod tests;

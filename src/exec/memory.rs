@@ -17,7 +17,7 @@ use super::stack::{Slot, give_back};
 /// Alignment of buffers and of what `malloc` gives: the largest of a C type.
 pub(super) const ALIGN_BYTES: usize = 16;
 /// Up to this much is scrubbed by writing zeros; more goes back to the system, which is then as fast.
-const SCRUB_MAX_BYTES: usize = 256 << 10;
+pub(super) const SCRUB_MAX_BYTES: usize = 256 << 10;
 
 /// A range of accessible memory of a slot.
 #[derive(Clone, Debug)]
@@ -127,6 +127,13 @@ impl Region {
             let scrubbed = self.zero(self.range.start, end - self.range.start);
             debug_assert!(scrubbed, "a clamped range is inside");
         }
+    }
+
+    /// Writes zeros from `start`, which is clamped, to the end.
+    pub(super) fn scrub_from(&self, start: usize) {
+        let start = start.clamp(self.range.start, self.range.end);
+        let scrubbed = self.zero(start, self.range.end - start);
+        debug_assert!(scrubbed, "a clamped range is inside");
     }
 
     fn holds(&self, address: usize, len: usize) -> bool {

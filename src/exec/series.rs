@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::call::{Arg, Done, Outcome};
-use super::ticket::Ticket;
+use super::ticket::{CallId, Ticket};
 use super::trap::Trap;
 
 /// A call of a series: a number that no other call of the pool has, not 0, and its arguments.
@@ -38,8 +38,8 @@ struct State {
 /// Where a call was that is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// It waited, and its end is among those to be taken now.
-    Waiting,
+    /// It waited, and this end of it is among those to be taken now.
+    Waiting(Trap),
     /// An executor has it.
     Running,
     /// It has ended, or was never here.
@@ -79,6 +79,15 @@ impl Series {
         self.lock().end(last);
     }
 
+    /// The calls that have not begun end so; answers how many they are.
+    pub(super) fn end_waiting(&self, done: impl Fn() -> Done) -> usize {
+        let mut state = self.lock();
+        let ended: Vec<_> = state.waiting.drain(..).map(|(number, _)| (number, done())).collect();
+        let count = ended.len();
+        state.done.extend(ended);
+        count
+    }
+
     /// The calls that have not begun.
     pub(super) fn take_waiting(&self) -> VecDeque<SeriesCall> {
         std::mem::take(&mut self.lock().waiting)
@@ -92,10 +101,11 @@ impl Series {
         }
         let Some(at) = state.waiting.iter().position(|(it, _)| *it == number) else { return Place::Gone };
         state.waiting.remove(at);
-        let outcome = Outcome::Trap(Trap::before_start(self.entry));
-        let done = Done { outcome, queued: Duration::ZERO, wall: Duration::ZERO, cpu: Duration::ZERO };
+        let trap = Trap::before_start(self.entry);
+        let done =
+            Done { outcome: Outcome::Trap(trap), queued: Duration::ZERO, wall: Duration::ZERO, cpu: Duration::ZERO };
         state.done.push((number, done));
-        Place::Waiting
+        Place::Waiting(trap)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -124,8 +134,8 @@ impl SeriesTicket {
         SeriesTicket { ticket, series }
     }
 
-    /// What the pool calls the series by.
-    pub fn id(&self) -> u64 {
+    /// What the pool calls the series by; `None` once no executor has it.
+    pub fn id(&self) -> Option<CallId> {
         self.ticket.id()
     }
 

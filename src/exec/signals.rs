@@ -137,6 +137,7 @@ pub(super) extern "C" fn on_signal(signal: c_int, info: *mut siginfo_t, context:
     if let Some(frame) = frame_at(&raw const marker as usize) {
         // SAFETY: this runs on the alternate stack of that frame's slot, so the slot is in use and mapped.
         let frame = unsafe { frame.as_ref() };
+        frame.count_signal();
         if ends_call(frame, signal, info, context) {
             return;
         }

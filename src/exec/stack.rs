@@ -31,7 +31,7 @@ pub(super) const SLOT_BYTES: usize = 256 << 20;
 pub(super) const FRAME_BYTES: usize = PAGE_BYTES;
 /// The handler's frames and the saved vector state (11 KiB with AMX), with room for an earlier handler to be called.
 const ALT_STACK_BYTES: usize = 64 << 10;
-const PAGE_BYTES: usize = 4096;
+pub(super) const PAGE_BYTES: usize = 4096;
 
 /// First slot's address; zero while nothing is reserved. Written once.
 static RESERVATION: AtomicUsize = AtomicUsize::new(0);

@@ -6,15 +6,14 @@
 //! nothing. CPU limits go by the executor's CPU clock, so a thread that was preempted is not blamed.
 #![allow(unsafe_code)] // Clocks of other threads, and signals to one thread.
 
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
 use super::frame::{Frame, Limits};
+use super::seat::Seats;
 use super::signals::STOP_SIGNAL;
-use super::stack::Slot;
 
 /// Between the first and the second signal for one call; then twice that, and so on.
 const RESEND_FIRST: Duration = Duration::from_millis(10);
@@ -65,38 +64,76 @@ struct Watched {
     seq: u64,
     cpu_at_first_sight: Duration,
     resend: Duration,
+    first_signal: Option<Instant>,
     next_signal: Option<Instant>,
+    is_stuck: bool,
+}
+
+/// A call that runs on long after it was to stop.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stuck {
+    /// Place in [`Seats::all`].
+    pub(super) seat: usize,
+    /// Id of the job.
+    pub(super) job: u64,
+    /// Of the call, if it is one of a series; else 0.
+    pub(super) call: u64,
 }
 
 /// The watchdog's own state; the pool's thread calls [`Watchdog::scan`].
 #[derive(Debug)]
 pub(super) struct Watchdog {
     epoch: Instant,
+    stuck_after: Duration,
     watched: Vec<Watched>,
 }
 
 impl Watchdog {
-    /// For `executors` of a pool whose limits count from `epoch`.
-    pub(super) fn new(epoch: Instant, executors: usize) -> Watchdog {
-        Watchdog { epoch, watched: (0..executors).map(|_| Watched::default()).collect() }
+    /// For the seats of a pool whose limits count from `epoch`, and of which a call counts as stuck that runs for
+    /// `stuck_after` after the first signal.
+    pub(super) fn new(epoch: Instant, stuck_after: Duration, seats: &Seats) -> Watchdog {
+        Watchdog { epoch, stuck_after, watched: seats.all().map(|_| Watched::default()).collect() }
     }
 
-    /// Looks at all executors once; `stop_all` ends whatever runs.
-    pub(super) fn scan(&mut self, slots: &[Slot], victims: &[OnceLock<Victim>], stop_all: bool) {
-        for ((slot, victim), watched) in slots.iter().zip(victims).zip(&mut self.watched) {
-            if let (Some(victim), Some((seq, limits))) = (victim.get(), slot.frame().running()) {
-                watched.look(self.epoch, slot.frame(), victim, seq, limits, stop_all);
+    /// Looks at all seats once; `stop_all` ends whatever runs. Answers the calls that are stuck, each once.
+    pub(super) fn scan(&mut self, seats: &Seats, stop_all: bool) -> Vec<Stuck> {
+        let mut stuck = Vec::new();
+        for (index, (seat, watched)) in seats.all().zip(&mut self.watched).enumerate() {
+            let Some((slot, victim)) = seat.taken() else { continue };
+            let Some((seq, limits)) = slot.frame().running() else { continue };
+            let now = Instant::now();
+            watched.look(self.epoch, now, slot.frame(), &victim, seq, limits, stop_all);
+            let is_over = |first: Instant| now.saturating_duration_since(first) >= self.stuck_after;
+            if !watched.is_stuck && watched.first_signal.is_some_and(is_over) {
+                watched.is_stuck = true;
+                stuck.push(Stuck { seat: index, job: limits.job, call: limits.call });
             }
         }
+        stuck
     }
 }
 
 impl Watched {
-    fn look(&mut self, epoch: Instant, frame: &Frame, victim: &Victim, seq: u64, limits: Limits, stop: bool) {
-        let now = Instant::now();
-        let Some(cpu) = victim.cpu() else { vanished() };
+    #[allow(clippy::too_many_arguments)] // All of one moment.
+    fn look(
+        &mut self,
+        epoch: Instant,
+        now: Instant,
+        frame: &Frame,
+        victim: &Victim,
+        seq: u64,
+        limits: Limits,
+        stop: bool,
+    ) {
+        let Some(cpu) = victim.cpu() else {
+            // A thread that was given up ends when its code has ended after all.
+            let runs_on = frame.running().is_some_and(|(running, _)| running == seq);
+            return if runs_on {
+                vanished()
+            };
+        };
         if self.seq != seq {
-            *self = Watched { seq, cpu_at_first_sight: cpu, resend: RESEND_FIRST, next_signal: None };
+            *self = Watched { seq, cpu_at_first_sight: cpu, resend: RESEND_FIRST, ..Watched::default() };
         }
         let cpu_used = cpu.saturating_sub(self.cpu_at_first_sight);
         let over = stop
@@ -107,6 +144,7 @@ impl Watched {
             // Before the signal: the handler compares.
             frame.kill.store(seq, Ordering::Release);
             victim.stop();
+            self.first_signal.get_or_insert(now);
             self.next_signal = Some(now + self.resend);
             self.resend = (self.resend * 2).min(RESEND_MAX);
         }

@@ -63,6 +63,7 @@ pub(crate) const UNSAFE_FILES: &[&str] = &[
     "src/exec/host/search.rs",
     "src/exec/host/startup.rs",
     "src/exec/memory.rs",
+    "src/exec/registers.rs",
     "src/exec/row_loop.rs",
     "src/exec/signals.rs",
     "src/exec/stack.rs",
@@ -70,6 +71,7 @@ pub(crate) const UNSAFE_FILES: &[&str] = &[
     "src/exec/thread_switch.rs",
     "src/exec/watchdog.rs",
     "src/exec/x86_64.rs",
+    "src/exec/x86_64/trial.rs",
     "src/tools/gdb.rs",
     "src/tools/jitdump.rs",
     "src/tools/unwind.rs",
@@ -87,7 +89,9 @@ pub(crate) const UNSAFE_FILES: &[&str] = &[
     "src/exec/host_tests/mod.rs",
     "src/exec/hostile_tests.rs",
     "src/exec/test_code.rs",
+    "src/exec/inline_tests.rs",
     "src/exec/thread_tests.rs",
+    "src/exec/traces_tests.rs",
 ];
 
 pub(crate) const FILE_LINES_MAX: usize = 500;

@@ -69,6 +69,7 @@ fn run(arguments: Arguments) -> Result<Report, Failure> {
             Command::Executions => executions::list(&context).await,
             Command::Cancel(asked) => executions::cancel(&context, asked).await,
             Command::Evict(asked) => residency::evict(&context, asked).await,
+            Command::Unquarantine(asked) => residency::unquarantine(&context, asked).await,
             Command::List(asked) => listing::run(&context, asked).await,
             Command::Disasm(asked) => disasm::run(&context, asked).await,
             Command::Stats => status::stats(&context).await,

@@ -7,33 +7,33 @@
 //! The steps share the call's memory, which is empty before and after: what a step allocates it must free, since it is
 //! gone when the list has ended, and a variable that points to it would be worse than a trap.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{Executor, Task};
+use super::Executor;
 use crate::exec::arch::Registers;
-use crate::exec::call::{Callee, Outcome, Step};
+use crate::exec::call::{Call, Callee, Outcome, Step};
 use crate::exec::frame::Limits;
 use crate::exec::signals::STOP_SIGNAL;
 use crate::exec::thread::Block;
 use crate::exec::trap::{Trap, TrapKind, TrapStage};
 use crate::exec::watchdog::nanos;
+use crate::exec::writable::Writables;
 
 impl<C: Callee> Executor<'_, C> {
     /// Runs what must run before the first call. `None`: there is nothing, or nothing more.
-    pub(super) fn initialise(&self, task: &Task<'_, C>, taken: Instant) -> Option<Outcome> {
-        let Task { call, lanes, .. } = *task;
+    pub(super) fn initialise(&self, call: &Call<C>, lanes: &Writables, whole: Limits) -> Option<Outcome> {
         if !call.callee.is_pending() {
             return None;
         }
+        self.traces.remove_for(call.callee.tenant(), self.slot);
         let frame = self.slot.frame();
         let memory = self.region.range();
         frame.heap.reset(memory.start, memory.end);
-        let began = self.cpu.victim.cpu().unwrap_or_default();
-        let whole = self.limits(task, taken);
+        let began = self.victim.cpu().unwrap_or_default();
         while call.callee.is_pending() {
             for step in (0..).map_while(|index| call.callee.step(index)) {
-                let used = self.cpu.victim.cpu().unwrap_or(began).saturating_sub(began);
-                if let Err(outcome) = self.step(task, step, left(whole, used)) {
+                let used = self.victim.cpu().unwrap_or(began).saturating_sub(began);
+                if let Err(outcome) = self.step(&call.callee, step, left(whole, used)) {
                     return Some(outcome);
                 }
             }
@@ -48,8 +48,7 @@ impl<C: Callee> Executor<'_, C> {
         None
     }
 
-    fn step(&self, task: &Task<'_, C>, step: Step, limits: Limits) -> Result<(), Outcome> {
-        let callee = &task.call.callee;
+    fn step(&self, callee: &C, step: Step, limits: Limits) -> Result<(), Outcome> {
         let frame = self.slot.frame();
         let stopped =
             |kind, signal, stage| Trap { kind, pc: step.entry, fault_address: None, signal, system_call: None, stage };
@@ -67,8 +66,9 @@ impl<C: Callee> Executor<'_, C> {
         frame.context.prepare(step.entry, &Registers::default());
         frame.set_limits(limits);
         let block = self.enter(callee);
+        self.traces.used(frame.heap.used_end());
         if let Some(raw) = frame.take_trap() {
-            return Err(match self.ended(task.whose, &raw) {
+            return Err(match self.ended(limits, &raw) {
                 Outcome::Trap(trap) => Outcome::Trap(Trap { stage: TrapStage::Initialiser, ..trap }),
                 other => other,
             });
