@@ -73,11 +73,19 @@ impl Arenas {
         let mut views = Views::map(geometry, config)?;
         canary::run(&views, &barrier)?;
         views.seal();
-        let arenas = Self::over(views, barrier, config);
-        if config.huge_pages == HugePages::Collapse {
-            collapse::start(&arenas.memory).map_err(|error| MapError::Thread { error })?;
+        Ok(Self::over(views, barrier, config))
+    }
+
+    /// Starts the thread that puts memory on huge pages, if that is configured. Apart from the mapping, so that the thread
+    /// comes under what a process restricts itself to in between; once is enough.
+    ///
+    /// # Errors
+    /// [`MapError::Thread`].
+    pub fn start_upkeep(&self) -> Result<(), MapError> {
+        match self.memory.huge_pages {
+            HugePages::Collapse => collapse::start(&self.memory).map_err(|error| MapError::Thread { error }),
+            HugePages::Never | HugePages::Hugetlb => Ok(()),
         }
-        Ok(arenas)
     }
 
     fn over(views: Views, barrier: Barrier, config: &ArenaConfig) -> Arc<Self> {

@@ -298,7 +298,7 @@ impl Cache {
             if !residents.has_room() {
                 return Err(InstallError::TooManyEntries);
             }
-            self.charge_evicting(&mut residents, amount, reason, &mut evicted)?
+            self.charge_evicting(&mut residents, now, amount, reason, &mut evicted)?
         };
         self.settle(&mut charge, amount, evicted, victims);
         Ok(Room::Charged { charge, replaces })
@@ -318,6 +318,7 @@ impl Cache {
     pub(super) fn charge_evicting(
         &self,
         residents: &mut Residents,
+        now: Instant,
         amount: Amount,
         reason: impl Fn(Handle) -> Reason,
         evicted: &mut Vec<Resident>,
@@ -327,7 +328,7 @@ impl Cache {
             Err(missing_bytes) => missing_bytes,
         };
         let chosen = residents.victims(missing_bytes).ok_or(InstallError::AllPinned { missing_bytes })?;
-        evicted.extend(chosen.handles.into_iter().filter_map(|it| residents.evict(it, reason(it))));
+        evicted.extend(chosen.handles.into_iter().filter_map(|it| residents.evict(it, reason(it), now)));
         // What lingers only for those who go is freed with them.
         let givers: Vec<&Charge> =
             evicted.iter().map(|it| &it.entry).chain(&chosen.followers).map(|it| &it.charge).collect();
@@ -388,7 +389,7 @@ impl Cache {
             if !replace {
                 return Err(InstallError::KeyOccupied);
             }
-            replaced = residents.evict(handle, Reason::Replaced);
+            replaced = residents.evict(handle, Reason::Replaced, now);
             outcome = Outcome::Replaced;
         } else if !residents.has_room() {
             return Err(InstallError::TooManyEntries);

@@ -29,6 +29,8 @@ mod watch;
 #[cfg(test)]
 mod dependencies_tests;
 #[cfg(test)]
+mod recency_tests;
+#[cfg(test)]
 mod room_tests;
 #[cfg(test)]
 mod watch_tests;
@@ -211,11 +213,12 @@ impl Cache {
 
     /// Takes an entry out. `on_freed` is called once its memory is free, if it is not at once.
     pub fn evict(&self, target: Target<'_>, on_freed: Option<OnFreed>) -> Option<EvictedEntry> {
+        let now = (self.clock)();
         let (resident, view) = {
             let mut residents = self.residents();
             let handle = residents.find(target)?;
             let view = residents.get(handle)?.view(handle);
-            (residents.evict(handle, Reason::Requested)?, view)
+            (residents.evict(handle, Reason::Requested, now)?, view)
         };
         let gone = self.let_go(resident.entry, on_freed);
         Some(EvictedEntry { gone, view })

@@ -30,6 +30,7 @@ use tonic::{
     Request, Response, Status,
     transport::{Channel, Endpoint, Error as TransportError, Uri},
 };
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use crate::proto::{
     CancelExecutionRequest, DisassembleRequest, DisassembleResponse, EvictRequest, EvictResponse, ExecuteBatchRequest,
@@ -225,6 +226,17 @@ impl Client {
     /// [`ClientError`].
     pub async fn disassemble(&self, request: DisassembleRequest) -> Result<DisassembleResponse, ClientError> {
         self.retried(request, |mut stub, request| async move { stub.disassemble(request).await }).await
+    }
+
+    /// Whether a service takes requests, by grpc.health.v1. The empty name asks for the daemon as a whole.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::is_not_found`] tells a service that does not exist.
+    pub async fn is_serving(&self, service: &str) -> Result<bool, ClientError> {
+        let mut stub = HealthClient::new(self.channel.clone());
+        let asked = HealthCheckRequest { service: service.to_owned() };
+        let answer = self.once(asked, |request| async move { stub.check(request).await }).await?;
+        Ok(answer.status() == ServingStatus::Serving)
     }
 
     /// What the daemon holds and does.

@@ -120,6 +120,8 @@ pub const KEYS: &[Key] = &[
     milliseconds("exec.cpu_limit_max_ms", 1, HOUR_MS),
     Key { path: "exec.watchdog_tick_us", kind: Kind::Number { unit: Unit::Microseconds, min: 100, max: 1_000_000 } },
     Key { path: "exec.system_call_filter", kind: Kind::Word(&["require", "try", "off"]) },
+    Key { path: "confine.system_calls", kind: Kind::Word(&["require", "try", "off"]) },
+    Key { path: "confine.landlock", kind: Kind::Word(&["require", "try", "off"]) },
     Key { path: "tools.perf", kind: Kind::Word(&["off", "map", "jitdump"]) },
     Key { path: "tools.directory", kind: Kind::Directory },
     bytes("tools.file_max_bytes", 64 * KIB, 1024 * GIB),

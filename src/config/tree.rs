@@ -29,6 +29,8 @@ pub struct Config {
     pub code: Code,
     /// Calls into resident code.
     pub exec: Exec,
+    /// What the process gives up once it has started.
+    pub confine: Confine,
     /// What profilers and debuggers are told.
     pub tools: Tools,
     /// What is told on standard error.
@@ -194,6 +196,29 @@ pub enum SystemCallFilter {
     #[default]
     Require,
     /// Where the system gives it.
+    Try,
+    /// No.
+    Off,
+}
+
+/// What the process gives up once it has started.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Confine {
+    /// System calls that it has no need of, by a filter of its own.
+    pub system_calls: Confinement,
+    /// Files, ports and other processes, by the kernel's sandbox.
+    pub landlock: Confinement,
+}
+
+/// Whether a measure is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Confinement {
+    /// Without it the daemon does not start.
+    Require,
+    /// Where the system gives it.
+    #[default]
     Try,
     /// No.
     Off,

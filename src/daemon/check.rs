@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 
-use super::{DaemonError, Parts, arena_config, build, executors, filter_policy};
+use super::{DaemonError, Ground, Parts, arena_config, confinement, executors, filter_policy};
 use crate::{
     arena::{self, ArenaStats, Finding, FindingLevel},
     config::Config,
@@ -54,17 +54,20 @@ fn filter(policy: FilterPolicy, tried: Result<(), FilterError>) -> Finding {
     Finding { level, what, errno: None, remedy }
 }
 
-/// Tries what [`serve`](super::serve) needs of the platform, and says what it found: name and finding.
+/// Tries what [`serve`](super::serve) needs of the platform, and says what it found: name and finding. The process is
+/// confined then, as the daemon would be: to be called before there are threads, and last.
 ///
 /// # Errors
 /// [`DaemonError`]: what would stop the daemon from starting.
 pub fn check(config: &Config) -> Result<Vec<(String, String)>, DaemonError> {
-    let Parts { service, tools, .. } = build(config)?;
+    let ground = Ground::open(config)?;
+    let measures = confinement::confine(config, &ground.arenas)?;
+    let Parts { service, tools, .. } = ground.build(config)?;
     if let Some(tools) = tools {
         tools.finish();
     }
     let arena = service.arena_stats();
-    Ok([
+    let parts = [
         ("architecture", std::env::consts::ARCH.to_owned()),
         ("memory strategy", format!("{}: {}", arena.strategy, arena.reason)),
         (
@@ -75,8 +78,8 @@ pub fn check(config: &Config) -> Result<Vec<(String, String)>, DaemonError> {
         ("executors", format!("{} threads, a fault in one was recovered", executors(config))),
         ("system calls from code", contained(service.filter_state())),
     ]
-    .map(|(name, finding)| (name.to_owned(), finding))
-    .into())
+    .map(|(name, finding)| (name.to_owned(), finding));
+    Ok(parts.into_iter().chain(confinement::told(&measures)).collect())
 }
 
 fn low_arena(asked_bytes: u64, arena: &ArenaStats) -> String {
@@ -130,6 +133,7 @@ fn errno_name(number: i32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::confine::InstallError;
 
     fn finding(level: FindingLevel, what: &str, errno: Option<i32>, remedy: Option<&str>) -> Finding {
         Finding { level, what: what.to_owned(), errno, remedy: remedy.map(str::to_owned) }
@@ -172,12 +176,12 @@ mod tests {
 
     #[test]
     fn a_filter_that_cannot_be_had_fails_only_if_it_is_required() {
-        let refused = Err(FilterError::Install(Errno::EPERM));
+        let error = FilterError::Install(InstallError::Install(Errno::EPERM));
+        let refused = Err(error);
         let required = filter(FilterPolicy::Require, refused);
         assert!(required.level == FindingLevel::Failed && required.what.contains("EPERM"), "{required:?}");
         assert!(required.remedy.is_some_and(|it| it.contains("profile")));
-        let told =
-            DaemonError::from(exec::StartError::Filter { error: FilterError::Install(Errno::EPERM) }).to_string();
+        let told = DaemonError::from(exec::StartError::Filter { error }).to_string();
         assert!(told.contains("profile") && told.contains("exec.system_call_filter"), "{told}");
         assert_eq!(filter(FilterPolicy::Try, refused).level, FindingLevel::Degraded);
         assert_eq!(filter(FilterPolicy::Off, Ok(())).level, FindingLevel::Degraded);

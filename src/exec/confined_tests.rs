@@ -11,12 +11,13 @@ use libc::{c_int, c_long, sock_filter};
 use nix::errno::Errno;
 
 use super::call::{Arg, Call, Callee, Outcome, ResultType, Scalar};
-use super::confine::{FilterError, FilterPolicy, FilterState, confine};
+use super::confine::{FilterError, FilterPolicy, FilterState};
 use super::pool::{ExecConfig, Pool, PoolStats, StartError};
 use super::test_code::{TestCode, assemble, call, config, eventually, is_again, pool, run, started_again, wait};
 use super::trap::TrapKind;
 use super::writable::{Writable, Writables};
 use crate::arena::{ArenaConfig, Arenas, Layout, Published};
+use crate::confine::{InstallError, install};
 
 /// What a process ends with that came to the end of its test.
 const WELL: i32 = 42;
@@ -96,9 +97,9 @@ fn where_filters_are_refused_a_pool_starts_only_if_it_may_go_without() {
             (libc::SYS_seccomp, None, errno(libc::EPERM)),
             (libc::SYS_prctl, Some(PR_SET_SECCOMP), errno(libc::EPERM)),
         ];
-        confine(&outer(&refused)).unwrap();
+        install(&outer(&refused)).unwrap();
         let error = start(FilterPolicy::Require).unwrap_err();
-        let why = FilterError::Install(Errno::EPERM);
+        let why = FilterError::Install(InstallError::Install(Errno::EPERM));
         assert!(matches!(error, StartError::Filter { error } if error == why), "{error}");
         let pool = start(FilterPolicy::Try).unwrap();
         assert_eq!(pool.stats().filter, FilterState::Unavailable(why));
@@ -115,11 +116,11 @@ fn where_filters_are_refused_a_pool_starts_only_if_it_may_go_without() {
 #[test]
 fn under_a_filter_that_knows_only_the_older_way_that_is_taken() {
     if is_again() {
-        confine(&outer(&[(libc::SYS_seccomp, None, errno(libc::ENOSYS))])).unwrap();
+        install(&outer(&[(libc::SYS_seccomp, None, errno(libc::ENOSYS))])).unwrap();
         assert_eq!(is_contained(&start(FilterPolicy::Require).unwrap()).filter, FilterState::InForce);
-        confine(&outer(&[(libc::SYS_prctl, Some(PR_SET_NO_NEW_PRIVS), errno(libc::EACCES))])).unwrap();
+        install(&outer(&[(libc::SYS_prctl, Some(PR_SET_NO_NEW_PRIVS), errno(libc::EACCES))])).unwrap();
         let error = start(FilterPolicy::Require).unwrap_err();
-        let why = FilterError::NoNewPrivileges(Errno::EACCES);
+        let why = FilterError::Install(InstallError::NoNewPrivileges(Errno::EACCES));
         assert!(matches!(error, StartError::Filter { error } if error == why), "{error}");
         well();
     }
@@ -137,7 +138,7 @@ fn a_filter_of_somebody_else_keeps_its_handler() {
         // SAFETY: the handler only ends the process.
         unsafe { libc::signal(libc::SIGSYS, earlier as *const () as usize) };
         is_contained(&start(FilterPolicy::Require).unwrap());
-        confine(&outer(&[(libc::SYS_getppid, None, libc::SECCOMP_RET_TRAP)])).unwrap();
+        install(&outer(&[(libc::SYS_getppid, None, libc::SECCOMP_RET_TRAP)])).unwrap();
         // SAFETY: has no preconditions.
         unsafe { libc::getppid() };
     }
@@ -148,7 +149,7 @@ fn a_filter_of_somebody_else_keeps_its_handler() {
 fn a_signal_of_that_kind_that_is_not_ours_ends_the_process_as_before() {
     if is_again() {
         is_contained(&start(FilterPolicy::Require).unwrap());
-        confine(&outer(&[(libc::SYS_getppid, None, libc::SECCOMP_RET_TRAP)])).unwrap();
+        install(&outer(&[(libc::SYS_getppid, None, libc::SECCOMP_RET_TRAP)])).unwrap();
         // SAFETY: has no preconditions.
         unsafe { libc::getppid() };
     }
@@ -300,7 +301,7 @@ fn executors_give_memory_back_whatever_way_it_is_had() {
 #[test]
 fn executors_give_memory_back_where_its_protection_changes() {
     if is_again() {
-        confine(&outer(&[(libc::SYS_memfd_create, None, errno(libc::EPERM))])).unwrap();
+        install(&outer(&[(libc::SYS_memfd_create, None, errno(libc::EPERM))])).unwrap();
         let config = ArenaConfig { keep_free_bytes: 0, allow_mprotect: true, ..ArenaConfig::new(16 << 20, 16 << 20) };
         let config = ArenaConfig { low_bytes: 4 << 20, ..config };
         let arenas = Arenas::map(&config).unwrap();

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::batch::BatchDone;
 use super::call::{Arg, Call, Callee, Done, Outcome, Scalar};
-use super::confine::{FilterError, confine};
+use super::confine::FilterError;
 use super::errno;
 use super::frame::Limits;
 use super::memory::{Placed, Region};
@@ -28,6 +28,7 @@ use super::ticket::Answer as _;
 use super::trap::{RawTrap, Trap, TrapKind};
 use super::watchdog::{Victim, nanos};
 use super::writable::Writables;
+use crate::confine::install;
 
 /// Shorter times are not measured by the CPU clock, which costs a system call.
 const CPU_RESOLUTION: Duration = Duration::from_micros(20);
@@ -61,7 +62,7 @@ fn set_up<C>(shared: &Shared<C>, slot: &Slot) -> Result<(ThreadSignals, Victim),
     slot.frame().blocked_signals.store(signals.blocked, Ordering::Relaxed);
     slot.frame().context.init(slot.stack().end);
     if let Some(program) = &shared.filter {
-        confine(program).map_err(Obstacle::Filter)?;
+        install(program).map_err(|error| Obstacle::Filter(error.into()))?;
         slot.frame().filtered.store(true, Ordering::Relaxed);
     }
     Ok((signals, victim))

@@ -6,48 +6,10 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
+use crate::confine::AUDIT_ARCH_X86_64;
+use crate::confine::machine::{Data, assert_fit, run};
 
 const DAEMON: Daemon = Daemon { process: 4711, default_action: 0x55d0_1234_5678, flips_protection: true };
-
-/// What the kernel asks: `struct seccomp_data`.
-#[derive(Clone, Copy, Debug)]
-struct Data {
-    number: u32,
-    arch: u32,
-    pointer: u64,
-    arguments: [u64; 6],
-}
-
-impl Data {
-    fn bytes(&self) -> Vec<u8> {
-        let words = [self.pointer].into_iter().chain(self.arguments);
-        let head = [self.number.to_le_bytes(), self.arch.to_le_bytes()].concat();
-        head.into_iter().chain(words.flat_map(u64::to_le_bytes)).collect()
-    }
-}
-
-/// Runs a program as the kernel does. Refuses what the kernel would not take.
-fn run(program: &[sock_filter], data: &Data) -> u32 {
-    let bytes = data.bytes();
-    let (mut at, mut accumulator) = (0, 0);
-    loop {
-        let sock_filter { code, jt, jf, k } = program[at];
-        at += 1;
-        let jump = |yes: bool| usize::from(if yes { jt } else { jf });
-        match u32::from(code) {
-            0x20 => {
-                assert!(k.is_multiple_of(4), "a load that is not aligned");
-                accumulator = u32::from_le_bytes(bytes[k as usize..][..4].try_into().unwrap());
-            }
-            0x54 => accumulator &= k,
-            0x15 => at += jump(accumulator == k),
-            0x25 => at += jump(accumulator > k),
-            0x35 => at += jump(accumulator >= k),
-            0x06 => return k,
-            other => panic!("instruction {other:#x}"),
-        }
-    }
-}
 
 /// The rule, written down a second time and in another way.
 fn rule(code: &[Range<u64>], daemon: Daemon, data: &Data) -> u32 {
@@ -199,10 +161,5 @@ fn an_empty_range_allows_nothing() {
 #[test]
 fn the_longest_program_is_one_that_the_kernel_takes() {
     let ranges: Vec<Range<u64>> = (1..=RANGES_MAX as u64).map(|at| at << 40..(at << 40) + (1 << 30)).collect();
-    let longest = program(&ranges, DAEMON);
-    assert!(longest.len() <= 4096, "{} instructions", longest.len());
-    for (at, instruction) in longest.iter().enumerate() {
-        let end = at + 1 + usize::from(instruction.jt.max(instruction.jf));
-        assert!(end < longest.len() || instruction.code == 0x06, "instruction {at} jumps out of the program");
-    }
+    assert_fit(&program(&ranges, DAEMON));
 }

@@ -24,6 +24,10 @@ pub(super) const EVICTED_BYTES: Named =
     ("codecache_evicted_bytes_total", "Charged bytes of entries that went, by reason.");
 pub(super) const EVICTED_NEVER_USED: Named =
     ("codecache_evicted_never_used_total", "Entries that went without a lookup or an execution since their install.");
+pub(super) const EVICTED_RECENTLY_USED: Named = (
+    "codecache_evicted_recently_used_total",
+    "Entries that went to make room although they had been used less than a minute before.",
+);
 pub(super) const EXECUTOR_SYSTEM_CALLS_REFUSED: Named = (
     "codecache_executor_system_calls_refused_total",
     "System calls of executors between calls that the filter refused, of which one is usual; what code is refused are traps.",
@@ -119,6 +123,7 @@ pub(super) const COUNTERS: &[Named] = &[
     EVICTIONS,
     EVICTED_BYTES,
     EVICTED_NEVER_USED,
+    EVICTED_RECENTLY_USED,
     EXECUTOR_SYSTEM_CALLS_REFUSED,
 ];
 

@@ -69,6 +69,8 @@ pub struct Snapshot {
     pub evicted_replaced: Evicted,
     /// Entries that went without a use, since the start.
     pub evicted_never_used: u64,
+    /// Entries that went to make room though their last use was less than a minute ago.
+    pub evicted_recently_used: u64,
 }
 
 /// Memory of one kind, in bytes.
@@ -115,6 +117,7 @@ pub(super) struct SnapshotHandles {
     evictions: By<EvictionReason, Counter>,
     evicted_bytes: By<EvictionReason, Counter>,
     evicted_never_used: Counter,
+    evicted_recently_used: Counter,
 }
 
 impl SnapshotHandles {
@@ -145,6 +148,7 @@ impl SnapshotHandles {
             evictions: registry.counters(catalog::EVICTIONS, "reason"),
             evicted_bytes: registry.counters(catalog::EVICTED_BYTES, "reason"),
             evicted_never_used: registry.counter(catalog::EVICTED_NEVER_USED, &[]),
+            evicted_recently_used: registry.counter(catalog::EVICTED_RECENTLY_USED, &[]),
         }
     }
 
@@ -201,6 +205,7 @@ impl SnapshotHandles {
             self.evicted_bytes.get(reason).absolute(evicted.bytes);
         }
         self.evicted_never_used.absolute(now.evicted_never_used);
+        self.evicted_recently_used.absolute(now.evicted_recently_used);
     }
 }
 

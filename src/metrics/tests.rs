@@ -199,6 +199,7 @@ fn numbered_snapshot() -> Snapshot {
         evicted_requested: Evicted { entries: 1014, bytes: 1015 },
         evicted_replaced: Evicted { entries: 1016, bytes: 1017 },
         evicted_never_used: 1018,
+        evicted_recently_used: 1021,
     }
 }
 
@@ -239,6 +240,7 @@ fn each_field_of_a_snapshot_has_its_own_sample() {
         ("codecache_evictions_total{reason=\"replaced\"}", 1016.0),
         ("codecache_evicted_bytes_total{reason=\"replaced\"}", 1017.0),
         ("codecache_evicted_never_used_total", 1018.0),
+        ("codecache_evicted_recently_used_total", 1021.0),
     ] {
         assert_eq!(value(&text, sample), wanted, "{sample}");
     }

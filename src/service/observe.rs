@@ -17,6 +17,11 @@ impl Service {
         self.arenas.stats()
     }
 
+    /// Takes each lock of the cache, the arenas and the executors once. Blocks for as long as one of them is held.
+    pub fn touch_locks(&self) {
+        let _counts = self.counts();
+    }
+
     /// Whether system calls of code are contained.
     pub fn filter_state(&self) -> FilterState {
         self.pool.stats().filter
@@ -113,6 +118,7 @@ impl Service {
             evicted_requested: evicted(cache.evictions.requested),
             evicted_replaced: evicted(cache.evictions.replaced),
             evicted_never_used: cache.evictions.never_used,
+            evicted_recently_used: cache.evictions.recently_used,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::LazyLock, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use codecached::proto::{FlatEntry, ListOrder, MemoryKind, ResultType};
@@ -19,9 +19,15 @@ Exit codes:
 A KEY is text, or bytes in the form hex:00ff.
 The server may also be given by the environment variable CODECACHED_SERVER.";
 
+/// Of the package, and of the source it was built from.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let revision = option_env!("CODECACHED_REVISION").unwrap_or("unknown");
+    format!("{} (revision {revision})", env!("CARGO_PKG_VERSION"))
+});
+
 /// Talks to a running codecached: installs, finds, calls, evicts and measures.
 #[derive(Debug, Parser)]
-#[command(name = "codecachectl", version, after_help = EXIT_CODES, max_term_width = 120)]
+#[command(name = "codecachectl", version = VERSION.as_str(), after_help = EXIT_CODES, max_term_width = 120)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -77,6 +83,8 @@ pub(crate) enum Command {
     Arenas(Arenas),
     /// Show what the daemon runs on, takes and offers
     Capabilities,
+    /// Ask whether requests are taken. Exit code 0 if so, 5 if not or if nobody answers, 3 if there is no such service
+    Health(Health),
     /// Measure throughput and latency; its entries push out others if the budget is full
     Bench(Bench),
 }
@@ -248,6 +256,13 @@ pub(crate) struct Arenas {
     /// Colours: auto is for terminals, unless NO_COLOR is set
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) color: Color,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Health {
+    /// Full name of a service, such as codecache.v1.ExecutionService [default: the daemon as a whole]
+    #[arg(default_value = "", hide_default_value = true)]
+    pub(crate) service: String,
 }
 
 #[derive(Debug, Args)]

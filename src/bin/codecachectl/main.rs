@@ -10,6 +10,7 @@ mod diagnostics;
 mod disasm;
 mod executions;
 mod failure;
+mod health;
 mod install;
 mod listing;
 mod picture;
@@ -73,6 +74,7 @@ fn run(arguments: Arguments) -> Result<Report, Failure> {
             Command::Stats => status::stats(&context).await,
             Command::Arenas(asked) => arenas::run(&context, asked).await,
             Command::Capabilities => status::capabilities(&context).await,
+            Command::Health(asked) => health::run(&context, asked).await,
             Command::Bench(asked) => bench::run(&context, asked).await,
         }
     })
