@@ -53,6 +53,8 @@ const MULTIPLY: &[u8] = &[0xf2, 0x0f, 0x59, 0xc1, 0xc3];
 const INVALID: &[u8] = &[0x0f, 0x0b];
 /// `call` to itself.
 const RECURSION: &[u8] = &[0xe8, 0xfb, 0xff, 0xff, 0xff];
+/// `sub rsp, 2 MiB; push rax; ud2`: a frame that the stack is too small for.
+const LARGE_FRAME: &[u8] = &[0x48, 0x81, 0xec, 0x00, 0x00, 0x20, 0x00, 0x50, 0x0f, 0x0b];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1).filter(|it| it != "--bench");
@@ -82,7 +84,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         code_flips: code.arenas.flips_protection(),
         filter: FilterPolicy::Require,
     })?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     recovery(&code, &pool, &runtime);
     handover(&code, &pool, &runtime);
     batches(&code, &pool, &runtime)?;
@@ -104,7 +106,14 @@ impl Code {
         let config =
             CacheConfig { budget_bytes: 32 << 20, eviction_window: 16, generation_seed: 1, clock: Instant::now };
         let cache = Cache::new(&config, Arc::clone(&arenas), ImportTable::default());
-        for (key, blob) in [("add", ADD), ("multiply", MULTIPLY), ("invalid", INVALID), ("recursion", RECURSION)] {
+        let blobs = [
+            ("add", ADD),
+            ("multiply", MULTIPLY),
+            ("invalid", INVALID),
+            ("large_frame", LARGE_FRAME),
+            ("recursion", RECURSION),
+        ];
+        for (key, blob) in blobs {
             let entry = FlatEntry { name: "f".to_owned(), offset_bytes: 0 };
             let image = Image::parse_flat(blob, vec![entry], &Limits::default())?;
             let mut identity = [0; 32];
@@ -162,9 +171,12 @@ fn guarded(code: &Code, peer: &str) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// From an executor's taking the call to the trap being known, with the memory given back.
+/// From an executor's taking the call to the trap being known, with the memory given back. The recursion has also filled
+/// a stack of a MiB, page by page, by then.
 fn recovery(code: &Code, pool: &Pool<Pinned>, runtime: &Runtime) {
-    for (key, kind) in [("invalid", TrapKind::Ill), ("recursion", TrapKind::StackOverflow)] {
+    let kinds =
+        [("invalid", TrapKind::Ill), ("large_frame", TrapKind::StackOverflow), ("recursion", TrapKind::StackOverflow)];
+    for (key, kind) in kinds {
         let mut walls: Vec<f64> = (0..TRAPS)
             .map(|_| {
                 let ticket =
@@ -224,6 +236,7 @@ fn batches(code: &Code, pool: &Pool<Pinned>, runtime: &Runtime) -> Result<(), Bo
     ];
     for (shape, key, result, columns) in shapes {
         let batch = Batch::new(ROWS, columns)?;
+        let mut cpu = Vec::new();
         let rates = (0..ROUNDS).map(|_| {
             let ticket = pool
                 .submit_batch(code.call(key, vec![], result), batch.clone())
@@ -231,11 +244,14 @@ fn batches(code: &Code, pool: &Pool<Pinned>, runtime: &Runtime) -> Result<(), Bo
                 .expect("room");
             let done = runtime.block_on(ticket);
             assert_eq!(done.rows as u64, ROWS);
+            cpu.push(done.done.cpu.as_secs_f64() * 1e9 / ROWS as f64);
             ROWS as f64 / done.done.wall.as_secs_f64()
         });
         let rate = quantile(&mut rates.collect::<Vec<_>>(), 0.5);
         println!("exec.batch.{shape} {:.1} Mrows/s", rate / 1e6);
         println!("exec.batch.{shape}_row {:.2} ns", 1e9 / rate);
+        // Where others use the machine meanwhile this says more.
+        println!("exec.batch.{shape}_row_cpu_least {:.2} ns", quantile(&mut cpu, 0.0));
         if shape == "add_i64" {
             aim("batch_add_i64_mrows", rate / 1e6, AIM_ROWS / 1e6, rate >= AIM_ROWS);
         }
