@@ -84,28 +84,34 @@ def selected(selector, labels):
     return selector and all(labels.get(key) == value for key, value in selector.items())
 
 
-documents = list(yaml.safe_load_all(open(sys.argv[1])))
-kinds = {}
-for document in documents:
-    kinds.setdefault(document["kind"], []).append(document)
-    if document["kind"] == "ServiceMonitor":
-        ServiceMonitor.model_validate(document)
-    else:
-        kubernetes_validate.validate(document, VERSION, strict=True)
-for namespace in kinds["Namespace"]:
-    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-(deployment,) = kinds["Deployment"]
-template = deployment["spec"]["template"]
-restricted(template["spec"])
-daemon(template["spec"], documents)
-labels = template["metadata"]["labels"]
-assert selected(deployment["spec"]["selector"]["matchLabels"], labels)
-assert selected(kinds["PodDisruptionBudget"][0]["spec"]["selector"]["matchLabels"], labels)
-assert selected(kinds["NetworkPolicy"][0]["spec"]["podSelector"]["matchLabels"], labels)
-(service,) = kinds["Service"]
-assert selected(service["spec"]["selector"], labels)
-for monitor in kinds.get("ServiceMonitor", []):
-    assert selected(monitor["spec"]["selector"]["matchLabels"], service["metadata"]["labels"])
-    assert monitor["spec"]["endpoints"][0]["port"] in [port["name"] for port in service["spec"]["ports"]]
-    assert monitor["spec"]["jobLabel"] in service["metadata"]["labels"]
-print(", ".join(f"{len(them)} {kind}" for kind, them in sorted(kinds.items())))
+def check(path):
+    documents = list(yaml.safe_load_all(open(path)))
+    kinds = {}
+    for document in documents:
+        kinds.setdefault(document["kind"], []).append(document)
+        if document["kind"] == "ServiceMonitor":
+            ServiceMonitor.model_validate(document)
+        else:
+            kubernetes_validate.validate(document, VERSION, strict=True)
+    for namespace in kinds["Namespace"]:
+        assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    (deployment,) = kinds["Deployment"]
+    template = deployment["spec"]["template"]
+    restricted(template["spec"])
+    daemon(template["spec"], documents)
+    labels = template["metadata"]["labels"]
+    assert selected(deployment["spec"]["selector"]["matchLabels"], labels)
+    assert selected(kinds["PodDisruptionBudget"][0]["spec"]["selector"]["matchLabels"], labels)
+    assert selected(kinds["NetworkPolicy"][0]["spec"]["podSelector"]["matchLabels"], labels)
+    (service,) = kinds["Service"]
+    assert selected(service["spec"]["selector"], labels)
+    for monitor in kinds.get("ServiceMonitor", []):
+        assert selected(monitor["spec"]["selector"]["matchLabels"], service["metadata"]["labels"])
+        assert monitor["spec"]["endpoints"][0]["port"] in [port["name"] for port in service["spec"]["ports"]]
+        assert monitor["spec"]["jobLabel"] in service["metadata"]["labels"]
+    print(", ".join(f"{len(them)} {kind}" for kind, them in sorted(kinds.items())))
+
+
+for path in sys.argv[1:]:
+    print(path)
+    check(path)
