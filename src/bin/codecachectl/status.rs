@@ -196,20 +196,7 @@ fn stats_json(status: &GetStatusResponse) -> Value {
             "metadata_bytes": arena.metadata_bytes,
             "low": arena.low.as_ref().map(low_json),
         },
-        "executors": {
-            "threads": executors.threads,
-            "running": executors.running,
-            "queued": executors.queued,
-            "queue_max": executors.queue_max,
-            "spare": executors.spare,
-            "queue_namespace_max": executors.queue_namespace_max,
-            "namespaces_queued": executors.namespaces_queued,
-            "stuck": executors.stuck,
-            "missing": executors.missing,
-            "replaced": executors.replaced,
-            "inline_calls": executors.inline_calls,
-            "inline_moved": executors.inline_moved,
-        },
+        "executors": executors_json(&executors),
         "system_calls": {
             "containment": match system_calls.containment() {
                 SystemCallContainment::Unspecified => "unknown",
@@ -230,6 +217,23 @@ fn stats_json(status: &GetStatusResponse) -> Value {
             "calls": counters.calls,
             "traps": counters.traps,
         },
+    })
+}
+
+fn executors_json(it: &ExecutorStatus) -> Value {
+    json!({
+        "threads": it.threads,
+        "running": it.running,
+        "queued": it.queued,
+        "queue_max": it.queue_max,
+        "spare": it.spare,
+        "queue_namespace_max": it.queue_namespace_max,
+        "namespaces_queued": it.namespaces_queued,
+        "stuck": it.stuck,
+        "missing": it.missing,
+        "replaced": it.replaced,
+        "inline_calls": it.inline_calls,
+        "inline_moved": it.inline_moved,
     })
 }
 
