@@ -199,7 +199,8 @@ impl<'a, C: Callee> Executor<'a, C> {
 
     /// Whether calls of the function are short, for those that could run inline.
     fn note_pace(&self, task: &Task<'_, C>, done: &Done) {
-        if task.lanes.is_empty() {
+        let has_begun = !done.wall.is_zero();
+        if task.lanes.is_empty() && has_begun {
             let is_returned = matches!(done.outcome, Outcome::Returned { .. });
             self.shared.paces.note(task.call.entry, is_returned.then_some(done.wall));
         }

@@ -257,8 +257,7 @@ impl<C: Callee> Pool<C> {
         let waiting = self.shared.cancel_job(call, || runs = true);
         let Some(Job { work, submitted }) = waiting else { return runs };
         let outcome = Outcome::Trap(Trap::before_start(work.call.entry));
-        let ended = work.give_back(&outcome, submitted);
-        (0..ended).for_each(|_| self.shared.counters.count(&outcome));
+        work.give_back(&outcome, submitted, &self.shared.counters);
         true
     }
 

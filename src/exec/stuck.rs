@@ -176,8 +176,7 @@ impl<C: Callee> Shared<C> {
         let held = if is_last { Held::Executors } else { Held::Data };
         for Entry { job: Job { work, submitted }, .. } in waiting {
             let outcome = Outcome::Stuck(held);
-            let ended = work.give_back(&outcome, submitted);
-            (0..ended).for_each(|_| self.counters.count(&outcome));
+            work.give_back(&outcome, submitted, &self.counters);
         }
     }
 

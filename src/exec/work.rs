@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::batch::{Batch, BatchDone};
 use super::call::{Call, Done, Outcome};
+use super::counts::Counters;
 use super::series::Series;
 use super::ticket::Answer as _;
 
@@ -55,8 +56,8 @@ pub(super) struct End {
 }
 
 impl<C> Work<C> {
-    /// Answers without having run. Answers how many calls have ended so.
-    pub(super) fn give_back(self, outcome: &Outcome, submitted: Instant) -> usize {
+    /// Answers without having run, and counts the calls that have ended so.
+    pub(super) fn give_back(self, outcome: &Outcome, submitted: Instant, counters: &Counters) {
         let Work { call, order, asker } = self;
         // Before the answer: a caller that has it finds nothing of the call left.
         drop(call);
@@ -65,8 +66,8 @@ impl<C> Work<C> {
             Order::Series(series) => series.end_waiting(done),
             Order::Call | Order::Batch(_) => 1,
         };
+        (0..ended).for_each(|_| counters.count(outcome));
         asker.answer(done().into());
-        ended
     }
 }
 

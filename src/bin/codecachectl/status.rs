@@ -220,20 +220,20 @@ fn stats_json(status: &GetStatusResponse) -> Value {
     })
 }
 
-fn executors_json(executors: &ExecutorStatus) -> Value {
+fn executors_json(it: &ExecutorStatus) -> Value {
     json!({
-        "threads": executors.threads,
-        "running": executors.running,
-        "queued": executors.queued,
-        "queue_max": executors.queue_max,
-        "spare": executors.spare,
-        "queue_namespace_max": executors.queue_namespace_max,
-        "namespaces_queued": executors.namespaces_queued,
-        "stuck": executors.stuck,
-        "missing": executors.missing,
-        "replaced": executors.replaced,
-        "inline_calls": executors.inline_calls,
-        "inline_moved": executors.inline_moved,
+        "threads": it.threads,
+        "running": it.running,
+        "queued": it.queued,
+        "queue_max": it.queue_max,
+        "spare": it.spare,
+        "queue_namespace_max": it.queue_namespace_max,
+        "namespaces_queued": it.namespaces_queued,
+        "stuck": it.stuck,
+        "missing": it.missing,
+        "replaced": it.replaced,
+        "inline_calls": it.inline_calls,
+        "inline_moved": it.inline_moved,
     })
 }
 
