@@ -7,7 +7,7 @@ use landlock::{
     RulesetError, RulesetStatus, Scope,
 };
 
-use super::{State, Tried, attempts::BY_LANDLOCK};
+use super::{State, Taken, attempts::BY_LANDLOCK};
 
 /// What a rule may still allow: the last of those that this asks for.
 const ASKED: ABI = ABI::V6;
@@ -36,7 +36,7 @@ pub(super) struct Places {
 /// Restricts the calling thread, and those that it starts later: no file is written, made, removed or run but in
 /// `places`, no port is bound or connected to by TCP, and no signal goes to other processes. Files may be read, and
 /// what is open already stays so.
-pub(super) fn restrict(places: &Places) -> Tried {
+pub(super) fn restrict(places: &Places) -> Taken {
     match try_restrict(places) {
         Ok(Some(version)) => (told(version), if version >= PORTS_SINCE { BY_LANDLOCK } else { &[] }),
         Ok(None) => (missing(), &[]),

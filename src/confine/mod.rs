@@ -100,8 +100,9 @@ pub struct ConfineError {
     pub key: &'static str,
 }
 
-/// How a measure stands, and what it keeps the process from.
-type Tried = (State, &'static [Attempt]);
+/// What came of a step, and what is refused if it is in force.
+type Taken = (State, &'static [Attempt]);
+type Step<'a> = &'a dyn Fn() -> Taken;
 
 /// Gives up all that is not needed, for good, and says what that was.
 ///
@@ -115,7 +116,7 @@ pub fn apply(needs: &Needs) -> Result<Vec<Measure>, ConfineError> {
         flips_protection: needs.flips_protection,
         appends: !needs.appends.is_empty(),
     };
-    let steps: [(_, _, _, &dyn Fn() -> Tried); 2] = [
+    let steps: [(_, _, _, Step<'_>); 2] = [
         ("landlock", needs.landlock, "confine.landlock", &|| files::restrict(&places)),
         // Last: it might refuse what the others need.
         ("system calls", needs.system_calls, "confine.system_calls", &|| filtered(&process)),
@@ -137,7 +138,7 @@ pub fn apply(needs: &Needs) -> Result<Vec<Measure>, ConfineError> {
     Ok(measures)
 }
 
-fn alone(why: &str) -> Tried {
+fn alone(why: &str) -> Taken {
     (State::Missing { why: why.to_owned(), remedy: "start the daemon without libraries that start threads" }, &[])
 }
 
@@ -152,7 +153,7 @@ fn threads() -> io::Result<usize> {
     Ok(fs::read_dir("/proc/self/task")?.count())
 }
 
-fn filtered(process: &filter::Process) -> Tried {
+fn filtered(process: &filter::Process) -> Taken {
     match install(&filter::program(process)) {
         Ok(()) => (State::InForce("a filter (seccomp)".to_owned()), attempts::BY_FILTER),
         Err(error) => (State::Missing { why: error.to_string(), remedy: error.remedy() }, &[]),
