@@ -247,8 +247,9 @@ impl<J> Queue<J> {
         }
     }
 
-    /// A job of these lanes has ended; runs `restore` outside of the lock for each whose data must be restored now.
-    pub(super) fn settle(&self, lanes: &Writables, faulted: bool, restore: impl Fn(u64)) {
+    /// A job of these lanes has ended; runs `restore` outside of the lock for each whose data must be restored now. After
+    /// it the calling thread comes for so many jobs itself: one, or none if it ends.
+    pub(super) fn settle(&self, lanes: &Writables, faulted: bool, coming: usize, restore: impl Fn(u64)) {
         let mut state = self.lock();
         let due = state.schedule.settle(lanes, faulted);
         if !due.is_empty() {
@@ -259,8 +260,7 @@ impl<J> Queue<J> {
             state = self.lock();
             state.schedule.restored(&due);
         }
-        // The caller comes for the first of them itself.
-        self.wake_for_jobs(state, 1);
+        self.wake_for_jobs(state, coming);
     }
 
     /// Jobs of these lanes may overlap from now on, also those that came before.

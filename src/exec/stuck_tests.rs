@@ -279,3 +279,25 @@ fn a_callee_is_told_of_traps_and_timeouts_but_not_of_what_its_caller_did() {
     looping.is_quarantined.store(true, Ordering::SeqCst);
     assert_eq!(pool.submit(call(&looping, vec![], ResultType::Void)).unwrap_err().refusal, Refusal::Quarantined);
 }
+
+#[test]
+fn calls_that_wait_when_their_callee_is_quarantined_do_not_run() {
+    let (pool, cell) = (stuck_pool(1, 1), Cell::new());
+    let _opened = Opened(cell);
+    let (gate, code) = (TestCode::new(block_signals(), None), TestCode::new(block_signals(), None));
+    let holds = pool.submit(Call { cpu_limit: Duration::from_secs(60), ..unstoppable(&gate, cell) }).unwrap();
+    eventually("it runs", || cell.entered() == 1);
+    let single = pool.submit(unstoppable(&code, cell)).unwrap();
+    let calls = (1..).zip([unstoppable(&code, cell).args, unstoppable(&code, cell).args]).collect();
+    let mut series = pool.submit_series(Call { args: vec![], ..unstoppable(&code, cell) }, calls).unwrap();
+    code.is_quarantined.store(true, Ordering::SeqCst);
+    cell.open();
+    assert!(matches!(wait(holds).outcome, Outcome::Returned { .. }));
+    let done = wait(single);
+    assert_eq!((done.outcome, done.wall), (Outcome::Quarantined, Duration::ZERO));
+    wait_for(&mut series);
+    let outcomes: Vec<_> = series.take_done().into_iter().map(|(number, done)| (number, done.outcome)).collect();
+    assert_eq!(outcomes, [(1, Outcome::Quarantined)]);
+    assert_eq!(series.take_waiting().len(), 1, "the others are given back, to be refused");
+    assert_eq!((cell.entered(), pool.stats().cancelled), (1, 2));
+}
