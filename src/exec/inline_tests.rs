@@ -291,5 +291,12 @@ fn a_lent_thread_that_ends_leaves_no_alternate_stack_to_handlers() {
     }
     let flags = [flags.recv().unwrap(), flags.recv().unwrap()];
     assert_eq!(flags, [libc::SS_DISABLE; 2]);
-    assert_eq!(pool.stats().inline, 2);
+    assert_eq!(pool.stats().inline, 2 + SHORT_MIN);
+}
+
+#[test]
+fn with_a_watchdog_that_looks_rarely_nothing_runs_inline() {
+    let rare = ExecConfig { tick: Duration::from_millis(6), ..inline_config() };
+    let (pool, code) = (Pool::start(rare).unwrap(), TestCode::new(identity(), None));
+    on_lent_thread(|| (0..3).for_each(|_| assert_eq!(proven(&pool, &code, &[Arg::U64(1)]).inline, 0)));
 }

@@ -184,10 +184,16 @@ impl<J> Queue<J> {
         Some(Turn(&self.inline[seat]))
     }
 
-    /// An inline call of the tenant had to be ended.
-    pub(super) fn pause_inline(&self, tenant: u64, now: Instant) {
+    /// An inline call of the tenant had to be ended, and has held its thread for so long.
+    pub(super) fn pause_inline(&self, tenant: u64, now: Instant, held: Duration) {
         let now_ns = self.since_epoch(now);
-        self.lock().pauses.begin(tenant, now_ns);
+        self.lock().pauses.begin(tenant, now_ns, nanos(held));
+    }
+
+    /// An inline call runs on though it was to end.
+    pub(super) fn pause_all_inline(&self, now: Instant) {
+        let now_ns = self.since_epoch(now);
+        self.lock().pauses.begin_for_all(now_ns);
     }
 
     /// Takes a job in; answers its id, or gives it back.
