@@ -209,6 +209,7 @@ fn pool(code: Vec<Range<u64>>, inline: Duration, spare_executors: usize) -> Resu
         inline,
         stuck_after: Duration::from_secs(60),
         stuck_max: 0,
+        cpu_limit_default: Duration::ZERO,
         tick: Duration::from_millis(1),
         code,
         code_flips: false,

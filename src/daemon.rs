@@ -223,6 +223,7 @@ fn pool(config: &Config, arenas: &Arenas) -> Result<Pool<Pinned>, DaemonError> {
         inline: Duration::from_micros(config.exec.inline_us),
         stuck_after: Duration::from_millis(config.exec.stuck_after_ms),
         stuck_max: config.exec.stuck_max,
+        cpu_limit_default: Duration::from_millis(config.exec.cpu_limit_default_ms),
         tick: Duration::from_micros(config.exec.watchdog_tick_us),
         code: arenas.executable_ranges().collect(),
         code_flips: arenas.flips_protection(),

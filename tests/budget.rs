@@ -398,6 +398,7 @@ fn executors() -> ExecConfig {
         inline: Duration::ZERO,
         stuck_after: Duration::from_secs(60),
         stuck_max: 0,
+        cpu_limit_default: Duration::ZERO,
         tick: Duration::from_millis(1),
         code: vec![],
         code_flips: false,

@@ -79,6 +79,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         inline: Duration::ZERO,
         stuck_after: Duration::from_secs(60),
         stuck_max: 0,
+        cpu_limit_default: Duration::ZERO,
         tick: Duration::from_millis(1),
         code: code.arenas.executable_ranges().collect(),
         code_flips: code.arenas.flips_protection(),

@@ -228,6 +228,8 @@ pub enum Outcome {
     Cancelled,
     /// It cannot run: what it needs is held by code that cannot be stopped.
     Stuck(Held),
+    /// The callee was quarantined after the call was taken in; the code did not run.
+    Quarantined,
 }
 
 /// What code that cannot be stopped holds.

@@ -47,7 +47,8 @@ pub struct PoolStats {
     pub returned: u64,
     /// Calls that ended by a trap, in the order of [`TrapKind::ALL`].
     pub traps: [u64; TrapKind::ALL.len()],
-    /// Calls that were cancelled, before or while they ran, also those that cannot run because another one is stuck.
+    /// Calls that were cancelled, before or while they ran, also those that cannot run because another one is stuck or
+    /// their callee quarantined.
     pub cancelled: u64,
     /// Calls whose deadline had passed before they began.
     pub late: u64,
@@ -87,7 +88,7 @@ impl Counters {
         let counter = match outcome {
             Outcome::Returned { .. } => &self.returned,
             Outcome::Trap(trap) => &self.traps[trap.kind as usize],
-            Outcome::Cancelled | Outcome::Stuck(_) => &self.cancelled,
+            Outcome::Cancelled | Outcome::Stuck(_) | Outcome::Quarantined => &self.cancelled,
             Outcome::DeadlineBeforeStart => &self.late,
         };
         counter.fetch_add(1, Ordering::Relaxed);

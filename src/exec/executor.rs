@@ -163,7 +163,7 @@ impl<'a, C: Callee> Executor<'a, C> {
             self.shared.note_end(&call, &end.done.outcome);
         }
         if !lanes.is_empty() {
-            self.shared.queue.settle(&lanes, faulted, |id| call.callee.restore(id));
+            self.shared.queue.settle(&lanes, faulted, 1, |id| call.callee.restore(id));
         }
         // Before the answer: a caller that has it finds nothing of the call left.
         drop((call, order));
@@ -184,6 +184,9 @@ impl<'a, C: Callee> Executor<'a, C> {
             done.outcome = Outcome::Cancelled;
         } else if self.slot.frame().is_cancelled(job, number) {
             done.outcome = Outcome::Trap(Trap::before_start(call.entry));
+        } else if call.callee.is_quarantined() {
+            // Since it was taken in.
+            done.outcome = Outcome::Quarantined;
         } else {
             cpu.begin(taken);
             let limits = self.limits(task);
@@ -210,7 +213,7 @@ impl<'a, C: Callee> Executor<'a, C> {
     fn end_late(&self, call: &Call<C>, lanes: &Writables) {
         if !lanes.is_empty() {
             self.shared.queue.found(lanes);
-            self.shared.queue.settle(lanes, true, |id| call.callee.restore(id));
+            self.shared.queue.settle(lanes, true, 0, |id| call.callee.restore(id));
         }
     }
 

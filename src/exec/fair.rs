@@ -4,7 +4,8 @@
 //! served first, so those that always have calls waiting get equal shares of the executors' time, however long or many
 //! their calls are. A call that runs counts as it goes on, so nothing need be known of calls beforehand. A tenant that comes
 //! back begins no earlier than the least among those that are active: it neither saves up turns while it rests
-//! nor pays for time that nobody else wanted, but what it owes to others it still owes. That is the order of Linux's CFS
+//! nor pays for time that nobody else wanted, but what it owes to others it still owes; nor does one that was active all
+//! the time pay for more than a moment of what it used while there was room for all. That is the order of Linux's CFS
 //! and of start-time fair queueing (Goyal, Vin, Cheng 1996), without weights.
 //!
 //! Code cannot be preempted for another tenant, so a few executors are *spare*: beyond the others they take only calls of
@@ -22,6 +23,9 @@ use super::schedule::Entry;
 const COST_MIN_NS: u64 = 1_000;
 /// How far a tenant that runs calls beside the executors may be ahead of those that wait.
 const LEAD_NS: u64 = 1_000_000;
+/// How far a tenant may be ahead of the least of those that are active when calls begin to wait: what it used while there
+/// was room nobody else wanted.
+const LAG_NS: u64 = 100_000_000;
 /// So many calls of higher priority in a row pass one that waits.
 pub(super) const PASSED_MAX: u32 = 16;
 /// Tenants without a call that are remembered, for what they owe. Of more, those that owe the least are forgotten.
@@ -101,6 +105,10 @@ pub(super) struct Fair<J> {
     regular: usize,
     ready: usize,
     running: usize,
+    /// Whether an executor was free for any tenant since calls began to wait the last time.
+    had_room: bool,
+    /// The latest time that is known.
+    now_ns: u64,
 }
 
 impl<J> Fair<J> {
@@ -115,6 +123,8 @@ impl<J> Fair<J> {
             regular,
             ready: 0,
             running: 0,
+            had_room: true,
+            now_ns: 0,
         }
     }
 
@@ -151,6 +161,7 @@ impl<J> Fair<J> {
 
     /// A call of the tenant waits from now on; it is not ready yet.
     pub(super) fn arrive(&mut self, tenant: u64, now_ns: u64) {
+        self.now_ns = self.now_ns.max(now_ns);
         let known = self.tenants.entry(tenant).or_insert_with(Tenant::new);
         if known.is_resting() {
             self.resting.remove(&(known.virtual_ns, tenant));
@@ -206,6 +217,11 @@ impl<J> Fair<J> {
     /// A waiting call becomes ready.
     pub(super) fn push(&mut self, entry: Entry<J>) {
         let tenant = entry.tenant;
+        if self.ready + self.running < self.regular {
+            self.had_room = true;
+        } else if std::mem::take(&mut self.had_room) {
+            self.forgive(tenant);
+        }
         let Some(known) = self.tenants.get_mut(&tenant) else { return debug_assert!(false, "it has arrived") };
         known.ready[entry.priority as usize].push_back(entry);
         if known.running == 0 {
@@ -238,6 +254,8 @@ impl<J> Fair<J> {
         known.began_sum_ns -= u128::from(began_ns);
         known.virtual_ns += now_ns.saturating_sub(began_ns).max(COST_MIN_NS);
         self.running -= 1;
+        self.now_ns = self.now_ns.max(now_ns);
+        self.had_room |= self.ready + self.running < self.regular;
         if known.running == 0 {
             self.busy.retain(|it| *it != tenant);
             if known.is_ready() {
@@ -282,6 +300,28 @@ impl<J> Fair<J> {
     pub(super) fn is_ready(&self, tenant: u64, id: u64) -> bool {
         let queues = self.tenants.get(&tenant).map(|it| &it.ready);
         queues.is_some_and(|it| it.iter().flatten().any(|entry| entry.id == id))
+    }
+
+    /// Calls begin to wait after there was room, first one of this tenant: nobody is ahead of the least by more than the
+    /// lag.
+    fn forgive(&mut self, tenant: u64) {
+        let now_ns = self.now_ns;
+        let own_ns = self.tenants.get(&tenant).map(|it| it.virtual_now_ns(now_ns));
+        let Some(least_ns) = self.least_active_ns(now_ns).into_iter().chain(own_ns).min() else { return };
+        let most_ns = least_ns.saturating_add(LAG_NS);
+        let mut ahead = self.busy.clone();
+        ahead.push(tenant);
+        for order in [&mut self.fresh, &mut self.resting] {
+            let moved: Vec<u64> = order.split_off(&(most_ns, 0)).into_iter().map(|(_, tenant)| tenant).collect();
+            order.extend(moved.iter().map(|tenant| (most_ns, *tenant)));
+            ahead.extend(moved);
+        }
+        for tenant in ahead {
+            if let Some(known) = self.tenants.get_mut(&tenant) {
+                let ahead_ns = known.virtual_now_ns(now_ns).saturating_sub(most_ns);
+                known.virtual_ns = known.virtual_ns.saturating_sub(ahead_ns);
+            }
+        }
     }
 
     fn pulled(&mut self, tenant: u64, count: usize) {

@@ -199,6 +199,25 @@ fn time_that_nobody_else_wanted_is_not_owed() {
 }
 
 #[test]
+fn what_active_tenants_used_while_there_was_room_for_all_shuts_none_of_them_out() {
+    let mut simulation = Simulation::new(3, 0);
+    [1, 1, 2].into_iter().for_each(|tenant| simulation.submit(tenant, 10 * MS));
+    for _ in 0..1000 {
+        let tenant = simulation.step();
+        simulation.submit(tenant, 10 * MS);
+    }
+    let before = [1, 2].map(|tenant| simulation.used_ns(tenant));
+    assert!(before[0] - before[1] > 3000 * MS, "{before:?}");
+    (0..4).for_each(|_| [1, 2].into_iter().for_each(|tenant| simulation.submit(tenant, 10 * MS)));
+    for _ in 0..100 {
+        let tenant = simulation.step();
+        simulation.submit(tenant, 10 * MS);
+    }
+    let used = [1, 2].map(|tenant| simulation.used_ns(tenant) - before[tenant as usize - 1]);
+    assert!(used[0].abs_diff(used[1]) <= 100 * MS + 4 * 10 * MS, "{used:?}");
+}
+
+#[test]
 fn one_tenant_cannot_hold_the_spare_executor_and_another_finds_it_at_once() {
     let mut simulation = Simulation::new(3, 1);
     (0..9).for_each(|_| simulation.submit(1, 60_000 * MS));

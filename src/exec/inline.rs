@@ -10,7 +10,8 @@
 //! A thread that somebody lent must come back. So a call has a small slice of CPU time: if it has not ended by then, the
 //! watchdog ends it, and it runs again from its beginning on an executor, with the limits that it asked for. That nobody
 //! can tell, because only callees without writable data run inline: buffers, stack and heap are made anew, and host
-//! functions have no state. After such a call nothing runs inline for a while, and nothing of its tenant for longer,
+//! functions have no state. While a call runs on after the watchdog's signal no other begins inline, so that it is alone
+//! in holding a thread that somebody lent. After it nothing runs inline for a while, and nothing of its tenant for longer,
 //! which bounds the share of time that lent threads can lose.
 
 use std::cell::{Cell, RefCell};
@@ -23,7 +24,7 @@ use super::call::{Call, Callee, Done, Outcome};
 use super::executor::{self, CPU_RESOLUTION, Executor};
 use super::frame::Limits;
 use super::memory::layout_bytes;
-use super::pool::Shared;
+use super::pool::{ExecConfig, Shared};
 use super::seat::Seats;
 use super::signals::ThreadSignals;
 use super::traces::Traces;
@@ -34,6 +35,8 @@ use super::watchdog::{Victim, nanos};
 const SLICE: Duration = Duration::from_micros(500);
 /// Its time by the wall clock, for code that blocks: a thread that only was preempted is not to blame.
 const WALL_MAX: Duration = Duration::from_millis(50);
+/// With a watchdog that looks more rarely nothing runs inline: a call that is not short holds its thread for as long.
+const TICK_MAX: Duration = Duration::from_millis(5);
 /// Buffers of an inline call: what is copied in some hundred nanoseconds.
 const BUFFERS_MAX_BYTES: usize = 16 << 10;
 /// In place of the id of a job: no job has it.
@@ -50,6 +53,11 @@ thread_local! {
 /// the pool's code can make a system call on them; all other system calls stay as they were.
 pub fn lend_thread() {
     IS_LENT.set(true);
+}
+
+/// How long calls that run inline may take, in a pool that is configured so; zero: none does.
+pub(super) fn limit(config: &ExecConfig) -> Duration {
+    if config.tick > TICK_MAX { Duration::ZERO } else { config.inline }
 }
 
 /// What a lent thread has of one pool.
@@ -95,6 +103,7 @@ fn at_station<C: Callee>(shared: &Shared<C>, call: &Call<C>, now: Instant, stati
     let executor = Executor::new(shared, slot, station.victim, station.canary, &station.traces);
     let wall_end_ns = nanos((now + WALL_MAX).saturating_duration_since(shared.epoch));
     let limits = Limits { job: NO_JOB, call: 0, cpu_limit_ns: nanos(SLICE), wall_end_ns };
+    shared.staff.lent[station.index].begin(call.entry);
     let outcome = executor.run(call, &call.args, limits);
     let wall = now.elapsed();
     station.owed = Some((tenant, nanos(wall)));
@@ -102,7 +111,7 @@ fn at_station<C: Callee>(shared: &Shared<C>, call: &Call<C>, now: Instant, stati
     shared.paces.note(call.entry, is_returned.then_some(wall));
     if matches!(&outcome, Outcome::Trap(trap) if trap.kind == TrapKind::Timeout) {
         shared.counters.inline_moved.fetch_add(1, Ordering::Relaxed);
-        shared.queue.pause_inline(tenant, now + wall);
+        shared.queue.pause_inline(tenant, now + wall, wall);
         return None;
     }
     shared.counters.inline.fetch_add(1, Ordering::Relaxed);

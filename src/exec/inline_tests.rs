@@ -1,7 +1,9 @@
 //! Calls on the thread of their caller.
 #![allow(unsafe_code)] // The tests' own machine code stands between linker symbols; a signal is raised.
 
-use std::sync::Arc;
+use std::cell::RefCell;
+use std::ptr;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -256,4 +258,45 @@ fn who_drains_waits_for_an_inline_call() {
             assert!(drained.join().unwrap());
         });
     });
+}
+
+#[test]
+fn a_lent_thread_that_ends_leaves_no_alternate_stack_to_handlers() {
+    /// Looks when what is local to the thread is dropped; locals that came first are dropped last.
+    struct Look(mpsc::Sender<libc::c_int>);
+    impl Drop for Look {
+        fn drop(&mut self) {
+            let mut stack = libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: 0, ss_size: 0 };
+            // SAFETY: writes to a local.
+            unsafe { libc::sigaltstack(ptr::null(), &raw mut stack) };
+            let _ = self.0.send(stack.ss_flags);
+        }
+    }
+    thread_local!(static LOOK: RefCell<Option<Look>> = const { RefCell::new(None) });
+    let (pool, code) = (inline_pool(), TestCode::new(identity(), None));
+    let (sender, flags) = mpsc::channel();
+    for is_first in [true, false] {
+        let sender = sender.clone();
+        on_lent_thread(|| {
+            let put = |sender| LOOK.with_borrow_mut(|look| *look = Some(Look(sender)));
+            if is_first {
+                put(sender.clone());
+            }
+            proven(&pool, &code, &[Arg::U64(1)]);
+            assert_eq!(number(&pool, &code, vec![Arg::U64(1)]), 1);
+            if !is_first {
+                put(sender);
+            }
+        });
+    }
+    let flags = [flags.recv().unwrap(), flags.recv().unwrap()];
+    assert_eq!(flags, [libc::SS_DISABLE; 2]);
+    assert_eq!(pool.stats().inline, 2 + SHORT_MIN);
+}
+
+#[test]
+fn with_a_watchdog_that_looks_rarely_nothing_runs_inline() {
+    let rare = ExecConfig { tick: Duration::from_millis(6), ..inline_config() };
+    let (pool, code) = (Pool::start(rare).unwrap(), TestCode::new(identity(), None));
+    on_lent_thread(|| (0..3).for_each(|_| assert_eq!(proven(&pool, &code, &[Arg::U64(1)]).inline, 0)));
 }

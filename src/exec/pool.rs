@@ -55,12 +55,14 @@ pub struct ExecConfig {
     /// Threads that may be lent for inline calls; see [`super::lend_thread`]. With the executors at most
     /// [`super::EXECUTORS_MAX`].
     pub inline_threads: usize,
-    /// Calls of functions that took no longer of late run inline. Zero: none does.
+    /// Calls of functions that took no longer of late run inline. Zero, or a tick above 5 ms: none does.
     pub inline: Duration,
     /// A call that still runs so long after it was to stop counts as stuck: it is answered, and its executor replaced.
     pub stuck_after: Duration,
     /// Executors that may be replaced so, at one time. With all others at most [`super::EXECUTORS_MAX`].
     pub stuck_max: usize,
+    /// CPU time that a call has whose caller asks for no other: what ends by a lower limit, its caller wanted so.
+    pub cpu_limit_default: Duration,
     /// How often limits are checked, and so how exact they are; at least 100 us, 1 ms is usual.
     pub tick: Duration,
     /// Where code may lie, at most 16 ranges of addresses: system calls that are made there are traps.
@@ -187,9 +189,9 @@ impl<C: Callee> Pool<C> {
             epoch,
             queue: Queue::new(bounds, config.inline_threads, epoch),
             seats: Arc::new(seats(&config)?),
-            paces: Paces::new(config.inline),
+            paces: Paces::new(inline::limit(&config)),
             given: (0..bounds.seats).map(|_| Place::default()).collect(),
-            staff: Staff::new(executors, bounds.seats),
+            staff: Staff::new(executors, bounds.seats, config.inline_threads),
             counters: Counters::default(),
             filter_state,
             filter: is_filtered.then(|| program(&config.code, this_daemon(config.code_flips))),
@@ -331,6 +333,7 @@ impl<C: Callee> Pool<C> {
         if !call.callee.code_range().contains(&call.entry) {
             return Err(Refusal::Entry { entry: call.entry });
         }
+        self.shared.tell_of_lent(&call.callee);
         if call.callee.is_quarantined() {
             return Err(Refusal::Quarantined);
         }

@@ -184,10 +184,16 @@ impl<J> Queue<J> {
         Some(Turn(&self.inline[seat]))
     }
 
-    /// An inline call of the tenant had to be ended.
-    pub(super) fn pause_inline(&self, tenant: u64, now: Instant) {
+    /// An inline call of the tenant had to be ended, and has held its thread for so long.
+    pub(super) fn pause_inline(&self, tenant: u64, now: Instant, held: Duration) {
         let now_ns = self.since_epoch(now);
-        self.lock().pauses.begin(tenant, now_ns);
+        self.lock().pauses.begin(tenant, now_ns, nanos(held));
+    }
+
+    /// An inline call runs on though it was to end.
+    pub(super) fn pause_all_inline(&self, now: Instant) {
+        let now_ns = self.since_epoch(now);
+        self.lock().pauses.begin_for_all(now_ns);
     }
 
     /// Takes a job in; answers its id, or gives it back.
@@ -247,8 +253,9 @@ impl<J> Queue<J> {
         }
     }
 
-    /// A job of these lanes has ended; runs `restore` outside of the lock for each whose data must be restored now.
-    pub(super) fn settle(&self, lanes: &Writables, faulted: bool, restore: impl Fn(u64)) {
+    /// A job of these lanes has ended; runs `restore` outside of the lock for each whose data must be restored now. After
+    /// it the calling thread comes for so many jobs itself: one, or none if it ends.
+    pub(super) fn settle(&self, lanes: &Writables, faulted: bool, coming: usize, restore: impl Fn(u64)) {
         let mut state = self.lock();
         let due = state.schedule.settle(lanes, faulted);
         if !due.is_empty() {
@@ -259,8 +266,7 @@ impl<J> Queue<J> {
             state = self.lock();
             state.schedule.restored(&due);
         }
-        // The caller comes for the first of them itself.
-        self.wake_for_jobs(state, 1);
+        self.wake_for_jobs(state, coming);
     }
 
     /// Jobs of these lanes may overlap from now on, also those that came before.

@@ -18,7 +18,7 @@ use super::pool::{Shared, spawn};
 use super::schedule::Entry;
 use super::series::Series;
 use super::trap::{Trap, TrapKind};
-use super::watchdog::{Stuck, Watchdog};
+use super::watchdog::{Found, Stuck, Watchdog};
 use super::work::{Asker, Job};
 
 /// Between two attempts at a replacement that failed.
@@ -83,6 +83,21 @@ impl<C> Place<C> {
     }
 }
 
+/// What runs on one lent thread, by the address of its entry; zero is none.
+#[derive(Debug, Default)]
+pub(super) struct Lent {
+    /// Of the last call that began.
+    entry: AtomicU64,
+    /// Of a call that is stuck and whose callee does not know it yet. It holds its code, so nobody else has the address.
+    stuck: AtomicU64,
+}
+
+impl Lent {
+    pub(super) fn begin(&self, entry: u64) {
+        self.entry.store(entry, Ordering::Relaxed);
+    }
+}
+
 /// The executor threads: who is there, and who is missing.
 #[derive(Debug)]
 pub(super) struct Staff {
@@ -95,13 +110,14 @@ pub(super) struct Staff {
     present: AtomicUsize,
     stuck: AtomicUsize,
     stuck_lent: AtomicUsize,
+    pub(super) lent: Box<[Lent]>,
     replaced: AtomicU64,
     failed: Mutex<Option<Instant>>,
 }
 
 impl Staff {
-    /// As many as wanted are there, or soon will be, in the first of so many seats.
-    pub(super) fn new(wanted: usize, seats: usize) -> Staff {
+    /// As many as wanted are there, or soon will be, in the first of so many seats; beside so many lent threads.
+    pub(super) fn new(wanted: usize, seats: usize, lent: usize) -> Staff {
         Staff {
             wanted,
             threads: Mutex::new((0..seats).map(|_| None).collect()),
@@ -109,6 +125,7 @@ impl Staff {
             present: AtomicUsize::new(wanted),
             stuck: AtomicUsize::new(0),
             stuck_lent: AtomicUsize::new(0),
+            lent: (0..lent).map(|_| Lent::default()).collect(),
             replaced: AtomicU64::new(0),
             failed: Mutex::new(None),
         }
@@ -158,9 +175,11 @@ impl Staff {
 impl<C: Callee> Shared<C> {
     /// A call counts as stuck: answers it, and those that wait for what it holds. For the watchdog.
     pub(super) fn give_up(&self, stuck: Stuck) {
-        if stuck.seat >= self.given.len() {
-            // On a lent thread, whose caller it is: there is nobody to answer and nobody to replace.
-            self.staff.stuck_lent.fetch_add(1, Ordering::Relaxed);
+        if let Some(lent) = self.lent(stuck.seat) {
+            // Its caller is the thread itself: there is nobody to answer and nobody to replace. The callee is told when the
+            // next call of it comes, as only the thread has it.
+            lent.stuck.store(lent.entry.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.staff.stuck_lent.fetch_add(1, Ordering::Release);
             self.queue.stop_inline();
             return;
         }
@@ -177,6 +196,36 @@ impl<C: Callee> Shared<C> {
         for Entry { job: Job { work, submitted }, .. } in waiting {
             let outcome = Outcome::Stuck(held);
             work.give_back(&outcome, submitted, &self.counters);
+        }
+    }
+
+    /// The lent thread in this seat of [`Seats::all`](super::seat::Seats::all), if it is one.
+    fn lent(&self, seat: usize) -> Option<&Lent> {
+        seat.checked_sub(self.given.len()).and_then(|at| self.staff.lent.get(at))
+    }
+
+    /// Tells a callee whose code is stuck on a lent thread, once for each such thread.
+    pub(super) fn tell_of_lent(&self, callee: &C) {
+        if self.staff.stuck_lent.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        for Lent { stuck, .. } in &self.staff.lent {
+            let entry = stuck.load(Ordering::Relaxed);
+            let is_it = entry != 0 && callee.code_range().contains(&entry);
+            if is_it && stuck.compare_exchange(entry, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                callee.trapped(&Trap::of_stuck());
+            }
+        }
+    }
+
+    /// What the watchdog has seen of lent threads.
+    fn note_lent(&self, found: &Found) {
+        if found.overdue.iter().any(|seat| self.lent(*seat).is_some()) {
+            self.queue.pause_all_inline(Instant::now());
+        }
+        for lent in found.ended.iter().filter_map(|seat| self.lent(*seat)) {
+            lent.stuck.store(0, Ordering::Relaxed);
+            self.staff.stuck_lent.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -211,13 +260,14 @@ impl<C: Callee> Shared<C> {
         self.counters.count(outcome);
     }
 
-    /// Tells the callee of a trap, unless the caller's deadline or wish was the reason.
+    /// Tells the callee of a trap, unless the caller's deadline, wish or lower limit was the reason.
     pub(super) fn note_trap(&self, call: &Call<C>, outcome: &Outcome) {
         let Outcome::Trap(trap) = outcome else { return };
         let is_deadline = || call.deadline.is_some_and(|deadline| deadline <= Instant::now());
         match trap.kind {
             TrapKind::Cancelled => {}
-            TrapKind::Timeout if is_deadline() => {}
+            TrapKind::Timeout if is_deadline() || call.cpu_limit.min(call.wall_cap) < self.config.cpu_limit_default => {
+            }
             _ => call.callee.trapped(trap),
         }
     }
@@ -278,20 +328,22 @@ impl<C: Callee> Shared<C> {
 
 /// The body of the watchdog thread: until the queue has ended and no executor runs anything.
 pub(super) fn watch<C: Callee>(shared: &Arc<Shared<C>>) {
-    let mut watchdog = Watchdog::new(shared.epoch, shared.config.stuck_after, &shared.seats);
+    let mut watchdog = Watchdog::new(shared.epoch, shared.config.stuck_after, shared.config.tick, &shared.seats);
     let (mut idle_ticks, mut inline_begun) = (0, 0);
     loop {
         let stopping = shared.queue.is_stopping();
-        for stuck in watchdog.scan(&shared.seats, stopping) {
-            shared.give_up(stuck);
-        }
+        let found = watchdog.scan(&shared.seats, stopping);
+        shared.note_lent(&found);
+        found.stuck.into_iter().for_each(|stuck| shared.give_up(stuck));
         if !stopping {
             shared.replace_missing();
         }
         let counts = shared.queue.counts();
         let inline_running = counts.inline_running - shared.staff.stuck_lent().min(counts.inline_running);
         let is_still = counts.running + inline_running == 0 && counts.inline_begun == inline_begun;
-        let idle = is_still && (stopping || !shared.staff.is_short());
+        // Who is stuck on a lent thread ends without a word.
+        let is_expected = shared.staff.is_short() || shared.staff.stuck_lent() > 0;
+        let idle = is_still && (stopping || !is_expected);
         inline_begun = counts.inline_begun;
         if stopping && idle {
             return;

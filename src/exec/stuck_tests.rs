@@ -254,7 +254,64 @@ fn a_lent_thread_that_is_stuck_is_told_of_and_nothing_runs_inline_any_more() {
         });
         eventually("the others are answered", || pool.stats().returned >= 3 * SHORT_MIN);
         assert_eq!(pool.stats().inline, 0);
+        assert_eq!(code.stuck.load(Ordering::SeqCst), 0, "only the thread has its callee");
+        (0..2).for_each(|_| assert_eq!(number(&pool, &code, args(0)), 7));
+        assert_eq!(code.stuck.load(Ordering::SeqCst), 1, "told once");
+        cell.open();
+        eventually("it is told that it has ended", || pool.stats().stuck_lent == 0);
     });
+}
+
+#[test]
+fn while_an_inline_call_runs_on_no_other_begins() {
+    let stuck_after = Duration::from_secs(60);
+    let inline = ExecConfig { inline_threads: 2, inline: Duration::from_secs(60), stuck_after, ..stuck_config(1) };
+    let pool: TestPool = Pool::start(inline).unwrap();
+    let (cell, code, other) = (Cell::new(), TestCode::new(block_signals(), None), TestCode::of_tenant(identity(), 1));
+    let args = |stays| vec![Arg::U64(std::ptr::from_ref(cell) as u64), Arg::U64(stays)];
+    (0..SHORT_MIN).for_each(|_| assert_eq!(number(&pool, &code, args(0)), 7));
+    (0..SHORT_MIN).for_each(|_| assert_eq!(number(&pool, &other, vec![Arg::U64(1)]), 1));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            lend_thread();
+            number(&pool, &code, args(1))
+        });
+        let _opened = Opened(cell);
+        eventually("it runs", || cell.entered() == 1);
+        assert_eq!(pool.stats().inline_running, 1);
+        let others = scope.spawn(|| {
+            lend_thread();
+            let goes_inline = || {
+                let before = pool.stats().inline;
+                assert_eq!(number(&pool, &other, vec![Arg::U64(1)]), 1);
+                pool.stats().inline > before
+            };
+            eventually("all pause", || !goes_inline());
+            for _ in 0..20 {
+                std::thread::sleep(Duration::from_millis(10));
+                assert!(!goes_inline(), "though it was long ago");
+            }
+        });
+        others.join().unwrap();
+    });
+}
+
+#[test]
+fn a_callee_is_not_told_of_timeouts_by_limits_below_the_default() {
+    assemble!(endless, "2:", "jmp 2b");
+    let cpu_limit_default = Duration::from_millis(20);
+    let pool: TestPool = Pool::start(ExecConfig { cpu_limit_default, ..config(1, 8) }).unwrap();
+    let code = TestCode::new(endless(), None);
+    let ends = |limits: fn(&mut Call<Arc<TestCode>>)| {
+        let mut looping = Call { cpu_limit: Duration::from_millis(20), ..call(&code, vec![], ResultType::Void) };
+        limits(&mut looping);
+        let outcome = wait(pool.submit(looping).unwrap()).outcome;
+        assert!(matches!(outcome, Outcome::Trap(trap) if trap.kind == TrapKind::Timeout), "{outcome:?}");
+        code.traps.load(Ordering::SeqCst)
+    };
+    assert_eq!(ends(|call| call.cpu_limit = Duration::from_millis(19)), 0);
+    assert_eq!(ends(|call| call.wall_cap = Duration::from_millis(19)), 0);
+    assert_eq!(ends(|_| ()), 1);
 }
 
 #[test]
@@ -278,4 +335,26 @@ fn a_callee_is_told_of_traps_and_timeouts_but_not_of_what_its_caller_did() {
     assert_eq!(told(&looping), 1);
     looping.is_quarantined.store(true, Ordering::SeqCst);
     assert_eq!(pool.submit(call(&looping, vec![], ResultType::Void)).unwrap_err().refusal, Refusal::Quarantined);
+}
+
+#[test]
+fn calls_that_wait_when_their_callee_is_quarantined_do_not_run() {
+    let (pool, cell) = (stuck_pool(1, 1), Cell::new());
+    let _opened = Opened(cell);
+    let (gate, code) = (TestCode::new(block_signals(), None), TestCode::new(block_signals(), None));
+    let holds = pool.submit(Call { cpu_limit: Duration::from_secs(60), ..unstoppable(&gate, cell) }).unwrap();
+    eventually("it runs", || cell.entered() == 1);
+    let single = pool.submit(unstoppable(&code, cell)).unwrap();
+    let calls = (1..).zip([unstoppable(&code, cell).args, unstoppable(&code, cell).args]).collect();
+    let mut series = pool.submit_series(Call { args: vec![], ..unstoppable(&code, cell) }, calls).unwrap();
+    code.is_quarantined.store(true, Ordering::SeqCst);
+    cell.open();
+    assert!(matches!(wait(holds).outcome, Outcome::Returned { .. }));
+    let done = wait(single);
+    assert_eq!((done.outcome, done.wall), (Outcome::Quarantined, Duration::ZERO));
+    wait_for(&mut series);
+    let outcomes: Vec<_> = series.take_done().into_iter().map(|(number, done)| (number, done.outcome)).collect();
+    assert_eq!(outcomes, [(1, Outcome::Quarantined)]);
+    assert_eq!(series.take_waiting().len(), 1, "the others are given back, to be refused");
+    assert_eq!((cell.entered(), pool.stats().cancelled), (1, 2));
 }

@@ -215,6 +215,7 @@ pub(super) fn config(executors: usize, queue_max: usize) -> ExecConfig {
         inline: Duration::ZERO,
         stuck_after: Duration::from_secs(60),
         stuck_max: 0,
+        cpu_limit_default: Duration::ZERO,
         tick: Duration::from_millis(1),
         code: vec![code_region()],
         code_flips: false,

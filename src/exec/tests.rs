@@ -258,6 +258,7 @@ fn a_pool_that_could_not_run_anything_is_refused() {
         inline: Duration::ZERO,
         stuck_after: Duration::from_secs(60),
         stuck_max: 0,
+        cpu_limit_default: Duration::ZERO,
         tick: Duration::from_millis(1),
         code: vec![],
         code_flips: false,

@@ -18,6 +18,9 @@ use super::signals::STOP_SIGNAL;
 /// Between the first and the second signal for one call; then twice that, and so on.
 const RESEND_FIRST: Duration = Duration::from_millis(10);
 const RESEND_MAX: Duration = Duration::from_secs(1);
+/// Of a longer time between two looks no more than the greater of these counts for calls that do not end.
+const GAP_MAX: Duration = Duration::from_millis(100);
+const GAP_TICKS_MAX: u32 = 4;
 
 /// How an executor's thread is reached.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +67,8 @@ struct Watched {
     seq: u64,
     cpu_at_first_sight: Duration,
     resend: Duration,
-    first_signal: Option<Instant>,
+    /// For how long it has run on since the first signal, by looks: see [`counted`].
+    overdue: Option<Duration>,
     next_signal: Option<Instant>,
     is_stuck: bool,
 }
@@ -80,36 +84,61 @@ pub(super) struct Stuck {
     pub(super) call: u64,
 }
 
+/// What one look at all seats found; places are those of [`Seats::all`].
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Calls that are stuck, each told of once.
+    pub(super) stuck: Vec<Stuck>,
+    /// Seats whose call was sent a signal and has not ended before this look.
+    pub(super) overdue: Vec<usize>,
+    /// Seats whose call was stuck and has ended after all.
+    pub(super) ended: Vec<usize>,
+}
+
 /// The watchdog's own state; the pool's thread calls [`Watchdog::scan`].
 #[derive(Debug)]
 pub(super) struct Watchdog {
     epoch: Instant,
     stuck_after: Duration,
+    tick: Duration,
+    /// Of the last look.
+    looked: Instant,
     watched: Vec<Watched>,
 }
 
 impl Watchdog {
     /// For the seats of a pool whose limits count from `epoch`, and of which a call counts as stuck that runs for
-    /// `stuck_after` after the first signal.
-    pub(super) fn new(epoch: Instant, stuck_after: Duration, seats: &Seats) -> Watchdog {
-        Watchdog { epoch, stuck_after, watched: seats.all().map(|_| Watched::default()).collect() }
+    /// `stuck_after` after the first signal. A look comes every `tick`.
+    pub(super) fn new(epoch: Instant, stuck_after: Duration, tick: Duration, seats: &Seats) -> Watchdog {
+        let watched = seats.all().map(|_| Watched::default()).collect();
+        Watchdog { epoch, stuck_after, tick, looked: epoch, watched }
     }
 
-    /// Looks at all seats once; `stop_all` ends whatever runs. Answers the calls that are stuck, each once.
-    pub(super) fn scan(&mut self, seats: &Seats, stop_all: bool) -> Vec<Stuck> {
-        let mut stuck = Vec::new();
+    /// Looks at all seats once; `stop_all` ends whatever runs.
+    pub(super) fn scan(&mut self, seats: &Seats, stop_all: bool) -> Found {
+        let mut found = Found::default();
+        let looked = Instant::now();
+        let since_last = counted(looked.saturating_duration_since(self.looked), self.tick);
+        self.looked = looked;
         for (index, (seat, watched)) in seats.all().zip(&mut self.watched).enumerate() {
             let Some((slot, victim)) = seat.taken() else { continue };
-            let Some((seq, limits)) = slot.frame().running() else { continue };
+            let running = slot.frame().running();
+            if watched.is_stuck && running.is_none_or(|(seq, _)| seq != watched.seq) {
+                *watched = Watched::default();
+                found.ended.push(index);
+            }
+            let Some((seq, limits)) = running else { continue };
             let now = Instant::now();
-            watched.look(self.epoch, now, slot.frame(), &victim, seq, limits, stop_all);
-            let is_over = |first: Instant| now.saturating_duration_since(first) >= self.stuck_after;
-            if !watched.is_stuck && watched.first_signal.is_some_and(is_over) {
+            watched.look(self.epoch, now, slot.frame(), &victim, seq, limits, stop_all, since_last);
+            if watched.overdue.is_some() {
+                found.overdue.push(index);
+            }
+            if !watched.is_stuck && watched.overdue.is_some_and(|overdue| overdue >= self.stuck_after) {
                 watched.is_stuck = true;
-                stuck.push(Stuck { seat: index, job: limits.job, call: limits.call });
+                found.stuck.push(Stuck { seat: index, job: limits.job, call: limits.call });
             }
         }
-        stuck
+        found
     }
 }
 
@@ -124,6 +153,7 @@ impl Watched {
         seq: u64,
         limits: Limits,
         stop: bool,
+        since_last: Duration,
     ) {
         let Some(cpu) = victim.cpu() else {
             // A thread that was given up ends when its code has ended after all.
@@ -135,6 +165,7 @@ impl Watched {
         if self.seq != seq {
             *self = Watched { seq, cpu_at_first_sight: cpu, resend: RESEND_FIRST, ..Watched::default() };
         }
+        self.overdue = self.overdue.map(|overdue| overdue + since_last);
         let cpu_used = cpu.saturating_sub(self.cpu_at_first_sight);
         let over = stop
             || frame.is_cancelled(limits.job, limits.call)
@@ -144,11 +175,16 @@ impl Watched {
             // Before the signal: the handler compares.
             frame.kill.store(seq, Ordering::Release);
             victim.stop();
-            self.first_signal.get_or_insert(now);
+            self.overdue.get_or_insert_default();
             self.next_signal = Some(now + self.resend);
             self.resend = (self.resend * 2).min(RESEND_MAX);
         }
     }
+}
+
+/// What counts of the time between two looks: where the process was frozen, or the machine asleep, no call could end.
+fn counted(since_last: Duration, tick: Duration) -> Duration {
+    since_last.min(GAP_MAX.max(GAP_TICKS_MAX * tick))
 }
 
 /// A thread ended in the middle of a call, which only code can do that went to the C library's instructions. Its caller
@@ -161,4 +197,17 @@ fn vanished() -> ! {
 /// Nanoseconds, at most what fits: 584 years.
 pub(super) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_time_without_a_look_does_not_make_calls_stuck() {
+        let (tick, second) = (Duration::from_millis(1), Duration::from_secs(1));
+        assert_eq!([counted(tick, tick), counted(5 * tick, tick)], [tick, 5 * tick]);
+        assert_eq!(counted(600 * second, tick), GAP_MAX);
+        assert_eq!(counted(2 * second, second), 2 * second, "where looks are as rare as that");
+    }
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{
     Service,
-    execution_service::{cancelled, finished, record, refused},
+    execution_service::{cancelled, finished, in_quarantine, record, refused},
     executions::Job,
     failure::Failure,
     function::{Function, Times},
@@ -43,6 +43,7 @@ pub(super) async fn answer(
         Outcome::Returned { .. } => None,
         Outcome::Trap(trap) => Some(called.trap(service, &trap)),
         Outcome::Stuck(held) => return Err(held.into()),
+        Outcome::Quarantined => return Err(in_quarantine(&called.meta.conduct)),
         Outcome::DeadlineBeforeStart => return Err(cancelled(false)),
         Outcome::Cancelled => return Err(cancelled(true)),
     };

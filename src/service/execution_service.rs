@@ -12,7 +12,7 @@ use super::{
     function::{Called, Function, Times},
 };
 use crate::{
-    cache::{Pinned, Quarantine},
+    cache::{Conduct, Pinned, Quarantine},
     exec::{self, Arg, Call, Done, Outcome, Refusal, Ticket, TrapKind},
     metrics::ExecutionOutcome,
     proto::{self, execute_response, execution_service_server::ExecutionService},
@@ -111,6 +111,7 @@ async fn execute(
         }
         Outcome::Trap(trap) => execute_response::Outcome::Trap(called.trap(service, &trap)),
         Outcome::Stuck(held) => return Err(held.into()),
+        Outcome::Quarantined => return Err(in_quarantine(&called.meta.conduct)),
         Outcome::DeadlineBeforeStart => return Err(cancelled(false)),
         Outcome::Cancelled => return Err(cancelled(true)),
     };
@@ -124,10 +125,15 @@ async fn execute(
 
 /// Why the pool did not take a call.
 pub(super) fn refused(refusal: Refusal, call: &Call<Pinned>) -> Failure {
-    match (refusal, call.callee.meta().conduct.quarantine()) {
-        (Refusal::Quarantined, Some(quarantine)) => quarantined(&quarantine),
-        (refusal, _) => refusal.into(),
+    match refusal {
+        Refusal::Quarantined => in_quarantine(&call.callee.meta().conduct),
+        refusal => refusal.into(),
     }
+}
+
+/// Why calls of a quarantined entry are not run. It may have been lifted meanwhile.
+pub(super) fn in_quarantine(conduct: &Conduct) -> Failure {
+    conduct.quarantine().map_or_else(|| Refusal::Quarantined.into(), |it| quarantined(&it))
 }
 
 fn quarantined(quarantine: &Quarantine) -> Failure {
@@ -149,7 +155,7 @@ pub(super) fn record(service: &Service, done: &Done) {
             outcome_of(trap.kind)
         }
         // Counted as the failures that they become.
-        Outcome::DeadlineBeforeStart | Outcome::Cancelled | Outcome::Stuck(_) => return,
+        Outcome::DeadlineBeforeStart | Outcome::Cancelled | Outcome::Stuck(_) | Outcome::Quarantined => return,
     };
     service.metrics.execution(outcome, done.queued, done.wall);
 }

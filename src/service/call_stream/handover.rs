@@ -16,7 +16,7 @@ use crate::{
     proto::{CallError, ExecuteStreamResponse, Returned, StreamAnswer, stream_answer},
     service::{
         Service, convert,
-        execution_service::{outcome_of, record, refused},
+        execution_service::{in_quarantine, outcome_of, record, refused},
         executions::{Job, Shown},
         failure::{Failure, Reason},
     },
@@ -234,7 +234,7 @@ impl Handover {
                     service.metrics.trap(convert::trap_label(trap.kind));
                     service.metrics.executions(outcome_of(trap.kind), 1);
                 }
-                Outcome::DeadlineBeforeStart | Outcome::Cancelled | Outcome::Stuck(_) => {}
+                Outcome::DeadlineBeforeStart | Outcome::Cancelled | Outcome::Stuck(_) | Outcome::Quarantined => {}
             }
             is_first = false;
             self.answers.push_back((answer(service, &series.target, call_id, done), answer_bytes));
@@ -283,6 +283,7 @@ fn answer(service: &Service, target: &Target, call_id: u64, done: Done) -> Strea
         }
         Outcome::Trap(trap) => stream_answer::Outcome::Trap(target.called.trap(service, &trap)),
         Outcome::Stuck(held) => return refusal(call_id, &held.into()),
+        Outcome::Quarantined => return refusal(call_id, &in_quarantine(&target.called.meta.conduct)),
         Outcome::DeadlineBeforeStart | Outcome::Cancelled => {
             let message = "the daemon is shutting down; the call did not run to its end";
             return refusal(call_id, &Failure::busy(Reason::ShuttingDown, message));

@@ -129,7 +129,7 @@ impl Scene {
         self.queue.register(executor);
         while let Some((entry, _)) = self.queue.next(executor) {
             let lanes: Writables = entry.lanes;
-            self.queue.settle(&lanes, false, |_| ());
+            self.queue.settle(&lanes, false, 1, |_| ());
             // Who waits for a call that nobody takes waits for ever, which the checker finds.
             if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
                 assert!(self.queue.stop().is_empty(), "all calls were taken");
@@ -162,4 +162,25 @@ pub(crate) fn plain_calls(flaw: Flaw) {
 /// Calls that take turns: the end of one makes the next ready.
 pub(crate) fn calls_of_a_lane(flaw: Flaw) {
     calls(2, Some(Writable { id: 1, reentrant: false }), flaw);
+}
+
+/// A call that was given up ends after all, on a thread that takes no other, and another one waits for its lane.
+pub(crate) fn call_behind_a_late_end(flaw: Flaw) {
+    sync::IS_DEAF.set(flaw == Flaw::LostWake);
+    let bounds = Bounds { executors: 1, seats: EXECUTORS, spare: 0, waiting_max: 9, waiting_tenant_max: 9 };
+    let queue = Queue::new(bounds, 0, Instant::now());
+    let scene = Arc::new(Scene { queue, left: AtomicUsize::new(1) });
+    let lane = Some(Writable { id: 1, reentrant: false });
+    scene.submit(0, lane);
+    scene.queue.register(0);
+    let (late, _) = scene.queue.next(0).expect("it waits");
+    assert!(scene.queue.lose(0, Instant::now(), false).is_empty(), "nothing else waits");
+    let other = {
+        let scene = Arc::clone(&scene);
+        thread::spawn(move || scene.execute(1))
+    };
+    scene.queue.found(&late.lanes);
+    scene.submit(1, lane);
+    scene.queue.settle(&late.lanes, true, usize::from(flaw == Flaw::ComesNot), |_| ());
+    other.join().expect("it ends");
 }

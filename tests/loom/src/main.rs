@@ -29,13 +29,14 @@ const PREEMPTIONS_MAX: usize = 3;
 type Model = fn(Flaw);
 
 /// Each with the flaws that it must find.
-const MODELS: [(&str, Model, &[Flaw]); 6] = [
+const MODELS: [(&str, Model, &[Flaw]); 7] = [
     ("one address, replaced while it may run", reuse::replace, &[Flaw::NoBarrier, Flaw::NoPin]),
     ("two addresses, published side by side", reuse::side_by_side, &[Flaw::NoBarrier, Flaw::EarlyStamp]),
     ("a span that goes by way of a shelf", shelf::hand_over, &[Flaw::LateWipe]),
     ("shelves that are closed", shelf::close, &[Flaw::DrainOnly]),
     ("calls for executors that fall asleep", exec::plain_calls, &[Flaw::LostWake]),
     ("calls that take turns", exec::calls_of_a_lane, &[Flaw::LostWake]),
+    ("a call behind one that ends late", exec::call_behind_a_late_end, &[Flaw::LostWake, Flaw::ComesNot]),
 ];
 
 /// The step that is left out.
@@ -54,6 +55,8 @@ pub(crate) enum Flaw {
     DrainOnly,
     /// A sleeping thread that is woken sleeps on.
     LostWake,
+    /// A thread that says that it comes for the next call ends instead.
+    ComesNot,
 }
 
 fn explore(model: Model, flaw: Flaw) {
