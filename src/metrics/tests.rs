@@ -195,10 +195,18 @@ fn numbered_snapshot() -> Snapshot {
         executors_filtered: 1021,
         executor_system_calls_refused: 1022,
         executions_in_flight: 1011,
+        executors_stuck: 1023,
+        inline_executions: 1024,
+        inline_moved: 1025,
+        quarantined_entries: 1026,
+        quarantines: 1027,
+        queue_refusals: 1021,
+        queue_namespace_refusals: 1022,
         evicted_capacity: Evicted { entries: 1012, bytes: 1013 },
         evicted_requested: Evicted { entries: 1014, bytes: 1015 },
         evicted_replaced: Evicted { entries: 1016, bytes: 1017 },
         evicted_never_used: 1018,
+        evicted_recently_used: 1021,
     }
 }
 
@@ -232,6 +240,13 @@ fn each_field_of_a_snapshot_has_its_own_sample() {
         ("codecache_executors_filtered", 1021.0),
         ("codecache_executor_system_calls_refused_total", 1022.0),
         ("codecache_executions_in_flight", 1011.0),
+        ("codecache_executors{state=\"stuck\"}", 1023.0),
+        ("codecache_inline_executions_total{result=\"ended\"}", 1024.0),
+        ("codecache_inline_executions_total{result=\"moved\"}", 1025.0),
+        ("codecache_quarantined_entries", 1026.0),
+        ("codecache_quarantines_total", 1027.0),
+        ("codecache_queue_refusals_total{bound=\"queue\"}", 1021.0),
+        ("codecache_queue_refusals_total{bound=\"queue_namespace\"}", 1022.0),
         ("codecache_evictions_total{reason=\"capacity\"}", 1012.0),
         ("codecache_evicted_bytes_total{reason=\"capacity\"}", 1013.0),
         ("codecache_evictions_total{reason=\"requested\"}", 1014.0),
@@ -239,6 +254,7 @@ fn each_field_of_a_snapshot_has_its_own_sample() {
         ("codecache_evictions_total{reason=\"replaced\"}", 1016.0),
         ("codecache_evicted_bytes_total{reason=\"replaced\"}", 1017.0),
         ("codecache_evicted_never_used_total", 1018.0),
+        ("codecache_evicted_recently_used_total", 1021.0),
     ] {
         assert_eq!(value(&text, sample), wanted, "{sample}");
     }
