@@ -1,6 +1,10 @@
 //! Builds the parts in order, runs them, and drains them.
 
 mod check;
+mod confinement;
+mod manager;
+mod passed;
+mod sockets;
 
 use std::{
     collections::hash_map::RandomState,
@@ -21,22 +25,28 @@ use tokio::{
 
 use crate::{
     arena::{self, ArenaConfig, Arenas, MapError},
-    cache::{Cache, CacheConfig},
+    cache::{Cache, CacheConfig, QuarantineRule},
     code::{self, ImportTable, ThreadSwitch},
-    config::{Config, HugePages, Isolation, Listen, Perf, SystemCallFilter, WriteWindow},
+    config::{Config, HugePages, Isolation, Perf, SystemCallFilter, WriteWindow},
+    confine::ConfineError,
     exec::{self, ExecConfig, FilterPolicy, FilterState, Pool, Workers},
     metrics::{BuildInfo, Metrics},
     service::{
-        Endpoint, Limits, Listener, SAMPLE_INTERVAL, Service, http,
+        Limits, SAMPLE_INTERVAL, Service, http,
         server::{self, Transport},
     },
     tools::{self, FileError, Tools, ToolsConfig, Written},
 };
 
 pub use check::{Explained, check, explain};
+pub use confinement::{Confined, confinement};
+use manager::Manager;
+use sockets::Sockets;
 
 /// Committed memory stays within this share of the budget.
 const COMMIT_PER_BUDGET: f64 = 1.05;
+/// Beyond the grace, until the process is gone: the last answers, files for profilers, memory of the arenas.
+const END_GRACE: Duration = Duration::from_secs(5);
 /// Time for the last answers to reach their clients.
 const ANSWER_GRACE: Duration = Duration::from_millis(500);
 
@@ -46,6 +56,9 @@ pub enum DaemonError {
     /// No executable memory.
     #[error("no executable memory: {0}")]
     Arena(#[from] MapError),
+    /// What must be given up cannot be.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
     /// What tools ask for.
     #[error("cannot serve profilers: {0}")]
     Tools(#[from] FileError),
@@ -71,6 +84,12 @@ pub enum DaemonError {
         /// Of the system.
         error: io::Error,
     },
+    /// The service manager.
+    #[error("cannot use what the service manager passed: {0}")]
+    Manager(io::Error),
+    /// A socket that nobody asked for.
+    #[error("the service manager passed a socket at {0}, where server.listen does not listen")]
+    Passed(String),
     /// The transport.
     #[error("serving failed: {0}")]
     Serve(Box<dyn std::error::Error + Send + Sync>),
@@ -90,12 +109,15 @@ impl From<exec::StartError> for DaemonError {
 /// # Errors
 /// [`DaemonError`]; nothing was served if it comes from the start.
 pub fn serve(config: Config) -> Result<(), DaemonError> {
-    let Parts { service, metrics, tools } = build(&config)?;
+    let ground = Ground::open(&config)?;
+    let sockets = Sockets::open(&config)?;
+    confinement::log(&confinement::confine(&config, &ground.arenas)?);
+    let Parts { service, metrics, tools } = ground.build(&config)?;
     told_of_filter(service.filter_state());
     let runtime = runtime(&config).map_err(DaemonError::Runtime)?;
     // Code that cannot be stopped would be waited for without end by the drop of what it runs in: that is left alone.
     std::mem::forget(service.clone());
-    let result = runtime.block_on(run(&config, service, metrics));
+    let result = runtime.block_on(run(&config, sockets, service, metrics));
     // What has not ended within the grace will not be waited for.
     runtime.shutdown_background();
     if let Some(tools) = tools {
@@ -138,14 +160,48 @@ fn imports() -> ImportTable {
     ImportTable::new(exec::imports()).with_thread_switch(switch).with_constants(exec::constants())
 }
 
-fn build(config: &Config) -> Result<Parts, DaemonError> {
-    let tools = Tools::start(&tools_config(config))?;
-    let arenas = Arenas::map(&arena_config(config))?;
-    // No thread before this line, if there are to be worker processes.
-    let workers = prepare_workers(config, &arenas)?;
-    if let Some(refused) = arenas.low_refused() {
-        tracing::warn!(%refused, "objects with absolute addresses in 32 bits are refused: arena.low_bytes has no effect");
+/// What takes a thread, a new executable mapping, or a file that is written: all that a confined process cannot have.
+struct Ground {
+    tools: Option<Arc<Tools>>,
+    arenas: Arc<Arenas>,
+    /// If calls are to run in such.
+    workers: Option<Workers>,
+}
+
+impl Ground {
+    fn open(config: &Config) -> Result<Self, DaemonError> {
+        let tools = Tools::start(&tools_config(config))?;
+        let arenas = Arenas::map(&arena_config(config))?;
+        // Before sockets are opened, and before this process gives up what those that it forks still need.
+        let workers = prepare_workers(config, &arenas)?;
+        Ok(Self { tools, arenas, workers })
     }
+
+    /// The parts on top of it, with their threads.
+    fn build(self, config: &Config) -> Result<Parts, DaemonError> {
+        let Self { tools, arenas, workers } = self;
+        if let Some(refused) = arenas.low_refused() {
+            tracing::warn!(%refused, "objects with absolute addresses in 32 bits are refused: arena.low_bytes has no effect");
+        }
+        arenas.start_upkeep()?;
+        let cache = cache(config, &arenas, tools.as_ref());
+        let pool = match workers {
+            Some(workers) => Pool::start_with_workers(workers)?,
+            None => Pool::start(exec_config(config, Some(&*arenas)))?,
+        };
+        let metrics = Arc::new(Metrics::new(&BuildInfo {
+            version: env!("CARGO_PKG_VERSION"),
+            revision: option_env!("CODECACHED_REVISION").unwrap_or("unknown"),
+            arch: std::env::consts::ARCH,
+            strategy: arenas.stats().strategy,
+            isolation: isolation(config),
+        }));
+        let service = Service::new(arenas, cache, pool, Arc::clone(&metrics), limits(config));
+        Ok(Parts { service, metrics, tools })
+    }
+}
+
+fn cache(config: &Config, arenas: &Arc<Arenas>, tools: Option<&Arc<Tools>>) -> Cache {
     let cache = Cache::new(
         &CacheConfig {
             budget_bytes: config.cache.budget_bytes,
@@ -154,27 +210,18 @@ fn build(config: &Config) -> Result<Parts, DaemonError> {
             generation_seed: RandomState::new().hash_one(()),
             clock: Instant::now,
         },
-        Arc::clone(&arenas),
+        Arc::clone(arenas),
         imports(),
     );
-    let cache = match &tools {
+    let cache = match tools {
         Some(tools) => cache.watched_by(tools.watcher()),
         None => cache,
     };
-    let cache = if config.tools.keep_addresses { cache.keeping_addresses() } else { cache };
-    let pool = match workers {
-        Some(workers) => Pool::start_with_workers(workers)?,
-        None => Pool::start(exec_config(config, Some(&*arenas)))?,
-    };
-    let metrics = Arc::new(Metrics::new(&BuildInfo {
-        version: env!("CARGO_PKG_VERSION"),
-        revision: option_env!("CODECACHED_REVISION").unwrap_or("unknown"),
-        arch: std::env::consts::ARCH,
-        strategy: arenas.stats().strategy,
-        isolation: isolation(config),
-    }));
-    let service = Service::new(arenas, cache, pool, Arc::clone(&metrics), limits(config));
-    Ok(Parts { service, metrics, tools })
+    let cache = cache.quarantining(QuarantineRule {
+        traps: config.exec.quarantine_traps,
+        window: Duration::from_millis(config.exec.quarantine_window_ms),
+    });
+    if config.tools.keep_addresses { cache.keeping_addresses() } else { cache }
 }
 
 /// Forks what forks workers, if calls are to run in such.
@@ -186,19 +233,24 @@ fn prepare_workers(config: &Config, arenas: &Arenas) -> Result<Option<Workers>, 
         return Err(DaemonError::NoWorkers);
     }
     let spawns_max_per_s = config.exec.worker_spawns_max_per_s;
-    let workers = Workers::prepare(&exec_config(config, Some(arenas)), &arenas.data_ranges(), spawns_max_per_s)?;
-    arenas.start_threads()?;
-    Ok(Some(workers))
+    Ok(Some(Workers::prepare(&exec_config(config, Some(arenas)), &arenas.data_ranges(), spawns_max_per_s)?))
 }
 
 /// Of calls into these arenas, if into any.
 fn exec_config(config: &Config, arenas: Option<&Arenas>) -> ExecConfig {
     ExecConfig {
         executors: executors(config),
+        spare_executors: config.exec.spare_executors,
         queue_max: config.exec.queue_max,
+        queue_tenant_max: queue_namespace_max(config),
         stack_bytes: config.exec.stack_bytes,
         stack_guard_bytes: config.exec.stack_guard_bytes,
         call_memory_max_bytes: config.exec.call_memory_max_bytes,
+        inline_threads: inline_threads(config),
+        inline: Duration::from_micros(config.exec.inline_us),
+        stuck_after: Duration::from_millis(config.exec.stuck_after_ms),
+        stuck_max: config.exec.stuck_max,
+        cpu_limit_default: Duration::from_millis(config.exec.cpu_limit_default_ms),
         tick: Duration::from_micros(config.exec.watchdog_tick_us),
         code: arenas.map(|arenas| arenas.executable_ranges().collect()).unwrap_or_default(),
         code_flips: arenas.is_some_and(Arenas::flips_protection),
@@ -213,17 +265,13 @@ fn isolation(config: &Config) -> &'static str {
     }
 }
 
-async fn run(config: &Config, service: Service, metrics: Arc<Metrics>) -> Result<(), DaemonError> {
+async fn run(config: &Config, sockets: Sockets, service: Service, metrics: Arc<Metrics>) -> Result<(), DaemonError> {
     let mut stop_signals = StopSignals::new().map_err(DaemonError::Runtime)?;
-    let mut listeners = Vec::new();
-    for listen in &config.server.listen {
-        let error = |error| DaemonError::Listen { address: listen.to_string(), error };
-        listeners.push(Listener::bind(&endpoint(listen)).await.map_err(error)?);
-    }
-    let targets: Result<Vec<_>, _> = listeners.iter().map(Listener::target).collect();
-    let targets = targets.map_err(DaemonError::Runtime)?.join(" ");
+    let manager = Arc::new(Manager::of_environment().map_err(DaemonError::Manager)?);
+    let targets = sockets.targets().map_err(DaemonError::Runtime)?;
+    let Sockets { listeners, metrics: metrics_socket } = sockets;
     let (stop, stopping) = watch::channel(false);
-    let metrics_address = serve_metrics(config, &service, stopping.clone()).await?;
+    let metrics_address = serve_metrics(metrics_socket, &service, stopping.clone()).map_err(DaemonError::Runtime)?;
     let sampled = service.clone();
     let upkeep = tokio::spawn(async move {
         let mut interval = tokio::time::interval(SAMPLE_INTERVAL);
@@ -233,6 +281,7 @@ async fn run(config: &Config, service: Service, metrics: Arc<Metrics>) -> Result
             sampled.sample_status();
         }
     });
+    let watched = tokio::spawn(tell_alive(Arc::clone(&manager), service.clone()));
     let (reporter, health) = server::health().await;
     let transport = Transport {
         connections_max: config.server.connections_max,
@@ -242,9 +291,12 @@ async fn run(config: &Config, service: Service, metrics: Arc<Metrics>) -> Result
     let drained = async {
         server::set_serving(&reporter, true).await;
         tracing::info!(listen = targets, metrics = metrics_address, pid = std::process::id(), "ready");
+        manager.ready(&targets);
         let signal = stop_signals.next().await;
-        let until = Instant::now() + Duration::from_millis(config.server.grace_ms);
+        let grace = Duration::from_millis(config.server.grace_ms);
+        let until = Instant::now() + grace;
         tracing::info!(signal, grace_ms = config.server.grace_ms, "draining");
+        manager.stopping(grace, END_GRACE);
         server::set_serving(&reporter, false).await;
         service.start_draining();
         drain_calls(&service, until - ANSWER_GRACE.min(Duration::from_millis(config.server.grace_ms / 2))).await;
@@ -258,8 +310,23 @@ async fn run(config: &Config, service: Service, metrics: Arc<Metrics>) -> Result
         () = drained => Ok(()),
     };
     upkeep.abort();
+    watched.abort();
     tracing::info!("stopped");
     result
+}
+
+/// Tells the service manager's watchdog that the daemon does not hang, for as long as that is so: the runtime gets to
+/// this, and the locks of the parts can be had.
+async fn tell_alive(manager: Arc<Manager>, service: Service) {
+    let Some(interval) = manager.alive_interval() else { return };
+    let mut interval = tokio::time::interval(interval);
+    loop {
+        interval.tick().await;
+        let service = service.clone();
+        if tokio::task::spawn_blocking(move || service.touch_locks()).await.is_ok() {
+            manager.alive();
+        }
+    }
 }
 
 async fn drain_calls(service: &Service, until: Instant) {
@@ -270,16 +337,15 @@ async fn drain_calls(service: &Service, until: Instant) {
     }
 }
 
-/// Starts the HTTP server of the metrics, if one is configured; answers its address, or "off".
-async fn serve_metrics(
-    config: &Config,
+/// Starts the HTTP server of the metrics, if there is a socket for it; answers its address, or "off".
+fn serve_metrics(
+    socket: Option<std::net::TcpListener>,
     service: &Service,
     mut stopping: watch::Receiver<bool>,
-) -> Result<String, DaemonError> {
-    let Some(address) = config.server.metrics else { return Ok("off".to_owned()) };
-    let error = |error| DaemonError::Listen { address: address.to_string(), error };
-    let listener = TcpListener::bind(address).await.map_err(error)?;
-    let bound = listener.local_addr().map_err(error)?;
+) -> io::Result<String> {
+    let Some(socket) = socket else { return Ok("off".to_owned()) };
+    let bound = socket.local_addr()?;
+    let listener = TcpListener::from_std(socket)?;
     let (rendering, asked, shown) = (service.clone(), service.clone(), service.clone());
     let pages = http::Pages {
         scrape: Arc::new(move || rendering.render_metrics()),
@@ -371,13 +437,6 @@ fn limits(config: &Config) -> Limits {
     }
 }
 
-fn endpoint(listen: &Listen) -> Endpoint {
-    match listen {
-        Listen::Unix(path) => Endpoint::Unix(path.clone()),
-        Listen::Tcp(address) => Endpoint::Tcp(*address),
-    }
-}
-
 /// What lies in an arena lies there as a whole: not so many that the largest image would fit into none of them.
 fn shards(config: &Config) -> u32 {
     match config.arena.shards {
@@ -397,12 +456,40 @@ fn executors(config: &Config) -> usize {
     }
 }
 
+fn queue_namespace_max(config: &Config) -> usize {
+    match config.exec.queue_namespace_max {
+        0 => config.exec.queue_max - config.exec.queue_max / 4,
+        max => max.min(config.exec.queue_max),
+    }
+}
+
 fn runtime(config: &Config) -> io::Result<Runtime> {
-    let threads = match config.server.worker_threads {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if runs_inline(config) {
+        builder.on_thread_start(exec::lend_thread);
+    }
+    builder.worker_threads(worker_threads(config)).thread_name("grpc").enable_all().build()
+}
+
+/// Where calls run in processes of their own none runs on a thread of a request.
+fn runs_inline(config: &Config) -> bool {
+    config.exec.inline_us > 0 && config.exec.isolation == Isolation::Thread
+}
+
+/// No more than the executors leave.
+fn inline_threads(config: &Config) -> usize {
+    match runs_inline(config) {
+        false => 0,
+        true => worker_threads(config)
+            .min(exec::EXECUTORS_MAX - executors(config) - config.exec.spare_executors - config.exec.stuck_max),
+    }
+}
+
+fn worker_threads(config: &Config) -> usize {
+    match config.server.worker_threads {
         0 => cores(),
         threads => threads,
-    };
-    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).thread_name("grpc").enable_all().build()
+    }
 }
 
 fn cores() -> usize {

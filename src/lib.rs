@@ -7,6 +7,7 @@
 //! | [`arena`] | executable memory: reserve, write, publish, free |
 //! | [`code`] | object bytes, parsed and linked; pure |
 //! | [`cache`] | which image is resident: index, recency, budget, pins |
+//! | [`confine`] | what the process gives up once it has started |
 //! | [`exec`] | calls into resident code and comes back, whatever the code does |
 //! | [`tools`] | resident code told to profilers, debuggers and unwinders |
 //! | [`service`] | the gRPC edge: convert, authorise, answer |
@@ -25,6 +26,7 @@ pub mod cache;
 pub mod client;
 pub mod code;
 pub mod config;
+pub mod confine;
 pub mod daemon;
 pub mod demo;
 pub mod exec;

@@ -42,7 +42,13 @@ enum Command {
     /// Serve until SIGTERM or SIGINT, then drain within the grace and exit.
     Serve(Options),
     /// Validate the configuration and try what the platform must offer, show both, and exit.
-    Check(Options),
+    Check {
+        #[command(flatten)]
+        options: Options,
+        /// Show what the daemon's process gives up once it has started, and what came of trying what is refused then.
+        #[arg(long)]
+        confinement: bool,
+    },
     /// Show what it does: start a daemon, install a compiled C file, call it, contain a fault, evict.
     Demo,
 }
@@ -75,7 +81,8 @@ struct Options {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(options) => serve(options),
-        Command::Check(options) => check(options),
+        Command::Check { options, confinement: false } => check(options),
+        Command::Check { options, confinement: true } => confinement(options),
         Command::Demo => return demo::run(),
     };
     match result {
@@ -115,6 +122,21 @@ fn check(options: Options) -> Result<(), Box<dyn Error>> {
     }
     writeln!(out, "configuration and platform are fit")?;
     Ok(())
+}
+
+fn confinement(options: Options) -> Result<(), Box<dyn Error>> {
+    let (config, origins) = configure(options)?;
+    start_log(&config.log, &origins)?;
+    let confined = daemon::confinement(&config)?;
+    let mut out = io::stdout().lock();
+    for (name, finding) in &confined.lines {
+        writeln!(out, "{name}: {finding}")?;
+    }
+    out.flush()?;
+    match confined.failed {
+        0 => Ok(()),
+        failed => Err(format!("{failed} attempts should have been refused").into()),
+    }
 }
 
 fn configure(options: Options) -> Result<(Config, Origins), Box<dyn Error>> {

@@ -17,7 +17,7 @@ use codecached::{
     arena::{ArenaConfig, Arenas},
     cache::{Cache, CacheConfig, Install, InstallError, Name, Namespace, Pinned, Target},
     code::{self, FlatEntry, Image, ImportTable, Selection},
-    exec::{self, Call, ExecConfig, FilterPolicy, Outcome, Pool, ResultType, Scalar},
+    exec::{self, Call, ExecConfig, FilterPolicy, Outcome, Pool, Priority, ResultType, Scalar},
 };
 use object::{
     Architecture, BinaryFormat, Endianness, SymbolFlags, SymbolKind, SymbolScope, elf,
@@ -185,6 +185,7 @@ impl Scene {
             let call = Call {
                 entry: pinned.function("f").unwrap(),
                 callee: pinned,
+                priority: Priority::Normal,
                 args: Vec::new(),
                 result: ResultType::U32,
                 cpu_limit: Duration::from_secs(10),
@@ -387,10 +388,17 @@ fn an_evicted_entry_that_runs_lingers_until_its_last_pin_goes() {
 fn executors() -> ExecConfig {
     ExecConfig {
         executors: 2,
+        spare_executors: 0,
         queue_max: 64,
+        queue_tenant_max: 64,
         stack_bytes: 256 << 10,
         stack_guard_bytes: 64 << 20,
         call_memory_max_bytes: 1 << 20,
+        inline_threads: 0,
+        inline: Duration::ZERO,
+        stuck_after: Duration::from_secs(60),
+        stuck_max: 0,
+        cpu_limit_default: Duration::ZERO,
         tick: Duration::from_millis(1),
         code: vec![],
         code_flips: false,

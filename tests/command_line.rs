@@ -73,6 +73,42 @@ fn what_goes_wrong_has_an_exit_code_and_a_text_of_its_own() {
 }
 
 #[test]
+fn health_tells_by_its_exit_code_whether_requests_are_taken() {
+    let mut daemon = Daemon::start_with(&["--set", "server.grace_ms=4000"]);
+    let health = |arguments: &[&str]| ctl(&daemon.target, &[&["health"], arguments].concat());
+    assert_eq!(health(&[]), (Some(0), "serving\n".to_owned(), String::new()));
+    assert_eq!(health(&["codecache.v1.ExecutionService"]).0, Some(0));
+    let (code, out, _) = health(&["--json"]);
+    assert_eq!((code, serde_json::from_str(&out).unwrap()), (Some(0), serde_json::json!({ "serving": true })));
+    let (code, _, err) = health(&["codecache.v1.Nothing"]);
+    assert_eq!(code, Some(3), "{err}");
+    // A call that runs keeps a daemon that drains from ending.
+    let directory = tempfile::tempdir().unwrap();
+    let spin = directory.path().join("spin");
+    fs::write(&spin, [0xeb, 0xfe]).unwrap();
+    assert_eq!(ctl(&daemon.target, &["install", "spin", spin.to_str().unwrap(), "--flat", "f=0"]).0, Some(0));
+    let mut call = Command::new(env!("CARGO_BIN_EXE_codecachectl"))
+        .args(["--server", &daemon.target, "--timeout", "60s", "call", "spin", "f", "--cpu-limit", "50s"])
+        .spawn()
+        .unwrap();
+    eventually("the call to run", || ctl(&daemon.target, &["stats"]).1.contains("1 of"));
+    daemon.terminate();
+    eventually("the drain to be told", || health(&[]) == (Some(5), "not serving\n".to_owned(), String::new()));
+    assert_eq!(daemon.wait(), Some(0));
+    let (code, out, err) = ctl(&daemon.target, &["health"]);
+    assert_eq!((code, out.as_str()), (Some(5), ""), "{err}");
+    assert!(!call.wait().unwrap().success());
+}
+
+fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let limit = std::time::Instant::now() + support::PATIENCE;
+    while !done() {
+        assert!(std::time::Instant::now() < limit, "waited in vain for {what}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[test]
 fn a_file_that_no_message_holds_is_installed_and_a_program_sees_no_progress() {
     let daemon = Daemon::start();
     let directory = tempfile::tempdir().unwrap();

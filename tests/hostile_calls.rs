@@ -16,7 +16,7 @@ use codecached::{
         value::Kind,
     },
 };
-use support::{Daemon, Random, call, elf, handle, returned, trapped};
+use support::{Daemon, Random, call, elf, flat, handle, returned, trapped};
 
 /// Calls of each kind in a row.
 const IN_A_ROW: u32 = 1000;
@@ -189,6 +189,42 @@ async fn every_system_call_is_a_trap_a_thousand_times_in_a_row_and_nothing_happe
         assert!(refused || trap.kind() == Segv, "{round}: {trap:?}");
     }
     scene.end().await;
+}
+
+/// Returns its argument, or else the id of the process.
+const PROCESS_ID_AT_ZERO: &[u8] = &[
+    0x48, 0x89, 0xf8, // mov rax, rdi
+    0x48, 0x85, 0xff, // test rdi, rdi
+    0x75, 0x07, // jnz 1f
+    0xb8, 0x27, 0x00, 0x00, 0x00, // mov eax, 39
+    0x0f, 0x05, // syscall
+    0xc3, // 1: ret
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_system_call_on_the_thread_of_a_request_is_such_a_trap_too_and_the_thread_serves_on() {
+    let daemon = Daemon::start_with(&["--set", "exec.inline_us=1000"]);
+    let client = daemon.client().await;
+    let entry = handle(&client.install(flat("inline", PROCESS_ID_AT_ZERO)).await.unwrap());
+    let with = |value| call(entry, "f", vec![Kind::U64(value)], ResultType::U64);
+    let inline = async || client.status().await.unwrap().executors.unwrap().inline_calls;
+    let mut traps = 0;
+    for _ in 0..200 {
+        // Short calls, after which the next one is inline unless the machine is busy.
+        for value in 1..=20 {
+            assert_eq!(returned(client.execute(with(value)).await.unwrap()).0, Some(Kind::U64(value)));
+        }
+        let before = inline().await;
+        let trap = trapped(client.execute(with(0)).await.unwrap());
+        let told = trap.system_call.as_ref().map(|it| (it.abi(), it.number, &*it.name));
+        assert_eq!((trap.kind(), told), (Syscall, Some((SystemCallAbi::X8664, 39, "getpid"))), "{trap:?}");
+        assert_eq!((trap.instruction.as_str(), trap.offset_bytes, trap.outside), ("syscall", 13, false), "{trap:?}");
+        traps += inline().await - before;
+        if traps == 20 {
+            return;
+        }
+    }
+    panic!("only {traps} of 200 were inline");
 }
 
 #[tokio::test(flavor = "multi_thread")]

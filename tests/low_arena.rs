@@ -258,10 +258,10 @@ async fn what_lies_here_and_there_is_linked_together() {
     }
 
     // Data of another entry that lies elsewhere cannot be addressed in 32 bits.
-    let elsewhere = compiled("int shared[4]; int (*const add_near)(int, int);", &anywhere);
+    let elsewhere = compiled("int shared[4];", &anywhere);
     client.install(elf("elsewhere", elsewhere)).await.unwrap();
-    let caller = needs(elf("caller2", object(&["-DCALLER"])), &["far", "elsewhere"]);
-    let words = ["shared", "of another entry", "compile with -fPIC"];
+    let caller = needs(elf("caller2", object(&["-DCALLER"])), &["far", "elsewhere", "near"]);
+    let words = ["for symbol shared", "of another entry, which does not lie below 2 GiB", "compile with -fPIC"];
     assert_refused(client.install(caller).await, Code::InvalidArgument, "UNSUPPORTED_RELOCATION", &words);
 
     // They go with those who need them, and leave nothing.

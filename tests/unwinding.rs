@@ -12,7 +12,7 @@ use codecached::{
     arena::{ArenaConfig, Arenas},
     cache::{Cache, CacheConfig, Install, Name, Namespace, Pinned, Target},
     code::{Image, ImportTable, Limits, Selection},
-    exec::{Arg, Call, ExecConfig, FilterPolicy, Outcome, Pool, ResultType, Scalar},
+    exec::{Arg, Call, ExecConfig, FilterPolicy, Outcome, Pool, Priority, ResultType, Scalar},
     tools::{Tools, ToolsConfig},
 };
 
@@ -45,10 +45,17 @@ fn cache(is_told: bool) -> Cache {
 fn pool() -> Pool<Pinned> {
     let config = ExecConfig {
         executors: 1,
+        spare_executors: 0,
         queue_max: 16,
+        queue_tenant_max: 16,
         stack_bytes: 1 << 20,
         stack_guard_bytes: 64 << 10,
         call_memory_max_bytes: 64 << 10,
+        inline_threads: 0,
+        inline: Duration::ZERO,
+        stuck_after: Duration::from_secs(60),
+        stuck_max: 0,
+        cpu_limit_default: Duration::ZERO,
         tick: Duration::from_millis(1),
         code: vec![],
         code_flips: false,
@@ -81,6 +88,7 @@ fn backtrace_with(cache: &Cache, pool: &Pool<Pinned>, key: u64, args: Vec<Arg>) 
     let call = Call {
         entry: callee.function("call_outer").unwrap(),
         callee,
+        priority: Priority::Normal,
         args,
         result: ResultType::U64,
         cpu_limit: Duration::from_secs(30),

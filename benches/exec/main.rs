@@ -27,8 +27,8 @@ use codecached::{
     cache::{Cache, CacheConfig, Install, Name, Namespace, Pinned, Target},
     code::{FlatEntry, Image, ImportTable, Limits},
     exec::{
-        Arg, Batch, Call, Column, ColumnType, ExecConfig, FilterPolicy, Guarded, Outcome, Pool, ResultType, Scalar,
-        TrapKind,
+        Arg, Batch, Call, Column, ColumnType, ExecConfig, FilterPolicy, Guarded, Outcome, Pool, Priority, ResultType,
+        Scalar, TrapKind,
     },
 };
 use tokio::runtime::Runtime;
@@ -55,6 +55,8 @@ const MULTIPLY: &[u8] = &[0xf2, 0x0f, 0x59, 0xc1, 0xc3];
 const INVALID: &[u8] = &[0x0f, 0x0b];
 /// `call` to itself.
 const RECURSION: &[u8] = &[0xe8, 0xfb, 0xff, 0xff, 0xff];
+/// `sub rsp, 2 MiB; push rax; ud2`: a frame that the stack is too small for.
+const LARGE_FRAME: &[u8] = &[0x48, 0x81, 0xec, 0x00, 0x00, 0x20, 0x00, 0x50, 0x0f, 0x0b];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1).filter(|it| it != "--bench");
@@ -70,7 +72,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let workers = worker::prepare(&code, &config)?;
     guarded(&code, &peer)?;
     let pool = Pool::start(config)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     recovery(&code, &pool, &runtime);
     handover(&code, &pool, &runtime);
     batches(&code, &pool, &runtime)?;
@@ -84,10 +86,17 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn config(code: &Code) -> ExecConfig {
     ExecConfig {
         executors: 2,
+        spare_executors: 0,
         queue_max: 1024,
+        queue_tenant_max: 1024,
         stack_bytes: STACK_BYTES,
         stack_guard_bytes: 64 << 20,
         call_memory_max_bytes: MEMORY_BYTES,
+        inline_threads: 0,
+        inline: Duration::ZERO,
+        stuck_after: Duration::from_secs(60),
+        stuck_max: 0,
+        cpu_limit_default: Duration::ZERO,
         tick: Duration::from_millis(1),
         code: code.arenas.executable_ranges().collect(),
         code_flips: code.arenas.flips_protection(),
@@ -108,7 +117,14 @@ impl Code {
         let config =
             CacheConfig { budget_bytes: 32 << 20, eviction_window: 16, generation_seed: 1, clock: Instant::now };
         let cache = Cache::new(&config, Arc::clone(&arenas), ImportTable::default());
-        for (key, blob) in [("add", ADD), ("multiply", MULTIPLY), ("invalid", INVALID), ("recursion", RECURSION)] {
+        let blobs = [
+            ("add", ADD),
+            ("multiply", MULTIPLY),
+            ("invalid", INVALID),
+            ("large_frame", LARGE_FRAME),
+            ("recursion", RECURSION),
+        ];
+        for (key, blob) in blobs {
             let entry = FlatEntry { name: "f".to_owned(), offset_bytes: 0 };
             let image = Image::parse_flat(blob, vec![entry], &Limits::default())?;
             let mut identity = [0; 32];
@@ -127,7 +143,8 @@ impl Code {
     fn call(&self, key: &str, args: Vec<Arg>, result: ResultType) -> Call<Pinned> {
         let callee = self.pin(key);
         let entry = callee.function("f").expect("a function");
-        Call { callee, entry, args, result, cpu_limit: LIMIT, wall_cap: LIMIT, deadline: None }
+        let priority = Priority::Normal;
+        Call { callee, entry, priority, args, result, cpu_limit: LIMIT, wall_cap: LIMIT, deadline: None }
     }
 }
 
@@ -165,9 +182,12 @@ fn guarded(code: &Code, peer: &str) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// From an executor's taking the call to the trap being known, with the memory given back.
+/// From an executor's taking the call to the trap being known, with the memory given back. The recursion has also filled
+/// a stack of a MiB, page by page, by then.
 fn recovery(code: &Code, pool: &Pool<Pinned>, runtime: &Runtime) {
-    for (key, kind) in [("invalid", TrapKind::Ill), ("recursion", TrapKind::StackOverflow)] {
+    let kinds =
+        [("invalid", TrapKind::Ill), ("large_frame", TrapKind::StackOverflow), ("recursion", TrapKind::StackOverflow)];
+    for (key, kind) in kinds {
         let mut walls: Vec<f64> = (0..TRAPS)
             .map(|_| {
                 let ticket =
@@ -227,6 +247,7 @@ fn batches(code: &Code, pool: &Pool<Pinned>, runtime: &Runtime) -> Result<(), Bo
     ];
     for (shape, key, result, columns) in shapes {
         let batch = Batch::new(ROWS, columns)?;
+        let mut cpu = Vec::new();
         let rates = (0..ROUNDS).map(|_| {
             let ticket = pool
                 .submit_batch(code.call(key, vec![], result), batch.clone())
@@ -234,11 +255,14 @@ fn batches(code: &Code, pool: &Pool<Pinned>, runtime: &Runtime) -> Result<(), Bo
                 .expect("room");
             let done = runtime.block_on(ticket);
             assert_eq!(done.rows as u64, ROWS);
+            cpu.push(done.done.cpu.as_secs_f64() * 1e9 / ROWS as f64);
             ROWS as f64 / done.done.wall.as_secs_f64()
         });
         let rate = quantile(&mut rates.collect::<Vec<_>>(), 0.5);
         println!("exec.batch.{shape} {:.1} Mrows/s", rate / 1e6);
         println!("exec.batch.{shape}_row {:.2} ns", 1e9 / rate);
+        // Where others use the machine meanwhile this says more.
+        println!("exec.batch.{shape}_row_cpu_least {:.2} ns", quantile(&mut cpu, 0.0));
         if shape == "add_i64" {
             aim("batch_add_i64_mrows", rate / 1e6, AIM_ROWS / 1e6, rate >= AIM_ROWS);
         }

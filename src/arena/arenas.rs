@@ -73,19 +73,15 @@ impl Arenas {
         let mut views = Views::map(geometry, config)?;
         canary::run(&views, &barrier)?;
         views.seal();
-        let arenas = Self::over(views, barrier, config);
-        if !config.inherited {
-            arenas.start_threads()?;
-        }
-        Ok(arenas)
+        Ok(Self::over(views, barrier, config))
     }
 
-    /// Starts what works in the background, if the configuration has anything of that kind. Called by [`Self::map`], but
-    /// if memory is [inherited](ArenaConfig::inherited): then by the caller, once, when it has forked.
+    /// Starts the thread that puts memory on huge pages, if that is configured. Apart from the mapping, so that the thread
+    /// comes under what a process restricts itself to in between; once is enough.
     ///
     /// # Errors
-    /// The system gave no thread.
-    pub fn start_threads(&self) -> Result<(), MapError> {
+    /// [`MapError::Thread`].
+    pub fn start_upkeep(&self) -> Result<(), MapError> {
         match self.memory.huge_pages {
             HugePages::Collapse => collapse::start(&self.memory).map_err(|error| MapError::Thread { error }),
             HugePages::Never | HugePages::Hugetlb => Ok(()),

@@ -128,6 +128,7 @@ fn published_read_only_data_is_rewritten_by_its_owner_alone_whatever_the_way_to_
 fn chunks_in_use_throughout_are_put_on_huge_pages_and_single_pages_still_go_back() {
     let config = ArenaConfig { huge_pages: HugePages::Collapse, ..ArenaConfig::new(8 * MIB, 8 * MIB) };
     let arenas = Arenas::map(&config).unwrap();
+    arenas.start_upkeep().unwrap();
     assert_eq!(collapse::look(&arenas.memory), 0, "nothing is in use");
     let mut held: Vec<_> = (0..4 * MIB / 4096)
         .map(|value| {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Exports, Name, Startup, Watched,
+    Conduct, Exports, Name, Startup, Watched,
     dependencies::{Reached, Share},
     ledger::Charge,
     lru::{Handle, slot_bytes},
@@ -25,6 +25,8 @@ use crate::{
 pub struct Meta {
     /// Namespace and key.
     pub name: Name,
+    /// Stands for the namespace where nothing else of it may be known; differs from process to process.
+    pub tenant: u64,
     /// BLAKE3 of the blob.
     pub digest: [u8; 32],
     /// Digest of everything in the install that decides what the entry does.
@@ -39,6 +41,8 @@ pub struct Meta {
     pub reentrant: bool,
     /// What runs before the first call.
     pub startup: Startup,
+    /// How its code behaves.
+    pub conduct: Conduct,
     /// When it became resident.
     pub installed_at: Instant,
     /// What it is linked against.

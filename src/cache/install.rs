@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Cache, Dependencies, Exports, Handle, Meta, Name, Placed, Startup, Target, Upload, View, Watched,
+    Cache, Conduct, Dependencies, Exports, Handle, Meta, Name, Placed, Startup, Target, Upload, View, Watched,
     entry::{AtDrop, Entry, Resident},
     ledger::{Amount, Charge},
     lru::slot_bytes,
@@ -139,7 +139,7 @@ impl Cache {
         let now = (self.clock)();
         let mut residents = self.residents();
         let Some(handle) = residents.find(Target::Name(&install.name)) else { return Ok(None) };
-        match residents.touch_same(handle, &install.identity, now) {
+        match residents.touch_same(handle, &install.identity, install.replace, now) {
             Some(view) => Ok(Some(view)),
             None if install.replace => Ok(None),
             None => Err(InstallError::KeyOccupied),
@@ -203,11 +203,13 @@ impl Cache {
         let (shares, reached) = dependencies.into_shares();
         let meta = Meta {
             name: install.name.clone(),
+            tenant: install.name.tenant(&self.tenants),
             digest: install.digest,
             identity: install.identity,
             sizes,
             thread,
             startup: Startup::new(image.take_startup()),
+            conduct: Conduct::new(&self.ward),
             exports: Exports::new(image.into_exports_and_functions()),
             reentrant: install.reentrant,
             installed_at: (self.clock)(),
@@ -290,7 +292,9 @@ impl Cache {
             let mut residents = self.residents();
             let live = residents.find(Target::Name(&install.name));
             // Somebody else may have installed the same meanwhile: then nobody has to go for it.
-            if let Some(view) = live.and_then(|handle| residents.touch_same(handle, &install.identity, now)) {
+            if let Some(view) =
+                live.and_then(|handle| residents.touch_same(handle, &install.identity, install.replace, now))
+            {
                 return Ok(Room::Existing(view));
             }
             replaces = live.is_some();
@@ -298,7 +302,7 @@ impl Cache {
             if !residents.has_room() {
                 return Err(InstallError::TooManyEntries);
             }
-            self.charge_evicting(&mut residents, amount, reason, &mut evicted)?
+            self.charge_evicting(&mut residents, now, amount, reason, &mut evicted)?
         };
         self.settle(&mut charge, amount, evicted, victims);
         Ok(Room::Charged { charge, replaces })
@@ -318,6 +322,7 @@ impl Cache {
     pub(super) fn charge_evicting(
         &self,
         residents: &mut Residents,
+        now: Instant,
         amount: Amount,
         reason: impl Fn(Handle) -> Reason,
         evicted: &mut Vec<Resident>,
@@ -327,7 +332,7 @@ impl Cache {
             Err(missing_bytes) => missing_bytes,
         };
         let chosen = residents.victims(missing_bytes).ok_or(InstallError::AllPinned { missing_bytes })?;
-        evicted.extend(chosen.handles.into_iter().filter_map(|it| residents.evict(it, reason(it))));
+        evicted.extend(chosen.handles.into_iter().filter_map(|it| residents.evict(it, reason(it), now)));
         // What lingers only for those who go is freed with them.
         let givers: Vec<&Charge> =
             evicted.iter().map(|it| &it.entry).chain(&chosen.followers).map(|it| &it.charge).collect();
@@ -382,13 +387,13 @@ impl Cache {
         let mut outcome = if replaces { Outcome::Replaced } else { Outcome::Created };
         let mut replaced = None;
         if let Some(handle) = residents.find(Target::Name(&entry.meta.name)) {
-            if let Some(view) = residents.touch_same(handle, &entry.meta.identity, now) {
+            if let Some(view) = residents.touch_same(handle, &entry.meta.identity, replace, now) {
                 return Ok((view, Outcome::Existed));
             }
             if !replace {
                 return Err(InstallError::KeyOccupied);
             }
-            replaced = residents.evict(handle, Reason::Replaced);
+            replaced = residents.evict(handle, Reason::Replaced, now);
             outcome = Outcome::Replaced;
         } else if !residents.has_room() {
             return Err(InstallError::TooManyEntries);

@@ -19,6 +19,7 @@ mod kept;
 mod ledger;
 mod lru;
 mod name;
+mod quarantine;
 mod residents;
 mod room;
 mod startup;
@@ -29,6 +30,8 @@ mod watch;
 #[cfg(test)]
 mod dependencies_tests;
 #[cfg(test)]
+mod recency_tests;
+#[cfg(test)]
 mod room_tests;
 #[cfg(test)]
 mod watch_tests;
@@ -36,6 +39,7 @@ mod watch_tests;
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
+    hash::RandomState,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -48,12 +52,13 @@ pub use self::{
     ledger::{Amount, Charged},
     lru::Handle,
     name::{DEFAULT_NAMESPACE, KEY_MAX_BYTES, NAMESPACE_MAX_BYTES, Name, NameError, Namespace},
+    quarantine::{Conduct, Quarantine, QuarantineRule, Quarantines},
     residents::{EvictionCount, Evictions, Lookups, Reason},
     startup::Startup,
     upload::Upload,
     watch::{Placed, Watch, Watched, Watcher},
 };
-use self::{kept::Kept, ledger::Ledger, residents::Residents};
+use self::{kept::Kept, ledger::Ledger, quarantine::Ward, residents::Residents};
 use crate::{arena::Arenas, code::ImportTable};
 
 /// Where the time comes from.
@@ -130,6 +135,8 @@ pub struct CacheStats {
     pub lookups: Lookups,
     /// Evictions since the start.
     pub evictions: Evictions,
+    /// Entries that are not called for now.
+    pub quarantines: Quarantines,
     /// Time since the use of the next victim.
     pub oldest_idle: Option<Duration>,
 }
@@ -143,6 +150,10 @@ pub struct Cache {
     eviction_window: usize,
     clock: Clock,
     watcher: Option<Watcher>,
+    /// Makes numbers of namespaces. Its keys are nobody's to know, so that nobody can find a namespace with the number of
+    /// another.
+    tenants: RandomState,
+    ward: Arc<Ward>,
     kept: Option<Kept>,
 }
 
@@ -157,6 +168,8 @@ impl Cache {
             eviction_window: config.eviction_window,
             clock: config.clock,
             watcher: None,
+            tenants: RandomState::new(),
+            ward: Ward::new(QuarantineRule { traps: 0, window: Duration::ZERO }, config.clock),
             kept: None,
         }
     }
@@ -165,6 +178,13 @@ impl Cache {
     #[must_use]
     pub fn watched_by(self, watcher: Watcher) -> Self {
         Self { watcher: Some(watcher), ..self }
+    }
+
+    /// Quarantines entries by this rule, where without it only those are whose code cannot be stopped.
+    #[must_use]
+    pub fn quarantining(self, rule: QuarantineRule) -> Self {
+        let ward = Ward::new(rule, self.clock);
+        Self { ward, ..self }
     }
 
     /// From now on what is evicted on request, or replaced, keeps its addresses until the budget or the arenas need
@@ -209,13 +229,21 @@ impl Cache {
         Some(Pinned { entry, handle })
     }
 
+    /// Lets an entry be called again; what its quarantine was, if it was in one. No use. `None`: there is no such entry.
+    pub fn lift_quarantine(&self, target: Target<'_>) -> Option<(View, Option<Quarantine>)> {
+        let view = self.lookup(target, true)?;
+        let lifted = view.meta.conduct.lift();
+        Some((view, lifted))
+    }
+
     /// Takes an entry out. `on_freed` is called once its memory is free, if it is not at once.
     pub fn evict(&self, target: Target<'_>, on_freed: Option<OnFreed>) -> Option<EvictedEntry> {
+        let now = (self.clock)();
         let (resident, view) = {
             let mut residents = self.residents();
             let handle = residents.find(target)?;
             let view = residents.get(handle)?.view(handle);
-            (residents.evict(handle, Reason::Requested)?, view)
+            (residents.evict(handle, Reason::Requested, now)?, view)
         };
         let gone = self.let_go(resident.entry, on_freed);
         Some(EvictedEntry { gone, view })
@@ -288,6 +316,7 @@ impl Cache {
             installs: residents.installs(),
             lookups: residents.lookups(),
             evictions: residents.evictions(),
+            quarantines: self.ward.counts(),
             oldest_idle: residents.oldest_use().map(|used| now.saturating_duration_since(used)),
         }
     }

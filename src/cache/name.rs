@@ -1,6 +1,10 @@
 //! What an entry is called: a namespace and a key.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
 
 /// Bytes of a key at most: room for a hash, or a hash with a readable prefix.
 pub const KEY_MAX_BYTES: usize = 256;
@@ -79,6 +83,11 @@ impl Name {
     /// Whether the name lies in `namespace`.
     pub fn is_in(&self, namespace: Namespace<'_>) -> bool {
         &self.bytes[..self.namespace_bytes] == namespace.0.as_bytes()
+    }
+
+    /// A number for the namespace: the same for all its keys, and another one for others, but for a chance of nothing.
+    pub(super) fn tenant(&self, keys: &RandomState) -> u64 {
+        keys.hash_one(&self.bytes[..self.namespace_bytes])
     }
 
     /// What the index sorts by.

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     ops::Bound,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -14,6 +14,9 @@ use super::{
     victims::Victims,
 };
 use crate::arena::{Gaps, Lacks};
+
+/// An entry whose last use is no longer ago was likely to be used again.
+pub(super) const RECENT: Duration = Duration::from_secs(60);
 
 /// Why an entry went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +49,8 @@ pub struct Evictions {
     pub replaced: EvictionCount,
     /// Of all, those that nobody had used.
     pub never_used: u64,
+    /// Of `capacity`, those whose last use was less than a minute ago: the budget is too small for what is used.
+    pub recently_used: u64,
     /// Of `capacity`, those that went before an older one whose going could help, to make contiguous room.
     pub out_of_order: u64,
 }
@@ -154,9 +159,19 @@ impl Residents {
         Some(resident)
     }
 
-    /// The same for an entry that is what an install would make; `None` for another one.
-    pub(super) fn touch_same(&mut self, handle: Handle, identity: &[u8; 32], now: Instant) -> Option<View> {
-        self.get(handle).filter(|it| it.entry.meta.identity == *identity)?;
+    /// The same for an entry that is what an install would make; `None` for another one, and for one in quarantine if
+    /// the install is to replace it.
+    pub(super) fn touch_same(
+        &mut self,
+        handle: Handle,
+        identity: &[u8; 32],
+        replace: bool,
+        now: Instant,
+    ) -> Option<View> {
+        let meta = &self.get(handle)?.entry.meta;
+        if meta.identity != *identity || replace && meta.conduct.is_quarantined() {
+            return None;
+        }
         self.touch(handle, now).map(|it| it.view(handle))
     }
 
@@ -178,7 +193,7 @@ impl Residents {
         Some(handle)
     }
 
-    pub(super) fn evict(&mut self, handle: Handle, reason: Reason) -> Option<Resident> {
+    pub(super) fn evict(&mut self, handle: Handle, reason: Reason, now: Instant) -> Option<Resident> {
         let resident = self.order.remove(handle)?;
         if let Some(low) = resident.low {
             self.low.remove(low);
@@ -192,6 +207,8 @@ impl Residents {
         count.entries += 1;
         count.bytes += resident.entry.charge.amount().total_bytes();
         self.evictions.never_used += u64::from(!resident.used);
+        let recent = resident.used && now.saturating_duration_since(resident.last_used) < RECENT;
+        self.evictions.recently_used += u64::from(recent && reason == Reason::Capacity);
         Some(resident)
     }
 
@@ -217,13 +234,14 @@ impl Residents {
         &mut self,
         window: usize,
         lacks: Lacks,
+        now: Instant,
         fits: impl Fn(&Entry) -> bool,
     ) -> Option<Resident> {
         let idle = || self.order.oldest_first().filter(|(_, it)| it.is_idle() && it.entry.helps(lacks));
         let oldest = idle().next()?.0;
         let victim = idle().take(window).find(|(_, it)| fits(&it.entry)).map_or(oldest, |(handle, _)| handle);
         self.evictions.out_of_order += u64::from(victim != oldest);
-        self.evict(victim, Reason::Capacity)
+        self.evict(victim, Reason::Capacity, now)
     }
 
     /// Those to evict so that there is room below 2 GiB: of the `window` oldest that nobody holds and whose going helps
@@ -260,13 +278,13 @@ impl Residents {
     }
 
     /// Evicts [those](Self::victims_for_low_room).
-    pub(super) fn evict_for_low_room(&mut self, window: usize, gaps: Gaps) -> Option<Vec<Resident>> {
+    pub(super) fn evict_for_low_room(&mut self, window: usize, gaps: Gaps, now: Instant) -> Option<Vec<Resident>> {
         let oldest = self.idle_low().next().map(|(handle, _)| handle);
         let victims = self.victims_for_low_room(window, gaps)?;
         if victims.first() != oldest.as_ref() {
             self.evictions.out_of_order += victims.len() as u64;
         }
-        Some(victims.into_iter().filter_map(|it| self.evict(it, Reason::Capacity)).collect())
+        Some(victims.into_iter().filter_map(|it| self.evict(it, Reason::Capacity, now)).collect())
     }
 
     fn low_oldest_first(&self) -> impl Iterator<Item = (Handle, &Resident)> {

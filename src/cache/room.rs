@@ -50,7 +50,7 @@ impl Cache {
         let fits = |entry: &Entry| lack.freed_bytes(entry) >= lack.needed_bytes;
         let mut freed_bytes = 0;
         while freed_bytes < lack.needed_bytes {
-            let victim = self.residents().evict_for_room(self.eviction_window, lack.lacks, fits);
+            let victim = self.residents().evict_for_room(self.eviction_window, lack.lacks, (self.clock)(), fits);
             let Some(victim) = victim else { return false };
             freed_bytes += lack.freed_bytes(&victim.entry).max(self.arenas.granule_bytes());
             victims.push(self.victim(&victim));
@@ -61,7 +61,7 @@ impl Cache {
     /// Evicts those who make room below 2 GiB; `false`, and nobody, if there would be none whoever went.
     fn evict_for_low_room(&self, layout: &Layout, victims: &mut Vec<Victim>) -> bool {
         let Ok(gaps) = self.arenas.low_gaps(layout) else { return false };
-        let evicted = self.residents().evict_for_low_room(self.eviction_window, gaps);
+        let evicted = self.residents().evict_for_low_room(self.eviction_window, gaps, (self.clock)());
         let Some(evicted) = evicted else { return false };
         victims.extend(evicted.iter().map(|it| self.victim(it)));
         true

@@ -36,7 +36,8 @@ impl Cache {
         self.free_kept_for(bytes);
         let amount = Amount { uploads_bytes: bytes, ..Amount::default() };
         let (mut evicted, mut victims) = (Vec::new(), Vec::new());
-        let charged = self.charge_evicting(&mut self.residents(), amount, |_| Reason::Capacity, &mut evicted);
+        let now = (self.clock)();
+        let charged = self.charge_evicting(&mut self.residents(), now, amount, |_| Reason::Capacity, &mut evicted);
         let mut charge = charged?;
         self.settle(&mut charge, amount, evicted, &mut victims);
         Ok(Upload { charge, victims })

@@ -30,13 +30,15 @@ use tonic::{
     Request, Response, Status,
     transport::{Channel, Endpoint, Error as TransportError, Uri},
 };
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use crate::proto::{
     CancelExecutionRequest, DisassembleRequest, DisassembleResponse, EvictRequest, EvictResponse, ExecuteBatchRequest,
     ExecuteBatchResponse, ExecuteRequest, ExecuteResponse, GetArenasRequest, GetArenasResponse, GetCapabilitiesRequest,
-    GetCapabilitiesResponse, GetStatusRequest, GetStatusResponse, ListExecutionsRequest, ListExecutionsResponse,
-    ListRequest, ListResponse, LookupRequest, LookupResponse, admin_service_client::AdminServiceClient,
-    code_cache_service_client::CodeCacheServiceClient, execution_service_client::ExecutionServiceClient,
+    GetCapabilitiesResponse, GetStatusRequest, GetStatusResponse, LiftQuarantineRequest, LiftQuarantineResponse,
+    ListExecutionsRequest, ListExecutionsResponse, ListRequest, ListResponse, LookupRequest, LookupResponse,
+    admin_service_client::AdminServiceClient, code_cache_service_client::CodeCacheServiceClient,
+    execution_service_client::ExecutionServiceClient,
 };
 
 pub use address::{Address, DEFAULT_ADDRESS};
@@ -227,6 +229,17 @@ impl Client {
         self.retried(request, |mut stub, request| async move { stub.disassemble(request).await }).await
     }
 
+    /// Whether a service takes requests, by grpc.health.v1. The empty name asks for the daemon as a whole.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::is_not_found`] tells a service that does not exist.
+    pub async fn is_serving(&self, service: &str) -> Result<bool, ClientError> {
+        let mut stub = HealthClient::new(self.channel.clone());
+        let asked = HealthCheckRequest { service: service.to_owned() };
+        let answer = self.once(asked, |request| async move { stub.check(request).await }).await?;
+        Ok(answer.status() == ServingStatus::Serving)
+    }
+
     /// What the daemon holds and does.
     ///
     /// # Errors
@@ -243,6 +256,15 @@ impl Client {
     pub async fn arenas(&self, request: GetArenasRequest) -> Result<GetArenasResponse, ClientError> {
         let mut stub = AdminServiceClient::new(self.channel.clone());
         self.once(request, |request| async move { stub.get_arenas(request).await }).await
+    }
+
+    /// Lets an entry be called again that is quarantined.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn lift_quarantine(&self, request: LiftQuarantineRequest) -> Result<LiftQuarantineResponse, ClientError> {
+        let mut stub = AdminServiceClient::new(self.channel.clone());
+        self.once(request, |request| async move { stub.lift_quarantine(request).await }).await
     }
 
     /// The bare stub for Install, InstallStream, Lookup, Evict, List and Disassemble: no deadline, no retry.

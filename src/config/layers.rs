@@ -18,21 +18,19 @@ const FILE_MAX_BYTES: u64 = 1 << 20;
 
 const PREFIX: &str = "CODECACHED_";
 
-/// Variables with the prefix that are no keys: of the client, of this program's own flags, of the build and the tests.
-const OTHER_VARIABLES: [&str; 9] = [
-    "CODECACHED_SERVER",
-    "CODECACHED_CONFIG",
-    "CODECACHED_REVISION",
-    "CODECACHED_TEST_SCALE",
-    "CODECACHED_SOAK_SECONDS",
-    "CODECACHED_SOAK_SEED",
-    "CODECACHED_REQUIRE_REAL_OBJECTS",
-    "CODECACHED_REQUIRE_JIT_TOOLS",
-    "CODECACHED_REQUIRE_BROWSER",
-];
+/// Variables with the prefix that are no keys: of the client, of this program's own flags, and of the build.
+const OTHER_VARIABLES: [&str; 3] = ["CODECACHED_SERVER", "CODECACHED_CONFIG", "CODECACHED_REVISION"];
 
-/// What Kubernetes puts into each container beside a Service named "codecached". No section has such a name.
-const SERVICE_LINKS: [&str; 2] = ["CODECACHED_SERVICE_", "CODECACHED_PORT"];
+/// What others' variables begin with: Kubernetes puts some into each container beside a Service named "codecached", and
+/// the tests have theirs. No section has such a name.
+const OTHERS: [&str; 6] = [
+    "CODECACHED_SERVICE_",
+    "CODECACHED_PORT",
+    "CODECACHED_CI_",
+    "CODECACHED_REQUIRE_",
+    "CODECACHED_SOAK_",
+    "CODECACHED_TEST_",
+];
 
 /// Where to look for values.
 #[derive(Clone, Debug, Default)]
@@ -151,7 +149,7 @@ impl Layers {
     fn lay_environment(&mut self, environment: &[(OsString, OsString)]) -> Result<(), ConfigError> {
         for (name, value) in environment {
             let name = name.to_string_lossy();
-            let foreign = SERVICE_LINKS.iter().any(|link| name.starts_with(link));
+            let foreign = OTHERS.iter().any(|others| name.starts_with(others));
             if !name.starts_with(PREFIX) || foreign || OTHER_VARIABLES.contains(&&*name) {
                 continue;
             }

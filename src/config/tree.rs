@@ -29,6 +29,8 @@ pub struct Config {
     pub code: Code,
     /// Calls into resident code.
     pub exec: Exec,
+    /// What the process gives up once it has started.
+    pub confine: Confine,
     /// What profilers and debuggers are told.
     pub tools: Tools,
     /// What is told on standard error.
@@ -166,8 +168,14 @@ pub enum Screen {
 pub struct Exec {
     /// Threads that run code; 0: one per core, at least 2.
     pub executors: usize,
+    /// Threads beside them for namespaces of which no call runs.
+    pub spare_executors: usize,
     /// Calls that may wait, all together.
     pub queue_max: usize,
+    /// Calls of one namespace that may wait; 0: three quarters of `queue_max`.
+    pub queue_namespace_max: usize,
+    /// Microseconds: calls of functions that took no longer of late run on the thread that serves the request; 0: none.
+    pub inline_us: u64,
     /// Calls of a message of ExecuteStream, and calls of a stream under way from which on no further message is read.
     pub stream_calls_max: usize,
     /// Bytes of stack of a call.
@@ -180,6 +188,14 @@ pub struct Exec {
     pub cpu_limit_default_ms: u64,
     /// Milliseconds of CPU time that a call may ask for. At least `cpu_limit_default_ms`.
     pub cpu_limit_max_ms: u64,
+    /// Milliseconds after the first signal after which a call counts as stuck.
+    pub stuck_after_ms: u64,
+    /// Executors that may be replaced at one time because their calls are stuck.
+    pub stuck_max: usize,
+    /// Traps within the window that quarantine an entry; 0: none do.
+    pub quarantine_traps: u64,
+    /// Milliseconds of that window.
+    pub quarantine_window_ms: u64,
     /// Microseconds between two looks of the watchdog while code runs.
     pub watchdog_tick_us: u64,
     /// Whether system calls of code are contained.
@@ -198,6 +214,29 @@ pub enum SystemCallFilter {
     #[default]
     Require,
     /// Where the system gives it.
+    Try,
+    /// No.
+    Off,
+}
+
+/// What the process gives up once it has started.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Confine {
+    /// System calls that it has no need of, by a filter of its own.
+    pub system_calls: Confinement,
+    /// Files, ports and other processes, by the kernel's sandbox.
+    pub landlock: Confinement,
+}
+
+/// Whether a measure is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Confinement {
+    /// Without it the daemon does not start.
+    Require,
+    /// Where the system gives it.
+    #[default]
     Try,
     /// No.
     Off,
@@ -403,13 +442,20 @@ impl Default for Exec {
     fn default() -> Self {
         Self {
             executors: 0,
+            spare_executors: 1,
             queue_max: 1024,
+            queue_namespace_max: 0,
+            inline_us: 20,
             stream_calls_max: 4096,
             stack_bytes: 1 << 20,
             stack_guard_bytes: 64 << 20,
             call_memory_max_bytes: 64 << 20,
             cpu_limit_default_ms: 1_000,
             cpu_limit_max_ms: 60_000,
+            stuck_after_ms: 2_000,
+            stuck_max: 4,
+            quarantine_traps: 0,
+            quarantine_window_ms: 60_000,
             watchdog_tick_us: 1_000,
             system_call_filter: SystemCallFilter::Require,
             isolation: Isolation::Thread,

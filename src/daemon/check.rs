@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 
-use super::{DaemonError, Parts, arena_config, build, exec_config, executors, filter_policy};
+use super::{DaemonError, Ground, Parts, arena_config, confinement, exec_config, executors, filter_policy};
 use crate::{
     arena::{self, ArenaStats, Finding, FindingLevel},
     config::{Config, Isolation},
@@ -54,18 +54,22 @@ fn filter(policy: FilterPolicy, tried: Result<(), FilterError>) -> Finding {
     Finding { level, what, errno: None, remedy }
 }
 
-/// Tries what [`serve`](super::serve) needs of the platform, and says what it found: name and finding.
+/// Tries what [`serve`](super::serve) needs of the platform, and says what it found: name and finding. The process is
+/// confined then, as the daemon would be: to be called before there are threads, and last.
 ///
 /// # Errors
 /// [`DaemonError`]: what would stop the daemon from starting.
 pub fn check(config: &Config) -> Result<Vec<(String, String)>, DaemonError> {
+    // Ends its threads before there may be none.
     let workers = worker_processes(config);
-    let Parts { service, tools, .. } = build(config)?;
+    let ground = Ground::open(config)?;
+    let measures = confinement::confine(config, &ground.arenas)?;
+    let Parts { service, tools, .. } = ground.build(config)?;
     if let Some(tools) = tools {
         tools.finish();
     }
     let arena = service.arena_stats();
-    Ok([
+    let parts = [
         ("architecture", std::env::consts::ARCH.to_owned()),
         ("memory strategy", format!("{}: {}", arena.strategy, arena.reason)),
         (
@@ -77,15 +81,17 @@ pub fn check(config: &Config) -> Result<Vec<(String, String)>, DaemonError> {
         ("system calls from code", contained(service.filter_state())),
         ("worker processes", workers),
     ]
-    .map(|(name, finding)| (name.to_owned(), finding))
-    .into())
+    .map(|(name, finding)| (name.to_owned(), finding));
+    Ok(parts.into_iter().chain(confinement::told(&measures)).collect())
 }
 
 fn executors_found(config: &Config) -> String {
-    let executors = executors(config);
+    let (executors, spare) = (executors(config), config.exec.spare_executors);
     match config.exec.isolation {
-        Isolation::Thread => format!("{executors} threads, a fault in one was recovered"),
-        Isolation::Process => format!("{executors} threads, a worker process of each ran something"),
+        Isolation::Thread => format!("{executors} threads and {spare} spare ones, a fault in one was recovered"),
+        Isolation::Process => {
+            format!("{executors} threads and {spare} spare ones, a worker process of each ran something")
+        }
     }
 }
 
@@ -153,6 +159,7 @@ fn errno_name(number: i32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::confine::InstallError;
 
     fn finding(level: FindingLevel, what: &str, errno: Option<i32>, remedy: Option<&str>) -> Finding {
         Finding { level, what: what.to_owned(), errno, remedy: remedy.map(str::to_owned) }
@@ -195,12 +202,12 @@ mod tests {
 
     #[test]
     fn a_filter_that_cannot_be_had_fails_only_if_it_is_required() {
-        let refused = Err(FilterError::Install(Errno::EPERM));
+        let error = FilterError::Install(InstallError::Install(Errno::EPERM));
+        let refused = Err(error);
         let required = filter(FilterPolicy::Require, refused);
         assert!(required.level == FindingLevel::Failed && required.what.contains("EPERM"), "{required:?}");
         assert!(required.remedy.is_some_and(|it| it.contains("profile")));
-        let told =
-            DaemonError::from(exec::StartError::Filter { error: FilterError::Install(Errno::EPERM) }).to_string();
+        let told = DaemonError::from(exec::StartError::Filter { error }).to_string();
         assert!(told.contains("profile") && told.contains("exec.system_call_filter"), "{told}");
         assert_eq!(filter(FilterPolicy::Try, refused).level, FindingLevel::Degraded);
         assert_eq!(filter(FilterPolicy::Off, Ok(())).level, FindingLevel::Degraded);

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::batch::{Batch, BatchDone, Column, ColumnType};
 use super::call::{Arg, Call, Outcome, ResultType, Scalar, Thread};
 use super::test_code::{TestCode, TestPool, assemble, call, eventually, import, number, pool, run, wait_for};
-use super::ticket::Ticket;
+use super::ticket::{CallId, Ticket};
 use super::trap::{Trap, TrapKind, TrapStage};
 use super::writable::Writable;
 
@@ -267,7 +267,7 @@ fn a_batch_is_cancelled_in_a_row_by_its_id_and_by_dropping_its_ticket() {
     };
     let ticket = begin();
     eventually("its row", || cell.load(Ordering::SeqCst) == 1);
-    assert!(pool.cancel(ticket.id()));
+    assert!(pool.cancel(ticket.id().unwrap()));
     let done = wait_for(ticket);
     assert_eq!((trap(&done).kind, done.rows), (TrapKind::Cancelled, 4));
     assert_eq!(done.results, i64s([8, 6, 4, 2]).values);
@@ -364,7 +364,7 @@ fn calls_are_cancelled_by_their_id_wherever_they_are() {
     eventually("it runs", || cell.load(Ordering::SeqCst) == 1);
     let waiting = pool.submit(call(&code, args(), ResultType::U64)).unwrap();
     let rows = submit(&pool, call(&code, vec![], ResultType::U64), 1, vec![constant(0), constant(0)]);
-    let (running_id, waiting_id) = (running.id(), waiting.id());
+    let (running_id, waiting_id) = (running.id().unwrap(), waiting.id().unwrap());
     assert_eq!([running_id, waiting_id].map(|id| pool.is_waiting(id)), [false, true]);
     let before_start = Trap {
         kind: TrapKind::Cancelled,
@@ -375,14 +375,14 @@ fn calls_are_cancelled_by_their_id_wherever_they_are() {
         stage: TrapStage::Waiting,
         exit_status: None,
     };
-    assert!(pool.cancel(waiting_id) && pool.cancel(rows.id()));
+    assert!(pool.cancel(waiting_id) && pool.cancel(rows.id().unwrap()));
     assert_eq!(wait_for(waiting).outcome, Outcome::Trap(before_start));
     assert_eq!(trap(&wait_for(rows)), before_start);
     assert!(pool.cancel(running_id));
     let ended = wait_for(running).outcome;
     assert!(matches!(ended, Outcome::Trap(trap) if (trap.kind, trap.stage) == (TrapKind::Cancelled, TrapStage::Call)));
     eventually("the executor is free", || pool.stats().running == 0);
-    assert!(![running_id, waiting_id, u64::MAX].map(|id| pool.cancel(id)).contains(&true));
+    assert!(![running_id, waiting_id, CallId { id: u64::MAX, ..waiting_id }].map(|id| pool.cancel(id)).contains(&true));
     assert_eq!((pool.stats().trapped(TrapKind::Cancelled), pool.stats().cancelled), (3, 0));
     let sum = run(&pool, call(&TestCode::new(add(), None), vec![Arg::U64(1), Arg::U64(2)], ResultType::U64));
     assert_eq!(sum, Outcome::Returned { value: Some(Scalar::U64(3)), buffers: vec![] });

@@ -18,7 +18,11 @@ pub trait Callee: Send + Sync + 'static {
     /// Addresses of the executable bytes.
     fn code_range(&self) -> Range<u64>;
 
-    /// The writable data that its calls may touch and that others share.
+    /// Whose calls these are, by a number that says nothing else. Tenants share the executors' time in equal parts, and what
+    /// the calls of one leave behind is kept from the code of others.
+    fn tenant(&self) -> u64;
+
+    /// The writable data that its calls may touch and that others share. No data is shared between tenants.
     fn writable(&self) -> Writables;
 
     /// What is made anew for each call in the thread that runs it; `None`: the executor's own thread pointer will do.
@@ -60,6 +64,14 @@ pub trait Callee: Send + Sync + 'static {
     fn resolve(&self, _slot: u64, _address: u64) -> bool {
         true
     }
+
+    /// Whether its code must not be called for now: see [`Callee::trapped`].
+    fn is_quarantined(&self) -> bool {
+        false
+    }
+
+    /// A call has ended by this trap, which was neither its caller's doing nor its deadline's.
+    fn trapped(&self, _trap: &Trap) {}
 
     /// All steps have returned, and nothing of the callee runs: they are not pending from now on, and what the data is
     /// now is its initial image. Must not panic.
@@ -172,6 +184,23 @@ impl Scalar {
     }
 }
 
+/// Which calls of one tenant go first. Gains nothing over other tenants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Priority {
+    /// After the others.
+    Low,
+    /// As most.
+    #[default]
+    Normal,
+    /// Before the others.
+    High,
+}
+
+impl Priority {
+    /// Every priority, the lowest first.
+    pub const ALL: [Priority; 3] = [Priority::Low, Priority::Normal, Priority::High];
+}
+
 /// One call of one entry.
 #[derive(Debug)]
 pub struct Call<C> {
@@ -179,6 +208,8 @@ pub struct Call<C> {
     pub callee: C,
     /// Absolute address of the entry, inside [`Callee::code_range`].
     pub entry: u64,
+    /// Among the calls of its tenant. In a lane of writable data calls keep the order in which they came.
+    pub priority: Priority,
     /// Arguments; see [`check_args`] for their limits.
     pub args: Vec<Arg>,
     /// Type of the result.
@@ -207,6 +238,19 @@ pub enum Outcome {
     DeadlineBeforeStart,
     /// The pool went away first, or the ticket was dropped.
     Cancelled,
+    /// It cannot run: what it needs is held by code that cannot be stopped.
+    Stuck(Held),
+    /// The callee was quarantined after the call was taken in; the code did not run.
+    Quarantined,
+}
+
+/// What code that cannot be stopped holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Writable data that the call may touch.
+    Data,
+    /// All executors.
+    Executors,
 }
 
 /// A finished call and its times.

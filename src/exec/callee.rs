@@ -2,12 +2,16 @@
 
 use std::ops::Range;
 
-use super::{Callee, Step, Thread, Writable, Writables};
+use super::{Callee, Step, Thread, Trap, TrapStage, Writable, Writables};
 use crate::cache::Pinned;
 
 impl Callee for Pinned {
     fn code_range(&self) -> Range<u64> {
         Pinned::code_range(self)
+    }
+
+    fn tenant(&self) -> u64 {
+        self.meta().tenant
     }
 
     fn writable(&self) -> Writables {
@@ -34,6 +38,21 @@ impl Callee for Pinned {
         self.barriers()
     }
 
+    fn is_quarantined(&self) -> bool {
+        self.meta().conduct.is_quarantined()
+    }
+
+    fn trapped(&self, trap: &Trap) {
+        let conduct = &self.meta().conduct;
+        match trap.stage {
+            TrapStage::Waiting => {}
+            TrapStage::Stuck => conduct.stuck(|| "a call could not be stopped and keeps its thread".to_owned()),
+            TrapStage::Call | TrapStage::Initialiser | TrapStage::KeptMemory => {
+                conduct.trapped(|| format!("{} {}", trap.kind.as_str(), place(self, trap.pc)));
+            }
+        }
+    }
+
     fn restore(&self, id: u64) {
         self.restore_data(id);
     }
@@ -53,5 +72,18 @@ impl Callee for Pinned {
 
     fn initialised(&self) {
         self.keep_data();
+    }
+}
+
+/// Where in the code of an entry, for a person.
+fn place(pinned: &Pinned, pc: u64) -> String {
+    let code = pinned.code_range();
+    if !code.contains(&pc) {
+        return "outside of its code".to_owned();
+    }
+    let offset_bytes = pc - code.start;
+    match pinned.meta().exports.function_at(offset_bytes) {
+        Some(function) => format!("at {}+{:#x}", function.name, offset_bytes - function.offset_bytes),
+        None => format!("at code+{offset_bytes:#x}"),
     }
 }

@@ -1,16 +1,17 @@
-//! Puts threads under the filter of system calls, for good; and whether that can be had here.
+//! Whether threads can be had here that run under the filter of system calls.
 #![allow(unsafe_code)] // Asks the kernel.
 
 use std::ops::Range;
 use std::thread;
 
-use libc::{c_int, c_ulong, sock_filter, sock_fprog};
+use libc::{c_int, sock_filter};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::arch;
 use super::filter::{Daemon, program};
 use super::signals;
+use crate::confine::{InstallError, install};
 
 /// Whether a pool's threads run under the filter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,12 +42,9 @@ pub enum FilterError {
     /// The thread that tries it could not be started or did not end in order.
     #[error("the thread that tries a seccomp filter failed")]
     Thread,
-    /// A thread without privileges must first give up to gain any.
-    #[error("setting no_new_privs: {0}")]
-    NoNewPrivileges(Errno),
-    /// The kernel, or a filter that this process already runs under, does not take ours.
-    #[error("installing a seccomp filter: {0}")]
-    Install(Errno),
+    /// The kernel does not take it.
+    #[error(transparent)]
+    Install(#[from] InstallError),
     /// The kernel took it.
     #[error("a seccomp filter was installed, but {0}")]
     Ineffective(&'static str),
@@ -57,12 +55,7 @@ impl FilterError {
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::Thread => "allow the process one more thread",
-            Self::NoNewPrivileges(_) => "let the profile that this runs under allow prctl(PR_SET_NO_NEW_PRIVS)",
-            Self::Install(Errno::EPERM | Errno::EACCES | Errno::ENOSYS) => {
-                "let the seccomp profile that this runs under allow seccomp(2) or prctl(PR_SET_SECCOMP)"
-            }
-            Self::Install(Errno::ENOMEM) => "this already runs under many filters: start it under fewer of them",
-            Self::Install(_) => "use a kernel that was built with CONFIG_SECCOMP_FILTER",
+            Self::Install(error) => error.remedy(),
             Self::Ineffective(_) => "use a kernel and a sandbox whose filters know instruction pointers",
         }
     }
@@ -83,40 +76,13 @@ pub(super) fn this_daemon(flips_protection: bool) -> Daemon {
     Daemon { process: std::process::id(), default_action: signals::default_action(), flips_protection }
 }
 
-/// Puts the calling thread under `program`, for good.
-pub(super) fn confine(program: &[sock_filter]) -> Result<(), FilterError> {
-    let (on, unused): (c_ulong, c_ulong) = (1, 0);
-    // SAFETY: only ever takes something away from the calling thread.
-    let unprivileged = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, on, unused, unused, unused) };
-    Errno::result(unprivileged).map_err(FilterError::NoNewPrivileges)?;
-    // The kernel only reads it.
-    let pointer = program.as_ptr().cast_mut();
-    let length = u16::try_from(program.len()).map_err(|_| FilterError::Install(Errno::E2BIG))?;
-    let program = sock_fprog { len: length, filter: pointer };
-    // Kernels before 5.16 would else slow the thread down, against speculation that reads what it has access to anyway.
-    let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
-    // SAFETY: the program is valid during the call, and the kernel checks what is in it.
-    let installed =
-        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
-    match Errno::result(installed) {
-        Ok(_) => return Ok(()),
-        Err(Errno::EINVAL | Errno::ENOSYS | Errno::EPERM | Errno::EACCES) => {}
-        Err(errno) => return Err(FilterError::Install(errno)),
-    }
-    // The older way, for older kernels, and for profiles that know no other.
-    let mode = c_ulong::from(libc::SECCOMP_MODE_FILTER);
-    // SAFETY: as above.
-    let installed = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program, unused, unused) };
-    Errno::result(installed).map(drop).map_err(FilterError::Install)
-}
-
 /// Runs the steps of a trial under the program that `make` answers for ranges of code.
 fn prove(make: impl FnOnce(&[Range<u64>]) -> Vec<sock_filter> + Send + 'static) -> Result<(), FilterError> {
     let trial = move || {
         // Blocked, a SIGSYS of the filter would end the process.
         let unblocked = SigSet::from(Signal::SIGSYS).thread_unblock();
         unblocked.map_err(|_| FilterError::Ineffective("SIGSYS cannot be unblocked"))?;
-        confine(&make(&[arch::trial_call_range()]))?;
+        install(&make(&[arch::trial_call_range()]))?;
         steps()
     };
     let thread = thread::Builder::new().name("exec-trial".into()).spawn(trial).map_err(|_| FilterError::Thread)?;

@@ -21,7 +21,7 @@ fn a_filter_that_does_not_see_where_calls_are_made_is_found_out() {
 fn a_program_that_the_kernel_does_not_take_is_an_error_with_its_remedy() {
     signals::install().unwrap();
     let error = prove(|_| vec![]).unwrap_err();
-    assert_eq!(error, FilterError::Install(Errno::EINVAL));
+    assert_eq!(error, FilterError::Install(InstallError::Install(Errno::EINVAL)));
     assert!(error.remedy().contains("CONFIG_SECCOMP_FILTER"));
 }
 

@@ -6,17 +6,23 @@ use std::ops::Range;
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
 
 use libc::{c_int, c_long, sock_filter};
 use nix::errno::Errno;
 
-use super::call::{Arg, Call, Callee, Outcome, ResultType, Scalar};
-use super::confine::{FilterError, FilterPolicy, FilterState, confine};
-use super::pool::{ExecConfig, Pool, PoolStats, StartError};
+use super::call::{Arg, Call, Callee, Outcome, Priority, ResultType, Scalar};
+use super::confine::{FilterError, FilterPolicy, FilterState};
+use super::counts::PoolStats;
+use super::lend_thread;
+use super::pace::SHORT_MIN;
+use super::pool::Pool;
+use super::start::{ExecConfig, StartError};
 use super::test_code::{TestCode, assemble, call, config, eventually, is_again, pool, run, started_again, wait};
 use super::trap::TrapKind;
 use super::writable::{Writable, Writables};
 use crate::arena::{ArenaConfig, Arenas, Layout, Published};
+use crate::confine::{InstallError, install};
 
 /// What a process ends with that came to the end of its test.
 const WELL: i32 = 42;
@@ -96,9 +102,9 @@ fn where_filters_are_refused_a_pool_starts_only_if_it_may_go_without() {
             (libc::SYS_seccomp, None, errno(libc::EPERM)),
             (libc::SYS_prctl, Some(PR_SET_SECCOMP), errno(libc::EPERM)),
         ];
-        confine(&outer(&refused)).unwrap();
+        install(&outer(&refused)).unwrap();
         let error = start(FilterPolicy::Require).unwrap_err();
-        let why = FilterError::Install(Errno::EPERM);
+        let why = FilterError::Install(InstallError::Install(Errno::EPERM));
         assert!(matches!(error, StartError::Filter { error } if error == why), "{error}");
         let pool = start(FilterPolicy::Try).unwrap();
         assert_eq!(pool.stats().filter, FilterState::Unavailable(why));
@@ -115,11 +121,11 @@ fn where_filters_are_refused_a_pool_starts_only_if_it_may_go_without() {
 #[test]
 fn under_a_filter_that_knows_only_the_older_way_that_is_taken() {
     if is_again() {
-        confine(&outer(&[(libc::SYS_seccomp, None, errno(libc::ENOSYS))])).unwrap();
+        install(&outer(&[(libc::SYS_seccomp, None, errno(libc::ENOSYS))])).unwrap();
         assert_eq!(is_contained(&start(FilterPolicy::Require).unwrap()).filter, FilterState::InForce);
-        confine(&outer(&[(libc::SYS_prctl, Some(PR_SET_NO_NEW_PRIVS), errno(libc::EACCES))])).unwrap();
+        install(&outer(&[(libc::SYS_prctl, Some(PR_SET_NO_NEW_PRIVS), errno(libc::EACCES))])).unwrap();
         let error = start(FilterPolicy::Require).unwrap_err();
-        let why = FilterError::NoNewPrivileges(Errno::EACCES);
+        let why = FilterError::Install(InstallError::NoNewPrivileges(Errno::EACCES));
         assert!(matches!(error, StartError::Filter { error } if error == why), "{error}");
         well();
     }
@@ -137,7 +143,7 @@ fn a_filter_of_somebody_else_keeps_its_handler() {
         // SAFETY: the handler only ends the process.
         unsafe { libc::signal(libc::SIGSYS, earlier as *const () as usize) };
         is_contained(&start(FilterPolicy::Require).unwrap());
-        confine(&outer(&[(libc::SYS_getppid, None, libc::SECCOMP_RET_TRAP)])).unwrap();
+        install(&outer(&[(libc::SYS_getppid, None, libc::SECCOMP_RET_TRAP)])).unwrap();
         // SAFETY: has no preconditions.
         unsafe { libc::getppid() };
     }
@@ -148,12 +154,36 @@ fn a_filter_of_somebody_else_keeps_its_handler() {
 fn a_signal_of_that_kind_that_is_not_ours_ends_the_process_as_before() {
     if is_again() {
         is_contained(&start(FilterPolicy::Require).unwrap());
-        confine(&outer(&[(libc::SYS_getppid, None, libc::SECCOMP_RET_TRAP)])).unwrap();
+        install(&outer(&[(libc::SYS_getppid, None, libc::SECCOMP_RET_TRAP)])).unwrap();
         // SAFETY: has no preconditions.
         unsafe { libc::getppid() };
     }
     let ended = again("a_signal_of_that_kind_that_is_not_ours_ends_the_process_as_before");
     assert_eq!(ended.status.signal(), Some(libc::SIGSYS), "{ended:?}");
+}
+
+#[test]
+fn a_lent_thread_that_cannot_be_put_under_its_filter_leaves_calls_to_executors() {
+    if is_again() {
+        let inline = ExecConfig { inline_threads: 1, inline: Duration::from_secs(60), ..config(1, 4) };
+        let pool = Pool::start(inline).unwrap();
+        let code = TestCode::new(forty_two(), None);
+        lend_thread();
+        let refused = [
+            (libc::SYS_seccomp, None, errno(libc::EPERM)),
+            (libc::SYS_prctl, Some(PR_SET_SECCOMP), errno(libc::EPERM)),
+        ];
+        install(&outer(&refused)).unwrap();
+        for _ in 0..2 * SHORT_MIN {
+            let outcome = run(&pool, call(&code, vec![], ResultType::U32));
+            assert_eq!(outcome, Outcome::Returned { value: Some(Scalar::U32(42)), buffers: vec![] });
+        }
+        assert_eq!((pool.stats().inline, pool.stats().returned), (0, 2 * SHORT_MIN));
+        assert_eq!(is_contained(&pool).filter, FilterState::InForce);
+        well();
+    }
+    let ended = again("a_lent_thread_that_cannot_be_put_under_its_filter_leaves_calls_to_executors");
+    assert_eq!(ended.status.code(), Some(WELL), "{ended:?}");
 }
 
 /// A callee whose executor does something of its own after a call.
@@ -162,6 +192,10 @@ struct Host(Arc<TestCode>, fn());
 impl Callee for Host {
     fn code_range(&self) -> Range<u64> {
         self.0.code_range()
+    }
+
+    fn tenant(&self) -> u64 {
+        1
     }
 
     fn writable(&self) -> Writables {
@@ -175,9 +209,9 @@ impl Callee for Host {
 
 /// A call of code that traps, after which the executor does `work`.
 fn after_a_trap(work: fn()) -> Call<Host> {
-    let Call { callee, entry, args, result, cpu_limit, wall_cap, deadline } =
+    let Call { callee, entry, args, result, cpu_limit, wall_cap, deadline, priority } =
         call(&TestCode::new(ud2(), None), vec![], ResultType::Void);
-    Call { callee: Host(callee, work), entry, args, result, cpu_limit, wall_cap, deadline }
+    Call { callee: Host(callee, work), entry, args, result, cpu_limit, wall_cap, deadline, priority }
 }
 
 #[test]
@@ -244,6 +278,10 @@ impl Callee for InArena {
         self.0.code_range()
     }
 
+    fn tenant(&self) -> u64 {
+        1
+    }
+
     fn writable(&self) -> Writables {
         None::<Writable>.into()
     }
@@ -267,9 +305,9 @@ fn give_back_by_executors(arenas: &Arc<Arenas>) -> PoolStats {
         let code = if round % 3 == 0 { process_id() } else { forty_two() };
         draft.code_mut()[..code.len()].copy_from_slice(code);
         let callee = InArena(draft.publish().unwrap());
-        let (entry, args, limit) = (callee.0.addresses().code, vec![], std::time::Duration::from_secs(60));
-        let (result, deadline) = (ResultType::U32, None);
-        let call = Call { callee, entry, args, result, cpu_limit: limit, wall_cap: limit, deadline };
+        let (entry, args, limit) = (callee.0.addresses().code, vec![], Duration::from_secs(60));
+        let (result, deadline, priority) = (ResultType::U32, None, Priority::Normal);
+        let call = Call { callee, entry, args, result, cpu_limit: limit, wall_cap: limit, deadline, priority };
         let outcome = wait(pool.submit(call).ok().unwrap()).outcome;
         match outcome {
             Outcome::Trap(trap) => assert!(round % 3 == 0 && trap.kind == TrapKind::Syscall, "{trap:?}"),
@@ -300,7 +338,7 @@ fn executors_give_memory_back_whatever_way_it_is_had() {
 #[test]
 fn executors_give_memory_back_where_its_protection_changes() {
     if is_again() {
-        confine(&outer(&[(libc::SYS_memfd_create, None, errno(libc::EPERM))])).unwrap();
+        install(&outer(&[(libc::SYS_memfd_create, None, errno(libc::EPERM))])).unwrap();
         let config = ArenaConfig { keep_free_bytes: 0, allow_mprotect: true, ..ArenaConfig::new(16 << 20, 16 << 20) };
         let config = ArenaConfig { low_bytes: 4 << 20, ..config };
         let arenas = Arenas::map(&config).unwrap();

@@ -6,57 +6,90 @@ mod oversee;
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use libc::sock_filter;
 use nix::errno::Errno;
-use tokio::sync::oneshot;
 
-use super::batch::BatchDone;
 use super::call::{Arg, Call, Callee, Done, Outcome, Scalar};
 use super::confine::FilterError;
 use super::errno;
 use super::frame::Limits;
 use super::memory::{Placed, Region};
-use super::pool::{Job, Shared, Work};
+use super::pool::Shared;
 use super::schedule::Entry;
+use super::seat::Seat;
+use super::signals::ThreadSignals;
 use super::stack::Slot;
+use super::stuck::{Given, Place};
 use super::thread::Block;
 use super::ticket::Answer as _;
+use super::traces::Traces;
 use super::trap::{RawTrap, Trap, TrapKind};
-use super::watchdog::{Victim, VictimCell, nanos};
+use super::watchdog::{Victim, nanos};
+use super::work::{End, Job, Order, Work};
 use super::worker::{Hand, Lost};
 use super::writable::Writables;
+use crate::confine::install;
 
 /// Shorter times are not measured by the CPU clock, which costs a system call.
-const CPU_RESOLUTION: Duration = Duration::from_micros(20);
+pub(super) const CPU_RESOLUTION: Duration = Duration::from_micros(20);
 
-/// The body of an executor thread. Tells by `started` whether it could be set up.
-pub(super) fn run<C: Callee>(shared: &Shared<C>, index: usize, started: &SyncSender<Result<(), Obstacle>>) {
+/// The body of an executor thread, in a prepared seat that nobody sits in. Tells by `started` whether it could be set up,
+/// and ends if that says so.
+pub(super) fn run<C: Callee>(shared: &Shared<C>, index: usize, started: impl FnOnce(Result<(), Obstacle>) -> bool) {
     let _abort = AbortOnPanic;
-    let slot = &shared.slots[index];
+    let seat = shared.seats.executor(index);
+    let Some(slot) = seat.slot() else { return debug_assert!(false, "an executor has a prepared seat") };
+    clean(slot);
     // Ends in a zero, as the C library's own: no string goes over it.
     let canary = RandomState::new().hash_one(index) << 8;
-    let victim = &shared.victims[index];
+    let traces = Traces::none(false);
     let hand = shared.nursery.as_ref().map(|nursery| Hand::new(Arc::clone(nursery), index));
-    let (region, cpu) = (Region::of_slot(slot), CpuMeter::new(victim));
-    let mut executor = Executor { shared, slot, region, victim, cpu, canary, hand };
-    let set_up = executor.set_up();
-    let (_signals, answer) = match set_up {
-        Ok(signals) => (signals, Ok(())),
-        Err(obstacle) => (None, Err(obstacle)),
+    let executor = Executor { hand, ..Executor::new(shared, seat, slot, canary, &traces) };
+    let signals = match executor.settle_in() {
+        Ok(signals) => signals,
+        Err(obstacle) => {
+            started(Err(obstacle));
+            return;
+        }
     };
-    let is_set_up = answer.is_ok();
-    if started.send(answer).is_err() || !is_set_up {
+    shared.queue.register(index);
+    if !started(Ok(())) {
         return;
     }
-    while let Some(entry) = shared.queue.next(index) {
-        executor.serve(entry);
+    let mut cpu = CpuMeter::new(seat);
+    while let Some((entry, taken)) = shared.queue.next(index) {
+        if !executor.serve(index, entry, taken, &mut cpu) {
+            // Somebody else has taken its place. The alternate stack lies in the seat.
+            drop(signals);
+            seat.leave();
+            return shared.stuck_ended(index);
+        }
     }
 }
 
-/// What keeps a thread from being an executor.
+/// Gives back all that another thread may have left in the slot.
+fn clean(slot: &Slot) {
+    [slot.stack(), slot.memory(), slot.thread(), slot.alt_stack()].into_iter().for_each(|part| slot.give_back(part));
+    slot.frame().forget();
+}
+
+/// Makes the calling thread one that code can run on, in this slot. The filter of system calls comes last: it is there
+/// for good, and what the rest needs may not be among what it allows.
+pub(super) fn set_up(slot: &Slot, filter: Option<&[sock_filter]>) -> Result<(ThreadSignals, Victim), Obstacle> {
+    let signals = ThreadSignals::enter(slot.alt_stack()).map_err(Obstacle::Signals)?;
+    let victim = Victim::current().map_err(Obstacle::Signals)?;
+    slot.frame().blocked_signals.store(signals.blocked, Ordering::Relaxed);
+    slot.frame().context.init(slot.stack().end);
+    if let Some(program) = filter {
+        install(program).map_err(|error| Obstacle::Filter(error.into()))?;
+    }
+    Ok((signals, victim))
+}
+
+/// What keeps a thread from running code.
 #[derive(Debug)]
 pub(super) enum Obstacle {
     /// Alternate stack, signal mask or CPU clock.
@@ -78,143 +111,175 @@ impl Drop for AbortOnPanic {
     }
 }
 
-struct Executor<'a, C: Callee> {
+/// A thread in its slot, which runs code.
+pub(super) struct Executor<'a, C: Callee> {
     shared: &'a Shared<C>,
     slot: &'a Slot,
     region: Region,
-    victim: &'a VictimCell,
-    cpu: CpuMeter<'a>,
+    seat: &'a Seat,
     /// Of calls that have a thread of their own.
     canary: u64,
+    traces: &'a Traces,
     /// If calls run in a worker process.
     hand: Option<Hand>,
 }
 
-impl<C: Callee> Executor<'_, C> {
-    fn serve(&mut self, entry: Entry<Job<C>>) {
-        let Entry { id, lanes, job: Job { work, submitted } } = entry;
-        let whose = Whose { job: id, call: 0 };
-        match work {
-            Work::Call(call, sender) => {
-                let task = Task { whose, call: &call, lanes: &lanes, submitted };
-                let (done, faulted) = self.attempt(&task, &sender, |it, taken| it.run(&task, &call.args, taken));
-                self.settle(&lanes, faulted, &call.callee);
-                // Before the answer: a caller that has it finds nothing of the call left.
-                drop(call);
-                // An error means that the caller has gone.
-                let _ = sender.send(done);
+impl<'a, C: Callee> Executor<'a, C> {
+    /// The calling thread, which sits in this seat with this slot, and is [`set_up`] there before it runs anything.
+    pub(super) fn new(
+        shared: &'a Shared<C>,
+        seat: &'a Seat,
+        slot: &'a Slot,
+        canary: u64,
+        traces: &'a Traces,
+    ) -> Executor<'a, C> {
+        Executor { shared, slot, region: Region::of_slot(slot), seat, canary, traces, hand: None }
+    }
+
+    /// Does what there is to do and answers it. False if it was given up meanwhile: then this thread has no place any more.
+    fn serve(&self, index: usize, entry: Entry<Job<C>>, taken: Instant, cpu: &mut CpuMeter<'_>) -> bool {
+        let Entry { id, lanes, job: Job { work: Work { call, order, asker }, submitted }, .. } = entry;
+        let (call, place) = (Arc::new(call), &self.shared.given[index]);
+        let series = order.series().cloned();
+        place.put(Given { id, number: 0, call: Arc::clone(&call), series, asker, submitted, taken });
+        let task = Task { job: id, number: 0, call: &call, lanes: &lanes, place, submitted, taken };
+        let (end, faulted) = match &order {
+            Order::Call => {
+                let (done, faulted) = self.attempt(&task, cpu, |limits| self.run(&call, &call.args, limits));
+                self.note_pace(&task, &done);
+                (done.into(), faulted)
             }
-            Work::Batch(call, batch, sender) => {
-                let task = Task { whose, call: &call, lanes: &lanes, submitted };
-                let (mut rows, mut results) = (0, Bytes::new());
-                let (done, faulted) = self.attempt(&task, &sender, |it, taken| {
-                    let (outcome, (done_rows, stored)) = it.run_rows(&task, &batch, taken);
-                    (rows, results) = (done_rows, stored);
+            Order::Batch(batch) => {
+                let mut end = End::from(Done::cancelled());
+                let (done, faulted) = self.attempt(&task, cpu, |limits| {
+                    let (outcome, (rows, results)) = self.run_rows(&call, batch, limits);
+                    (end.rows, end.results) = (rows, results);
                     outcome
                 });
-                self.settle(&lanes, faulted, &call.callee);
-                drop((call, batch));
-                let _ = sender.send(BatchDone { done, rows, results });
+                (End { done, ..end }, faulted)
             }
-            Work::Series(call, series, sender) => {
-                let task = Task { whose, call: &call, lanes: &lanes, submitted };
-                let faulted = self.run_series(&task, &series, &sender);
-                self.settle(&lanes, faulted, &call.callee);
-                drop((call, series));
-                let _ = sender.send(());
-            }
+            Order::Series(series) => (Done::cancelled().into(), self.run_series(&task, series, cpu)),
+        };
+        let Some(Given { call: shared_call, asker, .. }) = place.take() else {
+            self.end_late(&call, &lanes);
+            return false;
+        };
+        drop(shared_call);
+        if order.series().is_none() {
+            self.shared.note_end(&call, &end.done.outcome);
         }
+        if !lanes.is_empty() {
+            self.shared.queue.settle(&lanes, faulted, 1, |id| call.callee.restore(id));
+        }
+        // Before the answer: a caller that has it finds nothing of the call left.
+        drop((call, order));
+        asker.answer(end);
+        true
     }
 
     /// Runs a call, unless nobody wants it any more: `run` is all of it behind what must run before the first one. True:
     /// it began, and did not end by itself.
-    fn attempt<T>(
-        &mut self,
-        task: &Task<'_, C>,
-        sender: &oneshot::Sender<T>,
-        run: impl FnOnce(&Self, Instant) -> Outcome,
-    ) -> (Done, bool) {
-        let taken = Instant::now();
-        let Task { whose, call, submitted, .. } = *task;
+    fn attempt(&self, task: &Task<'_, C>, cpu: &mut CpuMeter<'_>, run: impl FnOnce(Limits) -> Outcome) -> (Done, bool) {
+        let Task { job, number, call, lanes, place, submitted, taken } = *task;
         let late = call.deadline.is_some_and(|deadline| deadline <= taken);
-        let mut done = Done { queued: taken - submitted, ..Done::cancelled() };
+        let mut done = Done { queued: taken.saturating_duration_since(submitted), ..Done::cancelled() };
         let mut faulted = false;
         if late {
             done.outcome = Outcome::DeadlineBeforeStart;
-        } else if sender.is_closed() {
+        } else if place.is_deserted() {
             done.outcome = Outcome::Cancelled;
-        } else if self.victim.is_cancelled(whose.job, whose.call) {
+        } else if self.seat.is_cancelled(job, number) {
             done.outcome = Outcome::Trap(Trap::before_start(call.entry));
+        } else if call.callee.is_quarantined() {
+            // Since it was taken in.
+            done.outcome = Outcome::Quarantined;
         } else {
-            self.cpu.begin(taken);
-            done.outcome = self.initialise(task, taken).unwrap_or_else(|| run(self, taken));
+            cpu.begin(taken);
+            let limits = self.limits(task);
+            done.outcome = self.initialise(call, lanes, limits).unwrap_or_else(|| run(limits));
             faulted = !matches!(done.outcome, Outcome::Returned { .. });
-            if matches!(done.outcome, Outcome::Trap(trap) if trap.kind == TrapKind::Cancelled) && sender.is_closed() {
+            if matches!(done.outcome, Outcome::Trap(trap) if trap.kind == TrapKind::Cancelled) && place.is_deserted() {
                 done.outcome = Outcome::Cancelled;
             }
-            (done.wall, done.cpu) = self.cpu.end(taken);
+            (done.wall, done.cpu) = cpu.end(taken);
         }
-        self.shared.counters.count(&done.outcome);
         (done, faulted)
     }
 
-    fn settle(&self, lanes: &Writables, faulted: bool, callee: &C) {
+    /// Whether calls of the function are short, for those that could run inline.
+    fn note_pace(&self, task: &Task<'_, C>, done: &Done) {
+        let has_begun = !done.wall.is_zero();
+        if task.lanes.is_empty() && has_begun {
+            let is_returned = matches!(done.outcome, Outcome::Returned { .. });
+            self.shared.paces.note(task.call.entry, is_returned.then_some(done.wall));
+        }
+    }
+
+    /// A call that was given up has ended after all.
+    fn end_late(&self, call: &Call<C>, lanes: &Writables) {
         if !lanes.is_empty() {
-            self.shared.queue.settle(lanes, faulted, |id| callee.restore(id));
+            self.shared.queue.found(lanes);
+            self.shared.queue.settle(lanes, true, 0, |id| call.callee.restore(id));
         }
     }
 
     /// Runs the code. An outcome other than `Returned` means that it began and did not end by itself.
-    fn run(&self, task: &Task<'_, C>, args: &[Arg], taken: Instant) -> Outcome {
+    pub(super) fn run(&self, call: &Call<C>, args: &[Arg], limits: Limits) -> Outcome {
+        self.traces.remove_for(call.callee.tenant(), self.slot);
         let frame = self.slot.frame();
         self.ready();
         let placed = Placed::new(&self.region, &Region::of_stack(self.slot), args);
         frame.heap.reset(placed.end, self.region.range().end);
-        frame.context.prepare(task.call.entry, &placed.registers);
-        match self.enter(task, self.limits(task, taken)) {
+        frame.context.prepare(call.entry, &placed.registers);
+        match self.enter(&call.callee, limits) {
             Ok(block) => {
                 let (int, vector) = frame.context.results();
-                let value = Scalar::from_registers(task.call.result, int, vector);
+                let value = Scalar::from_registers(call.result, int, vector);
                 let buffers = placed.collect(&self.region);
                 self.region.scrub(frame.heap.used_end());
                 block.iter().for_each(Block::scrub);
                 Outcome::Returned { value, buffers }
             }
-            Err(broken) => self.ended(task, task.call.entry, &broken),
+            Err(broken) => self.ended(call.entry, limits, &broken),
         }
     }
 
     /// Runs what is prepared, in a thread of its own where the callee needs one, which is to be scrubbed after code that
     /// came back.
-    fn enter(&self, task: &Task<'_, C>, limits: Limits) -> Result<Option<Block>, Broken> {
-        let (frame, callee) = (self.slot.frame(), &task.call.callee);
+    fn enter(&self, callee: &C, limits: Limits) -> Result<Option<Block>, Broken> {
+        let frame = self.slot.frame();
         frame.set_limits(limits);
         let block = callee.thread().map(|thread| Block::make(self.slot, &thread, self.canary));
         if let Some(block) = &block {
             frame.context.lend_thread(block.pointer as u64, block.errno as u64);
         }
-        match (&self.hand, &block) {
-            (Some(hand), _) => {
-                let overseer = self.overseer(limits);
-                hand.run(frame, &callee.data(), callee.code_epoch(), &overseer).map_err(Broken::Lost)?;
+        let ran = match (&self.hand, &block) {
+            (Some(hand), _) => self.hand_over(hand, callee, limits),
+            (None, None) => {
+                self.traces.remove_from_registers();
+                frame.context.run();
+                Ok(())
             }
-            (None, None) => frame.context.run(),
             (None, Some(_)) => {
                 let errno = errno::get();
+                self.traces.remove_from_registers();
                 frame.context.run();
                 errno::set(errno);
+                Ok(())
             }
-        }
+        };
+        self.traces.used(frame.heap.used_end());
+        ran.map_err(Broken::Lost)?;
         frame.take_trap().map_or(Ok(block), |raw| Err(Broken::Trapped(raw)))
     }
 
     /// The outcome of code at `entry` that did not come back.
-    fn ended(&self, task: &Task<'_, C>, entry: u64, broken: &Broken) -> Outcome {
-        let whose = task.whose;
+    fn ended(&self, entry: u64, limits: Limits, broken: &Broken) -> Outcome {
         // What such code touched is not known.
-        for part in [&self.region, &Region::of_stack(self.slot), &Region::of_thread(self.slot)] {
-            part.give_back();
+        for part in [self.region.range(), self.slot.stack(), self.slot.thread()] {
+            self.slot.give_back(part);
         }
+        self.traces.given_back();
         self.hand.iter().for_each(Hand::forget);
         let guard = self.slot.guard();
         let trap = match broken {
@@ -224,18 +289,18 @@ impl<C: Callee> Executor<'_, C> {
         if trap.kind != TrapKind::Timeout {
             return Outcome::Trap(trap);
         }
-        if self.victim.is_cancelled(whose.job, whose.call) {
+        if self.seat.is_cancelled(limits.job, limits.call) {
             return Outcome::Trap(Trap { kind: TrapKind::Cancelled, ..trap });
         }
         if self.shared.queue.is_stopping() { Outcome::Cancelled } else { Outcome::Trap(trap) }
     }
 
-    fn limits(&self, task: &Task<'_, C>, taken: Instant) -> Limits {
-        let Whose { job, call } = task.whose;
+    fn limits(&self, task: &Task<'_, C>) -> Limits {
+        let Task { job, number, call, taken, .. } = *task;
         let since_start = |end: Instant| nanos(end.saturating_duration_since(self.shared.epoch));
-        let cap_ns = taken.checked_add(task.call.wall_cap).map_or(u64::MAX, since_start);
-        let deadline_ns = task.call.deadline.map_or(u64::MAX, since_start);
-        Limits { job, call, cpu_limit_ns: nanos(task.call.cpu_limit), wall_end_ns: cap_ns.min(deadline_ns) }
+        let cap_ns = taken.checked_add(call.wall_cap).map_or(u64::MAX, since_start);
+        let deadline_ns = call.deadline.map_or(u64::MAX, since_start);
+        Limits { job, call: number, cpu_limit_ns: nanos(call.cpu_limit), wall_end_ns: cap_ns.min(deadline_ns) }
     }
 }
 
@@ -247,40 +312,30 @@ enum Broken {
     Lost(Lost),
 }
 
-/// What a cancel names: the job, and its call if it is one of a series, else 0.
-#[derive(Clone, Copy, Debug)]
-struct Whose {
-    job: u64,
-    call: u64,
-}
-
 /// A call with its surroundings.
 #[derive(Debug)]
 struct Task<'a, C> {
-    whose: Whose,
+    job: u64,
+    /// Of the call, if it is one of a series; else 0.
+    number: u64,
     call: &'a Call<C>,
     lanes: &'a Writables,
+    place: &'a Place<C>,
     submitted: Instant,
+    taken: Instant,
 }
 
 /// CPU time of calls, with few questions to the clock.
 struct CpuMeter<'a> {
-    victim: &'a VictimCell,
-    /// The CPU time at `marked` of who runs calls.
+    seat: &'a Seat,
+    /// The CPU time at `marked` of who runs calls there.
     mark: Duration,
     marked: Instant,
 }
 
 impl<'a> CpuMeter<'a> {
-    fn new(victim: &'a VictimCell) -> CpuMeter<'a> {
-        let mut meter = CpuMeter { victim, mark: Duration::ZERO, marked: Instant::now() };
-        meter.set_mark(meter.marked);
-        meter
-    }
-
-    /// CPU time that who runs calls has used.
-    fn cpu(&self) -> Option<Duration> {
-        self.victim.lock().as_ref().and_then(Victim::cpu)
+    fn new(seat: &'a Seat) -> CpuMeter<'a> {
+        CpuMeter { seat, mark: seat.cpu().unwrap_or_default(), marked: Instant::now() }
     }
 
     /// A call begins: asks the clock only if the last answer is too old to tell the call from what was before.
@@ -303,7 +358,7 @@ impl<'a> CpuMeter<'a> {
     }
 
     fn set_mark(&mut self, now: Instant) {
-        self.mark = self.cpu().unwrap_or(self.mark);
+        self.mark = self.seat.cpu().unwrap_or(self.mark);
         self.marked = now;
     }
 }

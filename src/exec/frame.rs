@@ -37,6 +37,8 @@ pub(super) struct Frame {
     cpu_limit_ns: AtomicU64,
     wall_end_ns: AtomicU64,
     trap: TrapRecord,
+    /// Signals that came on this alternate stack; see [`Frame::take_signals`].
+    signals: AtomicU32,
     /// What the thread blocks while it is an executor's.
     pub(super) blocked_signals: AtomicU64,
     /// The thread is under the filter of system calls.
@@ -125,6 +127,27 @@ impl Frame {
         }
         self.trap.count.store(before + 1, Ordering::Relaxed);
         before + 1
+    }
+
+    /// A signal has come. For the signal handler: atomics only.
+    pub(super) fn count_signal(&self) {
+        // Only the handler of this thread writes while it runs, and it is not interrupted by itself.
+        self.signals.store(self.signals.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// How many signals have come since this was asked: the kernel has stored registers on the alternate stack as often.
+    pub(super) fn take_signals(&self) -> u32 {
+        self.signals.swap(0, Ordering::Relaxed)
+    }
+
+    /// Overwrites what the last calls have left here, while nothing runs.
+    pub(super) fn forget(&self) {
+        self.context.forget();
+        self.trap.signal.store(0, Ordering::Relaxed);
+        self.trap.code.store(0, Ordering::Relaxed);
+        for word in [&self.trap.pc, &self.trap.address, &self.trap.abort_return] {
+            word.store(0, Ordering::Relaxed);
+        }
     }
 
     /// The executor itself was kept from a system call. For the signal handler: atomics only.

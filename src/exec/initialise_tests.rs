@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::call::{Arg, Call, Callee, Outcome, ResultType, Scalar, Step};
+use super::call::{Arg, Call, Callee, Outcome, Priority, ResultType, Scalar, Step};
 use super::pool::Pool;
 use super::test_code::{TestCode, assemble, config, eventually, import, wait};
 use super::trap::{Trap, TrapKind, TrapStage};
@@ -93,11 +93,15 @@ impl Started {
     fn call(&self, function: u64, cpu_limit: Duration) -> Call<Started> {
         let (callee, entry) = (self.clone(), self.address(function));
         let (args, result, wall_cap) = (vec![Arg::U64(7)], ResultType::U64, Duration::from_secs(60));
-        Call { callee, entry, args, result, cpu_limit, wall_cap, deadline: None }
+        Call { callee, entry, priority: Priority::Normal, args, result, cpu_limit, wall_cap, deadline: None }
     }
 }
 
 impl Callee for Started {
+    fn tenant(&self) -> u64 {
+        0
+    }
+
     fn code_range(&self) -> Range<u64> {
         self.0.code.code_range()
     }

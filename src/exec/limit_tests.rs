@@ -6,8 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::call::{Arg, Outcome, ResultType};
-use super::pool::Refusal;
-use super::test_code::{TestCode, TestPool, assemble, call, eventually, number, pool, run, wait};
+use super::pool::Pool;
+use super::refusal::Refusal;
+use super::start::ExecConfig;
+use super::test_code::{TestCode, TestPool, assemble, call, config, eventually, number, pool, run, wait};
 use super::trap::TrapKind;
 use super::writable::Writable;
 
@@ -134,6 +136,41 @@ fn a_full_queue_refuses_at_once_and_gives_the_call_back() {
     assert_eq!(rejected.call.args, [cell.arg()]);
     cell.open();
     for ticket in [running, waiting] {
+        assert!(matches!(wait(ticket).outcome, Outcome::Returned { .. }));
+    }
+}
+
+#[test]
+fn a_tenant_whose_queue_is_full_is_refused_and_others_are_not() {
+    let pool: TestPool = Pool::start(ExecConfig { queue_tenant_max: 1, ..config(1, 8) }).unwrap();
+    let (cell, code) = (Cell::default(), TestCode::new(enter_cell(), None));
+    let running = submit(&pool, &code, vec![cell.arg()]);
+    eventually("the first runs", || cell.entered() == 1);
+    let waiting = submit(&pool, &code, vec![cell.arg()]);
+    let rejected = pool.submit(call(&code, vec![cell.arg()], ResultType::U32)).unwrap_err();
+    assert_eq!(rejected.refusal, Refusal::TenantSaturated { queue_tenant_max: 1 });
+    let other = submit(&pool, &TestCode::of_tenant(enter_cell(), 9), vec![cell.arg()]);
+    let stats = pool.stats();
+    assert_eq!((stats.queued, stats.tenants_queued, stats.refused, stats.refused_tenant), (2, 2, 0, 1));
+    cell.open();
+    for ticket in [running, waiting, other] {
+        assert!(matches!(wait(ticket).outcome, Outcome::Returned { .. }));
+    }
+}
+
+#[test]
+fn long_calls_of_one_tenant_leave_the_spare_executor_to_another() {
+    let pool: TestPool = Pool::start(ExecConfig { spare_executors: 1, ..config(2, 8) }).unwrap();
+    let (cell, code) = (Cell::default(), TestCode::new(enter_cell(), None));
+    let tickets: Vec<_> = (0..5).map(|_| submit(&pool, &code, vec![cell.arg()])).collect();
+    eventually("two run", || cell.entered() == 2);
+    let other = TestCode::of_tenant(identity(), 9);
+    for value in 0..100 {
+        assert_eq!(number(&pool, &other, vec![Arg::U64(value)]), value);
+    }
+    assert_eq!((cell.entered(), pool.stats().queued), (2, 3), "no third one");
+    cell.open();
+    for ticket in tickets {
         assert!(matches!(wait(ticket).outcome, Outcome::Returned { .. }));
     }
 }

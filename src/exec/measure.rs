@@ -6,9 +6,10 @@ use std::marker::PhantomData;
 
 use super::arch::Registers;
 use super::call::Callee;
-use super::pool::{Refusal, StartError};
+use super::refusal::Refusal;
 use super::signals::{self, ThreadSignals};
 use super::stack::{Slot, SlotSizes};
+use super::start::StartError;
 
 /// A function of two integers under the guard of this thread. Nothing stops it but itself.
 pub struct Guarded<C> {
@@ -35,6 +36,7 @@ impl<C: Callee> Guarded<C> {
         let slot = Slot::claim(sizes).map_err(|error| StartError::Slot { executor: 0, error })?;
         let signals = ThreadSignals::enter(slot.alt_stack());
         let signals = signals.map_err(|errno| StartError::SetUp { executor: 0, errno })?;
+        slot.frame().blocked_signals.store(signals.blocked, std::sync::atomic::Ordering::Relaxed);
         slot.frame().context.init(slot.stack().end);
         Ok(Guarded { callee, entry, slot, _signals: signals, _stays: PhantomData })
     }

@@ -17,7 +17,7 @@ use super::stack::{Backing, Slot, give_back};
 /// Alignment of buffers and of what `malloc` gives: the largest of a C type.
 pub(super) const ALIGN_BYTES: usize = 16;
 /// Up to this much is scrubbed by writing zeros; more goes back to the system, which is then as fast.
-const SCRUB_MAX_BYTES: usize = 256 << 10;
+pub(super) const SCRUB_MAX_BYTES: usize = 256 << 10;
 
 /// A range of accessible memory of a slot.
 #[derive(Clone, Debug)]
@@ -134,6 +134,13 @@ impl Region {
     /// Gives all pages back; they read as zeros afterwards.
     pub(super) fn give_back(&self) {
         give_back(self.range(), self.backing);
+    }
+
+    /// Writes zeros from `start`, which is clamped, to the end.
+    pub(super) fn scrub_from(&self, start: usize) {
+        let start = start.clamp(self.range.start, self.range.end);
+        let scrubbed = self.zero(start, self.range.end - start);
+        debug_assert!(scrubbed, "a clamped range is inside");
     }
 
     fn holds(&self, address: usize, len: usize) -> bool {

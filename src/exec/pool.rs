@@ -1,9 +1,5 @@
 //! The pool: executors, their watchdog, and the way in.
 
-mod start;
-mod stats;
-mod work;
-
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
@@ -16,69 +12,26 @@ use nix::errno::Errno;
 use tokio::sync::oneshot;
 
 use super::batch::{Batch, BatchDone, ColumnType};
-use super::call::{ArgError, Call, Callee, Outcome, check_args};
+use super::call::{ArgError, Call, Callee, Held, Outcome, check_args};
 use super::confine::{FilterState, this_daemon};
+use super::counts::{Counters, PoolStats};
 use super::executor::Obstacle;
-use super::filter::program;
-use super::queue::{Full, Queue};
-use super::series::{Place, Series, SeriesCall, SeriesTicket};
-use super::stack::Slot;
-use super::ticket::{Answer, Desk, Ticket};
-use super::watchdog::{VictimCell, Watchdog};
+use super::filter::{lent_program, program};
+use super::pace::Paces;
+use super::queue::{Full, Incoming, Queue};
+use super::refusal::{Refusal, Rejected, RejectedSeries};
+use super::schedule::NoRoom;
+use super::seat::Seats;
+use super::series::{self, Series, SeriesCall, SeriesTicket};
+use super::stack::Backing;
+use super::start::{ExecConfig, StartError, filter_state, seats};
+use super::stuck::{Place, Staff, watch};
+use super::ticket::{Answer, CallId, Desk, Ticket};
+use super::trap::Trap;
+use super::work::{Asker, Job, Order, Work};
 use super::worker::{Keeper, Nursery, WorkerStats, Workers};
 use super::writable::{Writable, Writables};
-use super::{executor, signals, worker};
-pub(super) use start::slot_sizes;
-pub use start::{ExecConfig, StartError};
-use start::{claim_slots, filter_state};
-use stats::Counters;
-pub use stats::PoolStats;
-pub(super) use work::{Job, Work};
-
-/// Ticks without a running call after which the watchdog sleeps until there is one: waking it costs more than a tick.
-const IDLE_TICKS: u32 = 16;
-/// Why a call was not taken.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// As many calls wait as may.
-    #[error("all executors are busy and {queue_max} calls wait already")]
-    Saturated {
-        /// Calls that may wait.
-        queue_max: usize,
-    },
-    /// The pool is ending.
-    #[error("no new calls are taken")]
-    Draining,
-    /// The arguments cannot be passed.
-    #[error(transparent)]
-    Args(#[from] ArgError),
-    /// The entry is no address of the callee.
-    #[error("the entry {entry:#x} is outside of the code")]
-    Entry {
-        /// The address.
-        entry: u64,
-    },
-}
-
-/// A call that was not taken, given back.
-#[derive(Debug)]
-pub struct Rejected<C> {
-    /// Why.
-    pub refusal: Refusal,
-    /// The call as it was submitted.
-    pub call: Box<Call<C>>,
-}
-
-/// A series that was not taken, given back.
-#[derive(Debug)]
-pub struct RejectedSeries<C> {
-    /// Why.
-    pub refusal: Refusal,
-    /// The function as it was submitted.
-    pub call: Box<Call<C>>,
-    /// The calls.
-    pub calls: Vec<SeriesCall>,
-}
+use super::{executor, inline, signals, worker};
 
 /// What the threads of a pool share.
 #[derive(Debug)]
@@ -87,13 +40,17 @@ pub(super) struct Shared<C> {
     /// What limits count from.
     pub(super) epoch: Instant,
     pub(super) queue: Queue<Job<C>>,
-    pub(super) slots: Arc<Vec<Slot>>,
-    /// Each set by its executor, before its first call.
-    pub(super) victims: Vec<VictimCell>,
+    pub(super) seats: Arc<Seats>,
+    pub(super) paces: Paces,
+    /// What each executor has, by its seat.
+    pub(super) given: Vec<Place<C>>,
+    pub(super) staff: Staff,
     pub(super) counters: Counters,
     pub(super) filter_state: FilterState,
     /// What executors run under.
     pub(super) filter: Option<Vec<sock_filter>>,
+    /// What lent threads run under from their first inline call on.
+    pub(super) lent_filter: Option<Vec<sock_filter>>,
     /// If calls run in worker processes.
     pub(super) nursery: Option<Arc<Nursery>>,
 }
@@ -113,7 +70,6 @@ impl<C: Callee> Shared<C> {
 /// Executor threads that run code. Dropping it stops what runs, cancels what waits and joins the threads.
 pub struct Pool<C: Callee> {
     shared: Arc<Shared<C>>,
-    executors: Vec<JoinHandle<()>>,
     watchdog: Option<JoinHandle<()>>,
     /// Ends when no executor needs a worker any more.
     keeper: Option<Keeper>,
@@ -124,38 +80,38 @@ impl<C: Callee> Pool<C> {
     pub fn start(config: ExecConfig) -> Result<Pool<C>, StartError> {
         config.check()?;
         signals::install().map_err(StartError::Signals)?;
-        let slots = Arc::new(claim_slots(&config)?);
-        Self::start_over(config, slots, None)
+        let seats = seats(&config, Backing::Private)?;
+        Self::start_over(config, Arc::new(seats), None)
     }
 
     /// The same, but calls run in worker processes.
     pub fn start_with_workers(workers: Workers) -> Result<Pool<C>, StartError> {
         let Workers { nursery, config } = workers;
-        let slots = Arc::clone(&nursery.site.slots);
-        Self::start_over(config, slots, Some(nursery))
+        let seats = Arc::clone(&nursery.site.seats);
+        Self::start_over(config, seats, Some(nursery))
     }
 
-    fn start_over(
-        config: ExecConfig,
-        slots: Arc<Vec<Slot>>,
-        nursery: Option<Arc<Nursery>>,
-    ) -> Result<Pool<C>, StartError> {
-        let executors = config.executors;
+    fn start_over(config: ExecConfig, seats: Arc<Seats>, nursery: Option<Arc<Nursery>>) -> Result<Pool<C>, StartError> {
+        let bounds = config.bounds();
+        let (executors, epoch) = (bounds.executors, Instant::now());
         let filter_state = filter_state(config.filter)?;
         let is_filtered = filter_state == FilterState::InForce;
         let shared = Arc::new(Shared {
-            epoch: Instant::now(),
-            queue: Queue::new(executors, config.queue_max),
-            slots,
-            victims: (0..executors).map(|_| VictimCell::default()).collect(),
+            epoch,
+            queue: Queue::new(bounds, config.inline_threads, epoch),
+            seats,
+            paces: Paces::new(inline::limit(&config)),
+            given: (0..bounds.seats).map(|_| Place::default()).collect(),
+            staff: Staff::new(executors, bounds.seats, config.inline_threads),
             counters: Counters::default(),
             filter_state,
             filter: is_filtered.then(|| program(&config.code, this_daemon(config.code_flips))),
+            lent_filter: is_filtered.then(|| lent_program(&config.code)),
             nursery: nursery.clone(),
             config,
         });
         // From here an error drops the pool, which ends the threads that already run.
-        let mut pool = Pool { shared, executors: Vec::with_capacity(executors), watchdog: None, keeper: None };
+        let mut pool = Pool { shared, watchdog: None, keeper: None };
         if let Some(nursery) = nursery {
             let thread = Arc::clone(&nursery);
             let thread = spawn("exec-workers".into(), move || thread.run())?;
@@ -166,13 +122,21 @@ impl<C: Callee> Pool<C> {
         Ok(pool)
     }
 
-    /// Takes a call, or gives it back at once. The call's end comes by the ticket.
+    /// Takes a call, or gives it back at once. The call's end comes by the ticket. A short call may run before this comes
+    /// back, on the calling thread, if that was lent for it.
     pub fn submit(&self, call: Call<C>) -> Result<Ticket, Rejected<C>> {
         if let Err(refusal) = self.check(&call) {
             return Err(Rejected { refusal, call: Box::new(call) });
         }
+        let (lanes, now) = (self.shared.lanes(&call.callee), Instant::now());
+        if lanes.is_empty()
+            && let Some(done) = inline::run(&self.shared, &call, now)
+        {
+            return Ok(Ticket::ended(done));
+        }
         let (sender, receiver) = oneshot::channel();
-        self.enqueue(Work::Call(call, sender), receiver).map_err(|refused| Rejected::new(*refused))
+        let work = Work { call, order: Order::Call, asker: Asker::Call(sender) };
+        self.enqueue(work, lanes, now, receiver).map_err(|refused| rejected(*refused))
     }
 
     /// The same for one call for each row of a batch, whose columns are its arguments; `call` has none itself.
@@ -180,8 +144,9 @@ impl<C: Callee> Pool<C> {
         if let Err(refusal) = self.check(&call).and_then(|()| self.check_batch(&call, &batch)) {
             return Err(Rejected { refusal, call: Box::new(call) });
         }
-        let (sender, receiver) = oneshot::channel();
-        self.enqueue(Work::Batch(call, batch, sender), receiver).map_err(|refused| Rejected::new(*refused))
+        let (lanes, (sender, receiver)) = (self.shared.lanes(&call.callee), oneshot::channel());
+        let work = Work { call, order: Order::Batch(batch), asker: Asker::Batch(sender) };
+        self.enqueue(work, lanes, Instant::now(), receiver).map_err(|refused| rejected(*refused))
     }
 
     /// The same for calls of one function that one executor runs one after the other. `call` itself has no arguments; its
@@ -192,52 +157,50 @@ impl<C: Callee> Pool<C> {
         if let Err(refusal) = checked.map_err(Refusal::from).and_then(|()| self.check(&call)) {
             return Err(RejectedSeries { refusal, call: Box::new(call), calls });
         }
-        let (sender, receiver) = oneshot::channel();
+        let (lanes, (sender, receiver)) = (self.shared.lanes(&call.callee), oneshot::channel());
         let series = Series::new(call.entry, calls);
-        match self.enqueue(Work::Series(call, Arc::clone(&series), sender), receiver) {
+        let work = Work { call, order: Order::Series(Arc::clone(&series)), asker: Asker::Series(sender) };
+        match self.enqueue(work, lanes, Instant::now(), receiver) {
             Ok(ticket) => Ok(SeriesTicket::new(ticket, series)),
             Err(refused) => {
-                let (refusal, work) = *refused;
-                let call = Box::new(work.into_call());
+                let Rejected { refusal, call } = rejected(*refused);
                 Err(RejectedSeries { refusal, call, calls: series.take_waiting().into() })
             }
         }
     }
 
-    /// Ends a call or a batch by the id of its ticket: with a trap of kind CANCELLED, within some ticks, or at once if it
-    /// has not begun. False if it has ended.
-    pub fn cancel(&self, id: u64) -> bool {
+    /// Ends a call, a batch or all of a series by the id of its ticket: with a trap of kind CANCELLED, within some ticks, or
+    /// at once if it has not begun. False if it has ended.
+    pub fn cancel(&self, call: CallId) -> bool {
         let mut runs = false;
-        let mark = |executor: usize| {
-            self.shared.victims[executor].cancel_job(id);
-            runs = true;
-        };
-        let Some(Job { work, submitted }) = self.shared.queue.cancel(id, mark) else { return runs };
-        self.shared.counters.count(&work.cancel(submitted));
+        let waiting = self.shared.cancel_job(call, || runs = true);
+        let Some(Job { work, submitted }) = waiting else { return runs };
+        let outcome = Outcome::Trap(Trap::before_start(work.call.entry));
+        work.give_back(&outcome, submitted, &self.shared.counters);
         true
     }
 
     /// Ends one call of a series, which has this id.
-    pub fn cancel_in_series(&self, id: u64, series: &Series, number: u64) -> bool {
+    pub fn cancel_in_series(&self, id: CallId, series: &Series, number: u64) -> bool {
         match series.cancel(number) {
-            Place::Gone => false,
-            Place::Waiting(trap) => {
+            series::Place::Gone => false,
+            series::Place::Waiting(trap) => {
                 self.shared.counters.count(&Outcome::Trap(trap));
                 true
             }
-            Place::Running => {
+            series::Place::Running => {
                 // No other call has the number, so the mark does no harm if this one ends meanwhile.
                 let mark = |executor: usize| {
-                    self.shared.victims[executor].cancel_call(number);
+                    self.shared.seats.executor(executor).cancel_call(number);
                 };
-                self.shared.queue.running(id, mark)
+                self.shared.queue.running(id.id, mark)
             }
         }
     }
 
-    /// Whether the job of this id waits for an executor.
-    pub fn is_waiting(&self, id: u64) -> bool {
-        self.shared.queue.is_waiting(id)
+    /// Whether what has this id waits for an executor.
+    pub fn is_waiting(&self, call: CallId) -> bool {
+        self.shared.queue.is_waiting(call.tenant, call.id)
     }
 
     /// Counts. An executor is counted as running until it comes for its next call, shortly after the answer.
@@ -247,11 +210,24 @@ impl<C: Callee> Pool<C> {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (returned, cancelled, late) = (read(&counters.returned), read(&counters.cancelled), read(&counters.late));
         let traps = counters.traps.each_ref().map(read);
+        let config = &self.shared.config;
         PoolStats {
-            executors: self.shared.config.executors,
+            executors: config.bounds().executors,
+            spare_executors: config.spare_executors,
+            stuck: self.shared.staff.stuck(),
+            stuck_lent: self.shared.staff.stuck_lent(),
+            missing: self.shared.staff.missing(),
+            replaced: self.shared.staff.replaced(),
             running: counts.running,
+            inline_running: counts.inline_running,
+            inline: read(&counters.inline),
+            inline_moved: read(&counters.inline_moved),
             queued: counts.waiting,
-            queue_max: self.shared.config.queue_max,
+            tenants_queued: counts.tenants_waiting,
+            queue_max: config.queue_max,
+            queue_tenant_max: config.queue_tenant_max,
+            refused: read(&counters.refused),
+            refused_tenant: read(&counters.refused_tenant),
             calls: returned + cancelled + late + traps.iter().sum::<u64>(),
             returned,
             traps,
@@ -261,7 +237,7 @@ impl<C: Callee> Pool<C> {
             // What workers say is not for adding up: code can write it.
             refused_system_calls: match self.shared.nursery {
                 Some(_) => 0,
-                None => self.shared.slots.iter().map(|slot| slot.frame().refused()).sum(),
+                None => self.shared.seats.refused_system_calls(),
             },
         }
     }
@@ -279,7 +255,14 @@ impl<C: Callee> Pool<C> {
 
     fn check(&self, call: &Call<C>) -> Result<(), Refusal> {
         check_args(&call.args, self.shared.config.call_memory_max_bytes)?;
-        if call.callee.code_range().contains(&call.entry) { Ok(()) } else { Err(Refusal::Entry { entry: call.entry }) }
+        if !call.callee.code_range().contains(&call.entry) {
+            return Err(Refusal::Entry { entry: call.entry });
+        }
+        self.shared.tell_of_lent(&call.callee);
+        if call.callee.is_quarantined() {
+            return Err(Refusal::Quarantined);
+        }
+        if self.shared.staff.is_none() { Err(Refusal::Stuck(Held::Executors)) } else { Ok(()) }
     }
 
     fn check_batch(&self, call: &Call<C>, batch: &Batch) -> Result<(), Refusal> {
@@ -293,22 +276,33 @@ impl<C: Callee> Pool<C> {
     fn enqueue<T: Answer>(
         &self,
         work: Work<C>,
+        lanes: Writables,
+        now: Instant,
         receiver: oneshot::Receiver<T>,
     ) -> Result<Ticket<T>, Box<(Refusal, Work<C>)>> {
-        let (Work::Call(call, _) | Work::Batch(call, ..) | Work::Series(call, ..)) = &work;
-        let lanes = self.shared.lanes(&call.callee);
-        match self.shared.queue.submit(lanes, Job { work, submitted: Instant::now() }) {
+        let (tenant, priority) = (work.call.callee.tenant(), work.call.priority);
+        let job = Job { work, submitted: now };
+        match self.shared.queue.submit(Incoming { tenant, priority, lanes, now, job }) {
             Ok(id) => {
                 let desk: Weak<Shared<C>> = Arc::downgrade(&self.shared);
-                Ok(Ticket::new(receiver, desk, id))
+                Ok(Ticket::new(receiver, desk, CallId { tenant, id }))
             }
             Err((full, job)) => Err(Box::new((self.refusal(full), job.work))),
         }
     }
 
     fn refusal(&self, full: Full) -> Refusal {
+        let (config, counters) = (&self.shared.config, &self.shared.counters);
         match full {
-            Full::Saturated => Refusal::Saturated { queue_max: self.shared.config.queue_max },
+            Full::NoRoom(NoRoom::All) => {
+                counters.refused.fetch_add(1, Ordering::Relaxed);
+                Refusal::Saturated { queue_max: config.queue_max }
+            }
+            Full::NoRoom(NoRoom::Tenant) => {
+                counters.refused_tenant.fetch_add(1, Ordering::Relaxed);
+                Refusal::TenantSaturated { queue_tenant_max: config.queue_tenant_max }
+            }
+            Full::NoRoom(NoRoom::Lost) => Refusal::Stuck(Held::Data),
             Full::Draining => Refusal::Draining,
         }
     }
@@ -316,8 +310,9 @@ impl<C: Callee> Pool<C> {
     fn start_executor(&mut self, index: usize) -> Result<(), StartError> {
         let shared = Arc::clone(&self.shared);
         let (started, answer) = sync_channel(1);
-        let thread = spawn(format!("exec-{index}"), move || executor::run(&shared, index, &started))?;
-        self.executors.push(thread);
+        let tell = move |set_up| started.send(set_up).is_ok();
+        let thread = spawn(format!("exec-{index}"), move || executor::run(&shared, index, tell))?;
+        self.shared.staff.keep(index, thread);
         // A thread that ends without an answer did not get as far as to run a call.
         let set_up = answer.recv().unwrap_or(Err(Obstacle::Signals(Errno::UnknownErrno)));
         set_up.map_err(|obstacle| match obstacle {
@@ -334,12 +329,6 @@ impl<C: Callee> Pool<C> {
     }
 }
 
-impl<C> Rejected<C> {
-    fn new((refusal, work): (Refusal, Work<C>)) -> Rejected<C> {
-        Rejected { refusal, call: Box::new(work.into_call()) }
-    }
-}
-
 impl<C: Callee> Drop for Pool<C> {
     fn drop(&mut self) {
         for entry in self.shared.queue.stop() {
@@ -349,14 +338,14 @@ impl<C: Callee> Drop for Pool<C> {
         if let Some(keeper) = &self.keeper {
             keeper.nursery.close();
         }
-        // The watchdog ends what runs, so it must be the last.
+        // The watchdog ends what runs, and gives up what does not end: it is done when no executor has a call.
         self.shared.queue.watchdog_wake();
-        let joined = self.executors.drain(..).try_for_each(JoinHandle::join);
-        debug_assert!(joined.is_ok(), "a panic of an executor ends the process");
         if let Some(watchdog) = self.watchdog.take() {
             watchdog.thread().unpark();
             let _ = watchdog.join();
         }
+        let joined = self.shared.staff.dismiss().into_iter().try_for_each(JoinHandle::join);
+        debug_assert!(joined.is_ok(), "a panic of an executor ends the process");
     }
 }
 
@@ -366,41 +355,35 @@ impl<C: Callee> fmt::Debug for Pool<C> {
     }
 }
 
+impl<C: Callee> Shared<C> {
+    /// Takes a waiting job out, or marks it where it runs and tells so.
+    fn cancel_job(&self, call: CallId, runs: impl FnOnce()) -> Option<Job<C>> {
+        let mark = |executor: usize| {
+            self.seats.executor(executor).cancel_job(call.id);
+            runs();
+        };
+        self.queue.cancel(call.tenant, call.id, mark)
+    }
+}
+
+fn rejected<C>((refusal, work): (Refusal, Work<C>)) -> Rejected<C> {
+    Rejected { refusal, call: Box::new(work.call) }
+}
+
 impl<C: Callee> Desk for Shared<C> {
-    fn cancel(&self, id: u64) {
-        let mark = |executor: usize| self.victims[executor].cancel_job(id);
-        if let Some(job) = self.queue.cancel(id, mark) {
+    fn cancel(&self, call: CallId) {
+        if let Some(job) = self.cancel_job(call, || ()) {
             self.counters.count(&Outcome::Cancelled);
             drop(job);
         }
     }
 
-    fn is_waiting(&self, id: u64) -> bool {
-        self.queue.is_waiting(id)
+    fn is_waiting(&self, call: CallId) -> bool {
+        self.queue.is_waiting(call.tenant, call.id)
     }
 }
 
-/// The body of the watchdog thread: until the queue has ended and no executor runs anything.
-fn watch<C>(shared: &Shared<C>) {
-    let mut watchdog = Watchdog::new(shared.epoch, shared.slots.len());
-    let mut idle_ticks = 0;
-    loop {
-        let stopping = shared.queue.is_stopping();
-        watchdog.scan(&shared.slots, &shared.victims, stopping);
-        let idle = shared.queue.counts().running == 0;
-        if stopping && idle {
-            return;
-        }
-        idle_ticks = if idle { idle_ticks + 1 } else { 0 };
-        if idle_ticks < IDLE_TICKS {
-            thread::park_timeout(shared.config.tick);
-        } else {
-            shared.queue.watchdog_sleep();
-            idle_ticks = 0;
-        }
-    }
-}
-
-fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
+/// What executors will run under. It is tried out, even if it need not be had: either all executors have it or none.
+pub(super) fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
     thread::Builder::new().name(name.clone()).spawn(body).map_err(|error| StartError::Thread { name, error })
 }

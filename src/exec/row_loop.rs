@@ -60,6 +60,15 @@ struct Step {
     operand: AtomicU64,
 }
 
+impl RowState {
+    /// Overwrites what batches have left here: single values, and where columns lay.
+    pub(super) fn forget(&self) {
+        let words = [&self.row, &self.rows, &self.results, &self.entry];
+        let operands = self.steps.iter().map(|step| &step.operand);
+        words.into_iter().chain(operands).for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+}
+
 impl Context {
     /// Makes the prepared call, which has no arguments, run once for each row of `batch`, of which there must be one, and
     /// store results of type `result` from the address `results` on. `columns` are the addresses of the batch's columns.

@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::call::{Arg, Done, Outcome};
-use super::ticket::Ticket;
+use super::ticket::{CallId, Ticket};
 use super::trap::Trap;
 
 /// A call of a series: a number that no other call of the pool has, not 0, and its arguments.
@@ -79,6 +79,15 @@ impl Series {
         self.lock().end(last);
     }
 
+    /// The calls that have not begun end so; answers how many they are.
+    pub(super) fn end_waiting(&self, done: impl Fn() -> Done) -> usize {
+        let mut state = self.lock();
+        let ended: Vec<_> = state.waiting.drain(..).map(|(number, _)| (number, done())).collect();
+        let count = ended.len();
+        state.done.extend(ended);
+        count
+    }
+
     /// The calls that have not begun.
     pub(super) fn take_waiting(&self) -> VecDeque<SeriesCall> {
         std::mem::take(&mut self.lock().waiting)
@@ -125,8 +134,8 @@ impl SeriesTicket {
         SeriesTicket { ticket, series }
     }
 
-    /// What the pool calls the series by.
-    pub fn id(&self) -> u64 {
+    /// What the pool calls the series by; `None` once no executor has it.
+    pub fn id(&self) -> Option<CallId> {
         self.ticket.id()
     }
 

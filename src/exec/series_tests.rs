@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::call::{Arg, ArgError, Outcome, ResultType, Scalar};
-use super::pool::Refusal;
+use super::refusal::Refusal;
 use super::series::{SeriesCall, SeriesTicket};
 use super::test_code::{TestCode, TestPool, assemble, call, eventually, number, pool, wait_for};
 use super::trap::{TrapKind, TrapStage};
@@ -109,7 +109,7 @@ fn calls_of_a_series_are_cancelled_one_by_one() {
     let (pool, cell) = (pool(1, 8), Cell::default());
     let code = TestCode::new(tame(), None);
     let ticket = submit(&pool, &code, calls([1, 5, 6, 1, 7], 1, &cell));
-    let cancel = |number| pool.cancel_in_series(ticket.id(), ticket.series(), number);
+    let cancel = |number| pool.cancel_in_series(ticket.id().unwrap(), ticket.series(), number);
     eventually("the first runs", || cell.entered.load(Ordering::SeqCst) == 1);
     assert!(cancel(2));
     let waited = ticket.take_done();
@@ -121,7 +121,7 @@ fn calls_of_a_series_are_cancelled_one_by_one() {
     eventually("the fourth runs", || cell.entered.load(Ordering::SeqCst) == 2);
     assert_eq!(ends(&ticket), [(1, Err(TrapKind::Cancelled)), (3, Ok(12))]);
     cell.leave.store(1, Ordering::SeqCst);
-    let (id, series) = (ticket.id(), Arc::clone(ticket.series()));
+    let (id, series) = (ticket.id().unwrap(), Arc::clone(ticket.series()));
     assert_eq!(ends(&finish(ticket)), [(4, Ok(2)), (5, Ok(14))]);
     assert!(!pool.cancel_in_series(id, &series, 5));
     assert_eq!((pool.stats().calls, pool.stats().trapped(TrapKind::Cancelled)), (5, 2));

@@ -86,10 +86,9 @@ pub(super) fn install() -> Result<(), Errno> {
     Ok(())
 }
 
-/// The signal set-up of an executor thread; undone when dropped, on the same thread.
+/// The signal set-up of a thread that runs code. Dropped on that thread, which then has no alternate stack.
 #[derive(Debug)]
 pub(super) struct ThreadSignals {
-    previous_stack: libc::stack_t,
     /// Signals that the thread blocks now, as the kernel has sets of them.
     pub(super) blocked: u64,
 }
@@ -100,10 +99,9 @@ impl ThreadSignals {
     pub(super) fn enter(alt_stack: Range<usize>) -> Result<ThreadSignals, Errno> {
         let ours =
             libc::stack_t { ss_sp: alt_stack.start as *mut c_void, ss_flags: SS_AUTODISARM, ss_size: alt_stack.len() };
-        let mut previous_stack = libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
-        // SAFETY: both are valid; the stack belongs to the slot, which outlives this value.
-        Errno::result(unsafe { libc::sigaltstack(&raw const ours, &raw mut previous_stack) })?;
-        let mut entered = ThreadSignals { previous_stack, blocked: 0 };
+        // SAFETY: it is valid; the stack belongs to the slot, which outlives this value.
+        Errno::result(unsafe { libc::sigaltstack(&raw const ours, ptr::null_mut()) })?;
+        let mut entered = ThreadSignals { blocked: 0 };
         let mut mask = nix::sys::signal::SigSet::all();
         for signal in SIGNALS {
             mask.remove(nix::sys::signal::Signal::try_from(signal)?);
@@ -116,8 +114,11 @@ impl ThreadSignals {
 
 impl Drop for ThreadSignals {
     fn drop(&mut self) {
-        // SAFETY: it was this thread's before, and the C library frees it only at the thread's end.
-        unsafe { libc::sigaltstack(&raw const self.previous_stack, ptr::null_mut()) };
+        // Not the one before: Rust's library unmaps its own at the thread's end, before what is local to the thread is
+        // dropped, as this is for a lent one. Addresses there may be somebody else's by now.
+        let none = libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
+        // SAFETY: it is valid, and names no memory.
+        unsafe { libc::sigaltstack(&raw const none, ptr::null_mut()) };
     }
 }
 
@@ -137,6 +138,7 @@ pub(super) extern "C" fn on_signal(signal: c_int, info: *mut siginfo_t, context:
     if let Some(frame) = frame_at(&raw const marker as usize) {
         // SAFETY: this runs on the alternate stack of that frame's slot, so the slot is in use and mapped.
         let frame = unsafe { frame.as_ref() };
+        frame.count_signal();
         if ends_call(frame, signal, info, context) {
             return;
         }

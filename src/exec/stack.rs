@@ -35,7 +35,7 @@ pub(super) const SLOT_BYTES: usize = 256 << 20;
 pub(super) const FRAME_BYTES: usize = PAGE_BYTES;
 /// The handler's frames and the saved vector state (11 KiB with AMX), with room for an earlier handler to be called.
 const ALT_STACK_BYTES: usize = 64 << 10;
-const PAGE_BYTES: usize = 4096;
+pub(super) const PAGE_BYTES: usize = 4096;
 
 /// First slot's address; zero while nothing is reserved. Written once.
 static RESERVATION: AtomicUsize = AtomicUsize::new(0);
@@ -123,9 +123,12 @@ impl Slot {
         Ok(slot)
     }
 
-    /// The same in memory that processes share which are forked from now on.
-    pub(super) fn claim_shared(sizes: SlotSizes) -> Result<Slot, SlotError> {
-        let slot = Self::reserved(sizes, Backing::Shared)?;
+    /// The same; memory that is shared, is so with processes that are forked from now on.
+    pub(super) fn claim_backed(sizes: SlotSizes, backing: Backing) -> Result<Slot, SlotError> {
+        if backing == Backing::Private {
+            return Self::claim(sizes);
+        }
+        let slot = Self::reserved(sizes, backing)?;
         let file = shared_file(SLOT_BYTES).map_err(|errno| SlotError::Share { errno })?;
         for (what, part) in slot.parts() {
             let (bytes, offset) = (part.len(), part.start - slot.base);
@@ -161,6 +164,24 @@ impl Slot {
     /// Whose the memory is.
     pub(super) fn backing(&self) -> Backing {
         self.backing
+    }
+
+    /// Gives the pages of a part back; they read as zeros afterwards. No code runs in the slot.
+    pub(super) fn give_back(&self, part: Range<usize>) {
+        give_back(part, self.backing);
+    }
+
+    /// The same for call memory from `start` on, and for the memory of the call's thread.
+    pub(super) fn give_back_above(&self, start: usize) {
+        match self.backing {
+            // One stretch; nothing else that is accessible lies between.
+            Backing::Private => self.give_back(start..self.thread().end),
+            // Of which what lies between is no part.
+            Backing::Shared => {
+                self.give_back(start..self.memory().end);
+                self.give_back(self.thread());
+            }
+        }
     }
 
     /// All addresses of the slot.
@@ -220,6 +241,9 @@ impl Drop for Slot {
 
 /// Gives the pages of `range` back; they read as zeros afterwards.
 pub(super) fn give_back(range: Range<usize>, backing: Backing) {
+    if range.is_empty() {
+        return;
+    }
     let Some(start) = NonNull::new(range.start as *mut libc::c_void) else { return };
     let advice = match backing {
         Backing::Private => MmapAdvise::MADV_DONTNEED,

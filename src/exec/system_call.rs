@@ -1,6 +1,6 @@
 //! A system call that was refused: which it was, and by which of the kernel's interfaces.
 
-use super::filter::{AUDIT_ARCH_X86_64, X32_BIT};
+use crate::confine::{AUDIT_ARCH_X86_64, X32_BIT};
 
 /// `AUDIT_ARCH_I386` of linux/audit.h.
 const AUDIT_ARCH_I386: u32 = 0x4000_0003;

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::pin::pin;
 use std::process::{Command, Output};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect};
 
-use super::call::{Arg, Call, Callee, Done, Outcome, ResultType, Scalar, Thread};
+use super::call::{Arg, Call, Callee, Done, Outcome, Priority, ResultType, Scalar, Thread};
 use super::confine::FilterPolicy;
-use super::pool::{ExecConfig, Pool};
+use super::pool::Pool;
+use super::start::ExecConfig;
 use super::ticket::Ticket;
+use super::trap::{Trap, TrapStage};
 use super::writable::{Writable, Writables};
 
 const PAGE_BYTES: usize = 4096;
@@ -86,7 +88,12 @@ pub(super) struct TestCode {
     bytes: usize,
     writable: Option<Writable>,
     thread: Option<Thread>,
+    tenant: u64,
     pub(super) restores: AtomicUsize,
+    /// Calls that its callee was told of.
+    pub(super) traps: AtomicUsize,
+    pub(super) stuck: AtomicUsize,
+    pub(super) is_quarantined: AtomicBool,
 }
 
 // SAFETY: the page is read-only for everybody after `new`.
@@ -106,6 +113,20 @@ impl TestCode {
         Arc::new(code)
     }
 
+    /// Code of another tenant than all other code.
+    pub(super) fn of_tenant(code: &[u8], tenant: u64) -> Arc<TestCode> {
+        let mut code = Self::map(code, None);
+        code.tenant = tenant;
+        Arc::new(code)
+    }
+
+    /// The same with a thread pointer of its own.
+    pub(super) fn of_tenant_with_thread(code: &[u8], tenant: u64, thread: Thread) -> Arc<TestCode> {
+        let mut code = Self::map(code, None);
+        (code.tenant, code.thread) = (tenant, Some(thread));
+        Arc::new(code)
+    }
+
     fn map(code: &[u8], writable: Option<Writable>) -> TestCode {
         let bytes = code.len().next_multiple_of(PAGE_BYTES);
         let length = NonZeroUsize::new(bytes).expect("code is not empty");
@@ -117,7 +138,17 @@ impl TestCode {
         unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), page.as_ptr().cast::<u8>(), code.len()) };
         // SAFETY: the mapping made above.
         unsafe { mprotect(page, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_EXEC) }.unwrap();
-        TestCode { page, bytes, writable, thread: None, restores: AtomicUsize::new(0) }
+        TestCode {
+            page,
+            bytes,
+            writable,
+            thread: None,
+            tenant: 0,
+            restores: AtomicUsize::new(0),
+            traps: AtomicUsize::new(0),
+            stuck: AtomicUsize::new(0),
+            is_quarantined: AtomicBool::new(false),
+        }
     }
 
     pub(super) fn entry(&self) -> u64 {
@@ -138,12 +169,25 @@ impl Callee for Arc<TestCode> {
         self.entry()..self.entry() + self.bytes as u64
     }
 
+    fn tenant(&self) -> u64 {
+        self.tenant
+    }
+
     fn writable(&self) -> Writables {
         self.writable.into()
     }
 
     fn thread(&self) -> Option<Thread> {
         self.thread
+    }
+
+    fn is_quarantined(&self) -> bool {
+        self.is_quarantined.load(Ordering::SeqCst)
+    }
+
+    fn trapped(&self, trap: &Trap) {
+        let counter = if trap.stage == TrapStage::Stuck { &self.stuck } else { &self.traps };
+        counter.fetch_add(1, Ordering::SeqCst);
     }
 
     fn restore(&self, _: u64) {
@@ -162,10 +206,17 @@ pub(super) fn pool(executors: usize, queue_max: usize) -> TestPool {
 pub(super) fn config(executors: usize, queue_max: usize) -> ExecConfig {
     ExecConfig {
         executors,
+        spare_executors: 0,
         queue_max,
+        queue_tenant_max: queue_max,
         stack_bytes: 256 << 10,
         stack_guard_bytes: 64 << 20,
         call_memory_max_bytes: CALL_MEMORY_BYTES,
+        inline_threads: 1,
+        inline: Duration::ZERO,
+        stuck_after: Duration::from_secs(60),
+        stuck_max: 0,
+        cpu_limit_default: Duration::ZERO,
         tick: Duration::from_millis(1),
         code: vec![code_region()],
         code_flips: false,
@@ -177,7 +228,8 @@ pub(super) fn config(executors: usize, queue_max: usize) -> ExecConfig {
 pub(super) fn call(code: &Arc<TestCode>, args: Vec<Arg>, result: ResultType) -> Call<Arc<TestCode>> {
     let limit = Duration::from_secs(60);
     let callee = Arc::clone(code);
-    Call { callee, entry: code.entry(), args, result, cpu_limit: limit, wall_cap: limit, deadline: None }
+    let entry = code.entry();
+    Call { callee, entry, priority: Priority::Normal, args, result, cpu_limit: limit, wall_cap: limit, deadline: None }
 }
 
 struct Unpark(thread::Thread);

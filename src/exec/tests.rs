@@ -7,7 +7,9 @@ use bytes::Bytes;
 
 use super::call::{Arg, ArgError, Outcome, ResultType, Scalar};
 use super::confine::FilterPolicy;
-use super::pool::{ExecConfig, Pool, Refusal, StartError};
+use super::pool::Pool;
+use super::refusal::Refusal;
+use super::start::{ExecConfig, StartError};
 use super::test_code::{CALL_MEMORY_BYTES, TestCode, TestPool, assemble, call, import, number, pool, run, wait};
 use super::trap::TrapKind;
 
@@ -37,6 +39,11 @@ assemble!(
 );
 assemble!(identity, "mov rax, rdi", "ret");
 assemble!(float_sum, "addss xmm0, xmm1", "ret");
+assemble!(
+    /// All registers that hold no argument, but r11 and those of vectors.
+    other_registers,
+    "mov rax, rbx", "or rax, rbp", "or rax, r10", "or rax, r12", "or rax, r13", "or rax, r14", "or rax, r15", "ret"
+);
 assemble!(stack_pointer, "mov rax, rsp", "ret");
 assemble!(
     /// `(from, to, len)`: copies upside down, and adds one to each byte of `from`.
@@ -144,6 +151,12 @@ fn code_starts_with_the_stack_alignment_of_the_abi() {
 }
 
 #[test]
+fn code_starts_with_nothing_of_the_host_in_registers() {
+    let pool = pool(1, 8);
+    assert_eq!(number(&pool, &TestCode::new(other_registers(), None), vec![]), 0);
+}
+
+#[test]
 fn buffers_are_copied_in_and_out_and_aligned() {
     let pool = pool(1, 8);
     let source = Bytes::from_static(b"hello, world");
@@ -236,10 +249,17 @@ fn what_cannot_be_called_is_given_back() {
 fn a_pool_that_could_not_run_anything_is_refused() {
     let config = ExecConfig {
         executors: 0,
+        spare_executors: 0,
         queue_max: 1,
+        queue_tenant_max: 1,
         stack_bytes: 1,
         stack_guard_bytes: 1,
         call_memory_max_bytes: 1,
+        inline_threads: 0,
+        inline: Duration::ZERO,
+        stuck_after: Duration::from_secs(60),
+        stuck_max: 0,
+        cpu_limit_default: Duration::ZERO,
         tick: Duration::from_millis(1),
         code: vec![],
         code_flips: false,

@@ -56,6 +56,13 @@ impl LentThread {
         self.function_return.store(0, Ordering::Relaxed);
     }
 
+    /// Overwrites what calls have left here.
+    pub(super) fn forget(&self) {
+        for word in [&self.pointer, &self.entry, &self.errno, &self.function, &self.code_return, &self.rbx] {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// Where the code goes on, if `address` is where a host function returns to; else `address`.
     pub(super) fn code_address(&self, address: u64) -> u64 {
         let is_switch = self.function_return.load(Ordering::Relaxed) == address;

@@ -53,6 +53,23 @@ impl TrapKind {
         TrapKind::Cancelled,
         TrapKind::Worker,
     ];
+
+    /// As the API names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TrapKind::Segv => "SEGV",
+            TrapKind::Bus => "BUS",
+            TrapKind::Ill => "ILL",
+            TrapKind::Fpe => "FPE",
+            TrapKind::Breakpoint => "BREAKPOINT",
+            TrapKind::StackOverflow => "STACK_OVERFLOW",
+            TrapKind::Timeout => "TIMEOUT",
+            TrapKind::Abort => "ABORT",
+            TrapKind::Syscall => "SYSCALL",
+            TrapKind::Cancelled => "CANCELLED",
+            TrapKind::Worker => "WORKER",
+        }
+    }
 }
 
 /// What was running.
@@ -64,6 +81,8 @@ pub enum TrapStage {
     Initialiser,
     /// As before; it returned, but kept memory that it had allocated, which is the call's and would be gone.
     KeptMemory,
+    /// The call, which could not be stopped: it has kept its thread, and where it is is not known.
+    Stuck,
     /// Nothing: the call still waited, and has not run.
     Waiting,
 }
@@ -137,6 +156,14 @@ pub(super) struct RawTrap {
     pub(super) number: i32,
     /// `si_arch`, for SIGSYS.
     pub(super) arch: u32,
+}
+
+impl Trap {
+    /// Of a call that could not be stopped when its time was over.
+    pub(super) fn of_stuck() -> Trap {
+        let (kind, signal) = (TrapKind::Timeout, super::signals::STOP_SIGNAL);
+        Trap { kind, pc: 0, fault_address: None, signal, stage: TrapStage::Stuck, ..Trap::before_start(0) }
+    }
 }
 
 impl RawTrap {

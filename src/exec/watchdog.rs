@@ -6,20 +6,23 @@
 //! nothing. CPU limits go by the executor's CPU clock, so a thread that was preempted is not blamed.
 #![allow(unsafe_code)] // Clocks of other threads, and signals to one thread.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
 use super::frame::{Frame, Limits};
+use super::seat::Seats;
 use super::signals::STOP_SIGNAL;
-use super::stack::Slot;
 use super::worker::{Worker, cpu_clock};
 
 /// Between the first and the second signal for one call; then twice that, and so on.
 const RESEND_FIRST: Duration = Duration::from_millis(10);
 const RESEND_MAX: Duration = Duration::from_secs(1);
+/// Of a longer time between two looks no more than the greater of these counts for calls that do not end.
+const GAP_MAX: Duration = Duration::from_millis(100);
+const GAP_TICKS_MAX: u32 = 4;
 
 /// How who runs an executor's calls is reached: its thread, or its worker process.
 #[derive(Clone, Debug)]
@@ -70,89 +73,115 @@ impl Victim {
     }
 }
 
-/// Who runs an executor's calls now, if anybody.
-#[derive(Debug, Default)]
-pub(super) struct VictimCell {
-    victim: Mutex<Option<Victim>>,
-    /// Id of the job whose caller has gone, or that somebody wants to end.
-    cancelled_job: AtomicU64,
-    /// Id of the call of a series that somebody wants to end.
-    cancelled_call: AtomicU64,
-}
-
-impl VictimCell {
-    pub(super) fn set(&self, victim: Option<Victim>) {
-        *self.lock() = victim;
-    }
-
-    /// The job of this id is to end, if it is the one that runs.
-    pub(super) fn cancel_job(&self, id: u64) {
-        self.cancelled_job.store(id, Ordering::Relaxed);
-    }
-
-    /// The same for a call of a series.
-    pub(super) fn cancel_call(&self, number: u64) {
-        self.cancelled_call.store(number, Ordering::Relaxed);
-    }
-
-    /// Whether `job` was cancelled, or `call` if it is one of a series.
-    pub(super) fn is_cancelled(&self, job: u64, call: u64) -> bool {
-        self.cancelled_job.load(Ordering::Relaxed) == job
-            || (call != 0 && self.cancelled_call.load(Ordering::Relaxed) == call)
-    }
-
-    pub(super) fn lock(&self) -> MutexGuard<'_, Option<Victim>> {
-        // A value is moved under it, or a signal sent.
-        self.victim.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// What is known of the call that one executor was last seen with.
 #[derive(Debug, Default)]
 struct Watched {
     seq: u64,
     cpu_at_first_sight: Duration,
     resend: Duration,
+    /// For how long it has run on since the first signal, by looks: see [`counted`].
+    overdue: Option<Duration>,
     next_signal: Option<Instant>,
+    is_stuck: bool,
+}
+
+/// A call that runs on long after it was to stop.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stuck {
+    /// Place in [`Seats::all`].
+    pub(super) seat: usize,
+    /// Id of the job.
+    pub(super) job: u64,
+    /// Of the call, if it is one of a series; else 0.
+    pub(super) call: u64,
+}
+
+/// What one look at all seats found; places are those of [`Seats::all`].
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Calls that are stuck, each told of once.
+    pub(super) stuck: Vec<Stuck>,
+    /// Seats whose call was sent a signal and has not ended before this look.
+    pub(super) overdue: Vec<usize>,
+    /// Seats whose call was stuck and has ended after all.
+    pub(super) ended: Vec<usize>,
 }
 
 /// The watchdog's own state; the pool's thread calls [`Watchdog::scan`].
 #[derive(Debug)]
 pub(super) struct Watchdog {
     epoch: Instant,
+    stuck_after: Duration,
+    tick: Duration,
+    /// Of the last look.
+    looked: Instant,
     watched: Vec<Watched>,
 }
 
 impl Watchdog {
-    /// For `executors` of a pool whose limits count from `epoch`.
-    pub(super) fn new(epoch: Instant, executors: usize) -> Watchdog {
-        Watchdog { epoch, watched: (0..executors).map(|_| Watched::default()).collect() }
+    /// For the seats of a pool whose limits count from `epoch`, and of which a call counts as stuck that runs for
+    /// `stuck_after` after the first signal. A look comes every `tick`.
+    pub(super) fn new(epoch: Instant, stuck_after: Duration, tick: Duration, seats: &Seats) -> Watchdog {
+        let watched = seats.all().map(|_| Watched::default()).collect();
+        Watchdog { epoch, stuck_after, tick, looked: epoch, watched }
     }
 
-    /// Looks at all executors once; `stop_all` ends whatever runs.
-    pub(super) fn scan(&mut self, slots: &[Slot], victims: &[VictimCell], stop_all: bool) {
-        for ((slot, victim), watched) in slots.iter().zip(victims).zip(&mut self.watched) {
-            let Some((seq, limits)) = slot.frame().running() else { continue };
-            let stop = stop_all || victim.is_cancelled(limits.job, limits.call);
-            if let Some(victim) = &*victim.lock() {
-                watched.look(self.epoch, slot.frame(), victim, seq, limits, stop);
+    /// Looks at all seats once; `stop_all` ends whatever runs.
+    pub(super) fn scan(&mut self, seats: &Seats, stop_all: bool) -> Found {
+        let mut found = Found::default();
+        let looked = Instant::now();
+        let since_last = counted(looked.saturating_duration_since(self.looked), self.tick);
+        self.looked = looked;
+        for (index, (seat, watched)) in seats.all().zip(&mut self.watched).enumerate() {
+            let Some((slot, victim)) = seat.taken() else { continue };
+            let running = slot.frame().running();
+            if watched.is_stuck && running.is_none_or(|(seq, _)| seq != watched.seq) {
+                *watched = Watched::default();
+                found.ended.push(index);
+            }
+            let Some((seq, limits)) = running else { continue };
+            let (now, stop) = (Instant::now(), stop_all || seat.is_cancelled(limits.job, limits.call));
+            watched.look(self.epoch, now, slot.frame(), &victim, seq, limits, stop, since_last);
+            if victim.worker.is_some() {
+                // Its executor ends the process if need be; and code can write what was read here.
+                continue;
+            }
+            if watched.overdue.is_some() {
+                found.overdue.push(index);
+            }
+            if !watched.is_stuck && watched.overdue.is_some_and(|overdue| overdue >= self.stuck_after) {
+                watched.is_stuck = true;
+                found.stuck.push(Stuck { seat: index, job: limits.job, call: limits.call });
             }
         }
+        found
     }
 }
 
 impl Watched {
-    fn look(&mut self, epoch: Instant, frame: &Frame, victim: &Victim, seq: u64, limits: Limits, stop: bool) {
-        let now = Instant::now();
-        let cpu = match (victim.cpu(), &victim.worker) {
-            (Some(cpu), _) => cpu,
-            // Its executor is told.
-            (None, Some(_)) => return,
-            (None, None) => vanished(),
+    #[allow(clippy::too_many_arguments)] // All of one moment.
+    fn look(
+        &mut self,
+        epoch: Instant,
+        now: Instant,
+        frame: &Frame,
+        victim: &Victim,
+        seq: u64,
+        limits: Limits,
+        stop: bool,
+        since_last: Duration,
+    ) {
+        let Some(cpu) = victim.cpu() else {
+            // Of the end of a worker its executor is told. A thread that was given up ends when its code has ended after all.
+            let runs_on = victim.worker.is_none() && frame.running().is_some_and(|(running, _)| running == seq);
+            return if runs_on {
+                vanished()
+            };
         };
         if self.seq != seq {
-            *self = Watched { seq, cpu_at_first_sight: cpu, resend: RESEND_FIRST, next_signal: None };
+            *self = Watched { seq, cpu_at_first_sight: cpu, resend: RESEND_FIRST, ..Watched::default() };
         }
+        self.overdue = self.overdue.map(|overdue| overdue + since_last);
         let cpu_used = cpu.saturating_sub(self.cpu_at_first_sight);
         let over =
             stop || nanos(now.duration_since(epoch)) >= limits.wall_end_ns || nanos(cpu_used) >= limits.cpu_limit_ns;
@@ -160,10 +189,16 @@ impl Watched {
             // Before the signal: the handler compares.
             frame.kill.store(seq, Ordering::Release);
             victim.stop();
+            self.overdue.get_or_insert_default();
             self.next_signal = Some(now + self.resend);
             self.resend = (self.resend * 2).min(RESEND_MAX);
         }
     }
+}
+
+/// What counts of the time between two looks: where the process was frozen, or the machine asleep, no call could end.
+fn counted(since_last: Duration, tick: Duration) -> Duration {
+    since_last.min(GAP_MAX.max(GAP_TICKS_MAX * tick))
 }
 
 /// A thread ended in the middle of a call, which only code can do that went to the C library's instructions. Its caller
@@ -176,4 +211,17 @@ fn vanished() -> ! {
 /// Nanoseconds, at most what fits: 584 years.
 pub(super) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_time_without_a_look_does_not_make_calls_stuck() {
+        let (tick, second) = (Duration::from_millis(1), Duration::from_secs(1));
+        assert_eq!([counted(tick, tick), counted(5 * tick, tick)], [tick, 5 * tick]);
+        assert_eq!(counted(600 * second, tick), GAP_MAX);
+        assert_eq!(counted(2 * second, second), 2 * second, "where looks are as rare as that");
+    }
 }

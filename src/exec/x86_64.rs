@@ -23,10 +23,10 @@
 #![allow(unsafe_code)] // The trampoline and single instructions that Rust has no function for.
 
 mod away;
+mod trial;
 
 use std::arch::{asm, naked_asm};
 use std::mem::offset_of;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use libc::c_int;
@@ -34,6 +34,7 @@ use libc::c_int;
 use super::row_loop::RowState;
 use super::stack::{FRAME_BYTES, SLOT_BYTES};
 use super::thread_switch::LentThread;
+pub(super) use trial::{trial_call, trial_call_range};
 
 pub(super) use away::{Constants, nothing_address, refetch};
 
@@ -136,6 +137,14 @@ impl Context {
         for (to, from) in self.vectors.iter().zip(registers.vectors) {
             to.store(from, Ordering::Relaxed);
         }
+    }
+
+    /// Overwrites what calls have left here: arguments and results.
+    pub(super) fn forget(&self) {
+        let words = self.ints.iter().chain(&self.vectors).chain([&self.int_result, &self.vector_result]);
+        words.for_each(|word| word.store(0, Ordering::Relaxed));
+        self.lent.forget();
+        self.rows.forget();
     }
 
     /// Where the stack of a call without arguments on it begins.
@@ -318,6 +327,12 @@ unsafe extern "C" fn enter(context: *const Context) {
         "mov r8, [r11 + {ints} + 32]",
         "mov r9, [r11 + {ints} + 40]",
         "xor ebp, ebp",                      // ends a chain of frame pointers
+        "xor ebx, ebx",                      // whatever the host has in its registers is not for the code
+        "xor r10d, r10d",
+        "xor r12d, r12d",
+        "xor r13d, r13d",
+        "xor r14d, r14d",
+        "xor r15d, r15d",
         "mov eax, 8",                        // vector registers in use, for variadic functions
         "inc qword ptr [r11 + {seq}]",       // odd: from here on a fault is the code's
         "call [r11 + {entry}]",
@@ -445,26 +460,6 @@ pub(super) unsafe extern "C" fn signal_entry() {
 #[unsafe(naked)]
 pub(super) unsafe extern "C" fn abort_trap() -> ! {
     naked_asm!("ud2")
-}
-
-/// A system call that is allowed, made by an instruction of which it is known where it is; answers what the kernel does.
-pub(super) fn trial_call() -> i64 {
-    // SAFETY: the function of this signature below, which has no preconditions and no effects.
-    unsafe { trial_get_thread_id() }
-}
-
-/// Where that instruction is: the addresses of all of the function.
-pub(super) fn trial_call_range() -> Range<u64> {
-    let start = trial_get_thread_id as *const () as u64;
-    start..start + TRIAL_BYTES
-}
-
-/// Bytes of the three instructions below: 5, 2 and 1.
-const TRIAL_BYTES: u64 = 8;
-
-#[unsafe(naked)]
-unsafe extern "C" fn trial_get_thread_id() -> i64 {
-    naked_asm!("mov eax, {number}", "syscall", "ret", number = const libc::SYS_gettid)
 }
 
 /// Base of the thread's control block, from its own first word.

@@ -19,11 +19,22 @@ pub(super) const INSTALL_REJECTIONS: Named =
 pub(super) const EXECUTIONS: Named = ("codecache_executions_total", "Executions, by outcome.");
 pub(super) const TRAPS: Named =
     ("codecache_traps_total", "Executions that did not return, by what ended them; timeouts are among them.");
+pub(super) const QUEUE_REFUSALS: Named =
+    ("codecache_queue_refusals_total", "Executions that were refused because too many waited, by the bound.");
+pub(super) const INLINE_EXECUTIONS: Named = (
+    "codecache_inline_executions_total",
+    "Executions that began on the thread of their request: ended there, or moved to an executor as they took too long.",
+);
+pub(super) const QUARANTINES: Named = ("codecache_quarantines_total", "Times that an entry was quarantined.");
 pub(super) const EVICTIONS: Named = ("codecache_evictions_total", "Entries that went, by reason.");
 pub(super) const EVICTED_BYTES: Named =
     ("codecache_evicted_bytes_total", "Charged bytes of entries that went, by reason.");
 pub(super) const EVICTED_NEVER_USED: Named =
     ("codecache_evicted_never_used_total", "Entries that went without a lookup or an execution since their install.");
+pub(super) const EVICTED_RECENTLY_USED: Named = (
+    "codecache_evicted_recently_used_total",
+    "Entries that went to make room although they had been used less than a minute before.",
+);
 pub(super) const EXECUTOR_SYSTEM_CALLS_REFUSED: Named = (
     "codecache_executor_system_calls_refused_total",
     "System calls of executors between calls that the filter refused, of which one is usual; what code is refused are traps.",
@@ -60,6 +71,8 @@ pub(super) const BUDGET_LIMIT_BYTES: Named =
 pub(super) const LRU_OLDEST_IDLE: Named =
     ("codecache_lru_oldest_idle_seconds", "Time since the last use of the entry that goes next; 0 without entries.");
 pub(super) const EXECUTORS: Named = ("codecache_executors", "Threads that run code, by state.");
+pub(super) const QUARANTINED_ENTRIES: Named =
+    ("codecache_quarantined_entries", "Entries that are not called because their code misbehaved.");
 pub(super) const EXECUTORS_FILTERED: Named =
     ("codecache_executors_filtered", "Threads that run code under the filter of system calls: all of them or none.");
 pub(super) const EXECUTIONS_IN_FLIGHT: Named = ("codecache_executions_in_flight", "Executions that wait or run.");
@@ -122,9 +135,13 @@ pub(super) const COUNTERS: &[Named] = &[
     INSTALL_REJECTIONS,
     EXECUTIONS,
     TRAPS,
+    QUEUE_REFUSALS,
+    INLINE_EXECUTIONS,
+    QUARANTINES,
     EVICTIONS,
     EVICTED_BYTES,
     EVICTED_NEVER_USED,
+    EVICTED_RECENTLY_USED,
     EXECUTOR_SYSTEM_CALLS_REFUSED,
     WORKER_SPAWNS,
     WORKER_SPAWN_FAILURES,
@@ -148,6 +165,7 @@ pub(super) const GAUGES: &[Named] = &[
     BUDGET_LIMIT_BYTES,
     LRU_OLDEST_IDLE,
     EXECUTORS,
+    QUARANTINED_ENTRIES,
     EXECUTORS_FILTERED,
     EXECUTIONS_IN_FLIGHT,
     WORKERS,

@@ -64,6 +64,8 @@ labels! {
         GetStatus = "GetStatus",
         /// AdminService/GetArenas
         GetArenas = "GetArenas",
+        /// AdminService/LiftQuarantine
+        LiftQuarantine = "LiftQuarantine",
         /// Health, reflection, and whatever does not exist.
         Other = "other",
     }
@@ -238,6 +240,26 @@ labels! {
 }
 
 labels! {
+    /// Too many of what waited.
+    QueueBound {
+        /// Executions.
+        All = "queue",
+        /// Executions of one namespace.
+        Namespace = "queue_namespace",
+    }
+}
+
+labels! {
+    /// What became of an execution that began on the thread of its request.
+    InlineResult {
+        /// It ended there.
+        Ended = "ended",
+        /// It took too long and ran again on an executor.
+        Moved = "moved",
+    }
+}
+
+labels! {
     /// Why an entry went.
     EvictionReason {
         /// To make room.
@@ -306,6 +328,8 @@ labels! {
         Idle = "idle",
         /// Runs a call.
         Running = "running",
+        /// Runs a call that cannot be stopped; another one has its place, or is missing.
+        Stuck = "stuck",
     }
 }
 
@@ -330,6 +354,7 @@ impl Rpc {
             ("ExecutionService", "CancelExecution") => Self::CancelExecution,
             ("AdminService", "GetStatus") => Self::GetStatus,
             ("AdminService", "GetArenas") => Self::GetArenas,
+            ("AdminService", "LiftQuarantine") => Self::LiftQuarantine,
             _ => Self::Other,
         }
     }

@@ -18,8 +18,9 @@ use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 pub use labels::{
-    BlobFormat, BudgetComponent, EntryState, EvictionReason, ExecutionOutcome, ExecutorState, GrpcCode, InstallResult,
-    InstallStage, Label, LookupResult, MemoryKind, MemoryState, Rejection, Rpc, TrapKind, WorkerDeath,
+    BlobFormat, BudgetComponent, EntryState, EvictionReason, ExecutionOutcome, ExecutorState, GrpcCode, InlineResult,
+    InstallResult, InstallStage, Label, LookupResult, MemoryKind, MemoryState, QueueBound, Rejection, Rpc, TrapKind,
+    WorkerDeath,
 };
 pub use latency::LatencyCounts;
 pub use snapshot::{ArenaBytes, Evicted, Snapshot, Workers};

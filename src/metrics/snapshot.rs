@@ -6,7 +6,10 @@ use metrics::{Counter, Gauge};
 
 use super::{
     catalog,
-    labels::{BudgetComponent, EntryState, EvictionReason, ExecutorState, MemoryKind, MemoryState, WorkerDeath},
+    labels::{
+        BudgetComponent, EntryState, EvictionReason, ExecutorState, InlineResult, MemoryKind, MemoryState, QueueBound,
+        WorkerDeath,
+    },
     registry::{By, Registry},
 };
 
@@ -55,12 +58,26 @@ pub struct Snapshot {
     pub executors_idle: u64,
     /// Executors that run a call.
     pub executors_running: u64,
+    /// Threads with a call that cannot be stopped.
+    pub executors_stuck: u64,
+    /// Executions that ended on the thread of their request, since the start.
+    pub inline_executions: u64,
+    /// Executions that began so and were moved to an executor, since the start.
+    pub inline_moved: u64,
+    /// Entries in quarantine.
+    pub quarantined_entries: u64,
+    /// Times that an entry was quarantined, since the start.
+    pub quarantines: u64,
     /// Executors under the filter of system calls.
     pub executors_filtered: u64,
     /// System calls that executors themselves were refused, since the start.
     pub executor_system_calls_refused: u64,
     /// Executions that wait or run.
     pub executions_in_flight: u64,
+    /// Executions that were refused because as many waited as may, since the start.
+    pub queue_refusals: u64,
+    /// Executions that were refused because as many of their namespace waited as may, since the start.
+    pub queue_namespace_refusals: u64,
     /// Entries that went to make room, since the start.
     pub evicted_capacity: Evicted,
     /// Entries that went because a client asked, since the start.
@@ -69,6 +86,8 @@ pub struct Snapshot {
     pub evicted_replaced: Evicted,
     /// Entries that went without a use, since the start.
     pub evicted_never_used: u64,
+    /// Entries that went to make room though their last use was less than a minute ago.
+    pub evicted_recently_used: u64,
     /// Worker processes.
     pub workers: Workers,
 }
@@ -131,6 +150,10 @@ pub(super) struct SnapshotHandles {
     executors_filtered: Gauge,
     executor_system_calls_refused: Counter,
     executions_in_flight: Gauge,
+    queue_refusals: By<QueueBound, Counter>,
+    inline_executions: By<InlineResult, Counter>,
+    quarantined_entries: Gauge,
+    quarantines: Counter,
     evictions: By<EvictionReason, Counter>,
     evicted_bytes: By<EvictionReason, Counter>,
     evicted_never_used: Counter,
@@ -138,6 +161,7 @@ pub(super) struct SnapshotHandles {
     worker_spawns: Counter,
     worker_spawn_failures: Counter,
     worker_deaths: By<WorkerDeath, Counter>,
+    evicted_recently_used: Counter,
 }
 
 impl SnapshotHandles {
@@ -165,6 +189,10 @@ impl SnapshotHandles {
             executors_filtered: registry.gauge(catalog::EXECUTORS_FILTERED, &[]),
             executor_system_calls_refused: registry.counter(catalog::EXECUTOR_SYSTEM_CALLS_REFUSED, &[]),
             executions_in_flight: registry.gauge(catalog::EXECUTIONS_IN_FLIGHT, &[]),
+            queue_refusals: registry.counters(catalog::QUEUE_REFUSALS, "bound"),
+            inline_executions: registry.counters(catalog::INLINE_EXECUTIONS, "result"),
+            quarantined_entries: registry.gauge(catalog::QUARANTINED_ENTRIES, &[]),
+            quarantines: registry.counter(catalog::QUARANTINES, &[]),
             evictions: registry.counters(catalog::EVICTIONS, "reason"),
             evicted_bytes: registry.counters(catalog::EVICTED_BYTES, "reason"),
             evicted_never_used: registry.counter(catalog::EVICTED_NEVER_USED, &[]),
@@ -172,6 +200,7 @@ impl SnapshotHandles {
             worker_spawns: registry.counter(catalog::WORKER_SPAWNS, &[]),
             worker_spawn_failures: registry.counter(catalog::WORKER_SPAWN_FAILURES, &[]),
             worker_deaths: registry.counters(catalog::WORKER_DEATHS, "cause"),
+            evicted_recently_used: registry.counter(catalog::EVICTED_RECENTLY_USED, &[]),
         }
     }
 
@@ -200,9 +229,16 @@ impl SnapshotHandles {
         set(self.entries.get(EntryState::Lingering), now.entries_lingering);
         set(self.executors.get(ExecutorState::Idle), now.executors_idle);
         set(self.executors.get(ExecutorState::Running), now.executors_running);
+        set(self.executors.get(ExecutorState::Stuck), now.executors_stuck);
+        self.inline_executions.get(InlineResult::Ended).absolute(now.inline_executions);
+        self.inline_executions.get(InlineResult::Moved).absolute(now.inline_moved);
+        set(&self.quarantined_entries, now.quarantined_entries);
+        self.quarantines.absolute(now.quarantines);
         set(&self.executors_filtered, now.executors_filtered);
         self.executor_system_calls_refused.absolute(now.executor_system_calls_refused);
         set(&self.executions_in_flight, now.executions_in_flight);
+        self.queue_refusals.get(QueueBound::All).absolute(now.queue_refusals);
+        self.queue_refusals.get(QueueBound::Namespace).absolute(now.queue_namespace_refusals);
         self.lru_oldest_idle.set(now.lru_oldest_idle.as_secs_f64());
     }
 
@@ -240,6 +276,7 @@ impl SnapshotHandles {
             self.evicted_bytes.get(reason).absolute(evicted.bytes);
         }
         self.evicted_never_used.absolute(now.evicted_never_used);
+        self.evicted_recently_used.absolute(now.evicted_recently_used);
     }
 }
 

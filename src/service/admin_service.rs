@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use tonic::{Request, Response, Status};
 
 use super::{
-    Service, arenas,
+    Service, arenas, convert,
     failure::{Failure, Reason},
 };
 use crate::proto::{self, admin_service_server::AdminService};
@@ -24,6 +24,23 @@ impl AdminService for Service {
             ready: self.ready().is_ok(),
             draining,
             ..self.counts()
+        }))
+    }
+
+    async fn lift_quarantine(
+        &self,
+        request: Request<proto::LiftQuarantineRequest>,
+    ) -> Result<Response<proto::LiftQuarantineResponse>, Status> {
+        let request = request.into_inner();
+        let asked = super::asked::Asked::new(&request.namespace, request.target)?;
+        let (view, lifted) = self.cache.lift_quarantine(asked.target()).ok_or_else(|| asked.absent())?;
+        let now = std::time::Instant::now();
+        if let Some(quarantine) = &lifted {
+            tracing::info!(entry = ?view.meta.name, reason = quarantine.reason, "a quarantine was lifted");
+        }
+        Ok(Response::new(proto::LiftQuarantineResponse {
+            lifted: lifted.map(|quarantine| convert::quarantine(quarantine, now)),
+            entry: Some(convert::listed_entry(&view, now)),
         }))
     }
 

@@ -6,7 +6,8 @@ use super::failure::{Failure, Reason};
 use crate::{
     cache::{Handle, Name, Namespace, Target},
     proto::{
-        disassemble_request, evict_request, execute_batch_request, execute_request, function_calls, lookup_request,
+        disassemble_request, evict_request, execute_batch_request, execute_request, function_calls,
+        lift_quarantine_request, lookup_request,
     },
 };
 
@@ -37,6 +38,7 @@ macro_rules! wire {
     )*};
 }
 wire!(lookup_request, evict_request, execute_request, execute_batch_request, function_calls, disassemble_request);
+wire!(lift_quarantine_request);
 
 impl<'a> Asked<'a> {
     /// # Errors

@@ -4,13 +4,13 @@ use std::time::Instant;
 
 use super::{
     Service,
-    execution_service::{cancelled, finished, record},
+    execution_service::{cancelled, finished, in_quarantine, record, refused},
     executions::Job,
     failure::Failure,
     function::{Function, Times},
 };
 use crate::{
-    exec::{Arg, Batch, BatchDone, Call, Column, ColumnType, Outcome},
+    exec::{Arg, Batch, BatchDone, Call, Column, ColumnType, Outcome, Priority},
     proto,
 };
 
@@ -31,15 +31,19 @@ pub(super) async fn answer(
     check_answer(batch.rows(), kind, service.limits.unary_max_bytes)?;
     let (called, rows) = (function.called(), batch.rows() as u64);
     let Function { callee, entry, symbol } = function;
-    let call = Call { callee, entry, args: Vec::new(), result, cpu_limit, wall_cap, deadline };
-    let ticket = service.pool.submit_batch(call, batch).map_err(|rejected| rejected.refusal)?;
+    let priority = Priority::Normal;
+    let call = Call { callee, entry, priority, args: Vec::new(), result, cpu_limit, wall_cap, deadline };
+    let ticket = service.pool.submit_batch(call, batch).map_err(|it| refused(it.refusal, &it.call))?;
     called.meta.count_call();
-    let _shown = service.show(&called, symbol.into(), cpu_limit, Job::Single { id: ticket.id(), rows });
+    let single = |id| service.show(&called, symbol.into(), cpu_limit, Job::Single { id, rows });
+    let _shown = ticket.id().map(single);
     let BatchDone { done, rows, results } = finished(ticket, deadline, |it: &BatchDone| &it.done.outcome).await?;
     record(service, &done);
     let trap = match done.outcome {
         Outcome::Returned { .. } => None,
         Outcome::Trap(trap) => Some(called.trap(service, &trap)),
+        Outcome::Stuck(held) => return Err(held.into()),
+        Outcome::Quarantined => return Err(in_quarantine(&called.meta.conduct)),
         Outcome::DeadlineBeforeStart => return Err(cancelled(false)),
         Outcome::Cancelled => return Err(cancelled(true)),
     };

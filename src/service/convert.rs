@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::{failure::Failure, signature};
 use crate::{
-    cache::{Dependency, Meta, Rank, View},
+    cache::{Dependency, Meta, Quarantine, Rank, View},
     code::PartKind,
-    exec::{Abi, Arg, FilterState, PoolStats, ResultType, Scalar, SystemCall, Trap, TrapKind, TrapStage},
+    exec::{Abi, Arg, FilterState, PoolStats, Priority, ResultType, Scalar, SystemCall, Trap, TrapKind, TrapStage},
     metrics,
     proto::{self, value::Kind},
 };
@@ -42,8 +42,14 @@ pub(super) fn listed_entry(view: &View, now: Instant) -> proto::Entry {
         initialisers_waiting: view.meta.startup.waiting(),
         dependencies: view.meta.reached.direct().map(linked_entry).collect(),
         dependants: view.dependants,
+        quarantine: view.meta.conduct.quarantine().map(|it| quarantine(it, now)),
         ..basic_entry(view)
     }
+}
+
+pub(super) fn quarantine(quarantine: Quarantine, now: Instant) -> proto::Quarantine {
+    let Quarantine { since, traps, reason } = quarantine;
+    proto::Quarantine { since_ms: millis(now.saturating_duration_since(since)), traps, reason }
 }
 
 fn linked_entry(dependency: &Dependency) -> proto::LinkedEntry {
@@ -124,6 +130,16 @@ pub(super) fn result_type(wire: i32) -> Result<ResultType, Failure> {
     }
 }
 
+pub(super) fn priority(wire: i32) -> Result<Priority, Failure> {
+    use proto::Priority as Wire;
+    match Wire::try_from(wire) {
+        Ok(Wire::Low) => Ok(Priority::Low),
+        Ok(Wire::Unspecified | Wire::Normal) => Ok(Priority::Normal),
+        Ok(Wire::High) => Ok(Priority::High),
+        Err(_) => Err(Failure::field("priority", format!("{wire} is no priority that this version knows"))),
+    }
+}
+
 pub(super) fn value(scalar: Scalar) -> proto::Value {
     let kind = match scalar {
         Scalar::I32(it) => Kind::I32(it),
@@ -170,6 +186,7 @@ pub(super) fn trap(trap: &Trap, meta: &Meta, code: &std::ops::Range<u64>, instru
             TrapStage::Call => proto::TrapStage::Call,
             TrapStage::Initialiser => proto::TrapStage::Initialiser,
             TrapStage::KeptMemory => proto::TrapStage::InitialiserKeptMemory,
+            TrapStage::Stuck => proto::TrapStage::Stuck,
             TrapStage::Waiting => proto::TrapStage::Waiting,
         }
         .into(),

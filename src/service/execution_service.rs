@@ -12,7 +12,8 @@ use super::{
     function::{Called, Function, Times},
 };
 use crate::{
-    exec::{self, Arg, Call, Done, Outcome, Ticket, TrapKind},
+    cache::{Conduct, Pinned, Quarantine},
+    exec::{self, Arg, Call, Done, Outcome, Refusal, Ticket, TrapKind},
     metrics::ExecutionOutcome,
     proto::{self, execute_response, execution_service_server::ExecutionService},
 };
@@ -88,6 +89,7 @@ async fn execute(
     deadline: Option<Instant>,
 ) -> Result<proto::ExecuteResponse, Failure> {
     let Times { cpu_limit, wall_cap } = Times::new(service, request.cpu_limit, request.wall_cap)?;
+    let priority = convert::priority(request.priority)?;
     let args = convert::arguments(request.arguments)?;
     exec::check_args(&args, service.limits.call_memory_max_bytes)?;
     check_answer(&args, service.limits.unary_max_bytes)?;
@@ -95,10 +97,12 @@ async fn execute(
     let result = function.check(&args, request.result)?;
     let called = function.called();
     let Function { callee, entry, symbol } = function;
-    let ticket = service.pool.submit(Call { callee, entry, args, result, cpu_limit, wall_cap, deadline });
-    let ticket = ticket.map_err(|rejected| rejected.refusal)?;
+    let call = Call { callee, entry, priority, args, result, cpu_limit, wall_cap, deadline };
+    let ticket = service.pool.submit(call).map_err(|it| refused(it.refusal, &it.call))?;
     called.meta.count_call();
-    let _shown = service.show(&called, symbol.into(), cpu_limit, Job::Single { id: ticket.id(), rows: 0 });
+    // What ran inline has ended.
+    let single = |id| service.show(&called, symbol.into(), cpu_limit, Job::Single { id, rows: 0 });
+    let _shown = ticket.id().map(single);
     let done = finished(ticket, deadline, |done: &Done| &done.outcome).await?;
     record(service, &done);
     let outcome = match done.outcome {
@@ -106,6 +110,8 @@ async fn execute(
             execute_response::Outcome::Returned(proto::Returned { value: value.map(convert::value), buffers })
         }
         Outcome::Trap(trap) => execute_response::Outcome::Trap(called.trap(service, &trap)),
+        Outcome::Stuck(held) => return Err(held.into()),
+        Outcome::Quarantined => return Err(in_quarantine(&called.meta.conduct)),
         Outcome::DeadlineBeforeStart => return Err(cancelled(false)),
         Outcome::Cancelled => return Err(cancelled(true)),
     };
@@ -117,6 +123,29 @@ async fn execute(
     })
 }
 
+/// Why the pool did not take a call.
+pub(super) fn refused(refusal: Refusal, call: &Call<Pinned>) -> Failure {
+    match refusal {
+        Refusal::Quarantined => in_quarantine(&call.callee.meta().conduct),
+        refusal => refusal.into(),
+    }
+}
+
+/// Why calls of a quarantined entry are not run. It may have been lifted meanwhile.
+pub(super) fn in_quarantine(conduct: &Conduct) -> Failure {
+    conduct.quarantine().map_or_else(|| Refusal::Quarantined.into(), |it| quarantined(&it))
+}
+
+fn quarantined(quarantine: &Quarantine) -> Failure {
+    let Quarantine { since, traps, reason } = quarantine;
+    let ago_ms = since.elapsed().as_millis();
+    let message = format!(
+        "the entry is quarantined since {ago_ms} ms, after {traps} traps, the last: {reason}; install it again with \
+         replace, or have it lifted (AdminService/LiftQuarantine, `codecachectl unquarantine KEY`)"
+    );
+    Failure::new(Reason::EntryQuarantined, message).with("since_ms", ago_ms).with("traps", traps).with("reason", reason)
+}
+
 /// Counts a call that began.
 pub(super) fn record(service: &Service, done: &Done) {
     let outcome = match &done.outcome {
@@ -126,7 +155,7 @@ pub(super) fn record(service: &Service, done: &Done) {
             outcome_of(trap.kind)
         }
         // Counted as the failures that they become.
-        Outcome::DeadlineBeforeStart | Outcome::Cancelled => return,
+        Outcome::DeadlineBeforeStart | Outcome::Cancelled | Outcome::Stuck(_) | Outcome::Quarantined => return,
     };
     service.metrics.execution(outcome, done.queued, done.wall);
 }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     cache::{Handle, Meta, Namespace},
-    exec::Series,
+    exec::{CallId, Series},
     proto::{self, ExecutionState},
 };
 
@@ -27,9 +27,9 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(super) enum Job {
     /// A call, or a batch of so many rows: the id of its ticket.
-    Single { id: u64, rows: u64 },
+    Single { id: CallId, rows: u64 },
     /// Calls that go together: the id of their ticket. Their numbers are those of their executions.
-    Series { id: u64, series: Arc<Series> },
+    Series { id: CallId, series: Arc<Series> },
 }
 
 /// Something that was handed to the pool.

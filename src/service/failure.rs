@@ -8,7 +8,7 @@ use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt};
 use crate::{
     cache::NameError,
     code::{self, CodeError},
-    exec::{ArgError, BatchError, Refusal},
+    exec::{ArgError, BatchError, Held, Refusal},
 };
 
 /// Who answers, in every ErrorInfo.
@@ -40,6 +40,9 @@ pub enum Reason {
     ArenaFragmented,
     ExecutionNotFound,
     ExecutorsSaturated,
+    ExecutorsStuck,
+    EntryStuck,
+    EntryQuarantined,
     ServerBusy,
     DeadlineBeforeStart,
     DeadlineDuringCall,
@@ -79,6 +82,9 @@ impl Reason {
             Self::ArenaFragmented => (Code::ResourceExhausted, "ARENA_FRAGMENTED"),
             Self::ExecutionNotFound => (Code::NotFound, "EXECUTION_NOT_FOUND"),
             Self::ExecutorsSaturated => (Code::ResourceExhausted, "EXECUTORS_SATURATED"),
+            Self::ExecutorsStuck => (Code::Unavailable, "EXECUTORS_STUCK"),
+            Self::EntryStuck => (Code::FailedPrecondition, "ENTRY_STUCK"),
+            Self::EntryQuarantined => (Code::FailedPrecondition, "ENTRY_QUARANTINED"),
             Self::ServerBusy => (Code::ResourceExhausted, "SERVER_BUSY"),
             Self::DeadlineBeforeStart => (Code::DeadlineExceeded, "DEADLINE_BEFORE_START"),
             Self::DeadlineDuringCall => (Code::DeadlineExceeded, "DEADLINE_DURING_CALL"),
@@ -187,6 +193,23 @@ impl From<ArgError> for Failure {
     }
 }
 
+impl From<Held> for Failure {
+    fn from(held: Held) -> Self {
+        match held {
+            Held::Data => Self::new(
+                Reason::EntryStuck,
+                "a call that cannot be stopped keeps the writable data of this entry; install it again with replace, which \
+                 gives it data of its own",
+            ),
+            Held::Executors => Self::busy(
+                Reason::ExecutorsStuck,
+                "calls that cannot be stopped keep every executor, and no more may be replaced (exec.stuck_max); restart \
+                 the daemon",
+            ),
+        }
+    }
+}
+
 impl From<BatchError> for Failure {
     fn from(error: BatchError) -> Self {
         match error {
@@ -201,7 +224,19 @@ impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let message = refusal.to_string();
         match refusal {
-            Refusal::Saturated { .. } => Self::busy(Reason::ExecutorsSaturated, format!("{message}; try again soon")),
+            Refusal::Saturated { queue_max } => {
+                Self::busy(Reason::ExecutorsSaturated, format!("{message}; try again soon"))
+                    .with("bound", "exec.queue_max")
+                    .with("max", queue_max)
+            }
+            Refusal::TenantSaturated { queue_tenant_max } => {
+                let message = format!("{queue_tenant_max} calls of this namespace wait already; try again soon");
+                Self::busy(Reason::ExecutorsSaturated, message)
+                    .with("bound", "exec.queue_namespace_max")
+                    .with("max", queue_tenant_max)
+            }
+            Refusal::Stuck(held) => held.into(),
+            Refusal::Quarantined => Self::new(Reason::EntryQuarantined, "the entry is quarantined"),
             Refusal::Draining => Self::busy(Reason::ShuttingDown, message),
             Refusal::Args(error) => error.into(),
             Refusal::Entry { .. } => Self::new(Reason::Internal, message),

@@ -2,8 +2,11 @@
 
 use std::{
     fs, io,
-    net::SocketAddr,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
+    net::{self, SocketAddr},
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net as unix,
+    },
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
@@ -11,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::socket::{Backlog, listen};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -26,6 +30,8 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of the connection preface and the head of the SETTINGS frame that follows it.
 /// <https://www.rfc-editor.org/rfc/rfc9113#name-http-2-connection-preface>
 const GREETING_BYTES: usize = 24 + 9;
+/// Connections that may wait in the kernel's queue of a TCP socket.
+const QUEUE_MAX: i32 = 1024;
 
 /// Where to listen.
 #[derive(Debug, Clone)]
@@ -36,12 +42,19 @@ pub enum Endpoint {
     Tcp(SocketAddr),
 }
 
-/// A socket that listens.
+/// A socket that listens, opened before there is a runtime: what is confined may open none.
 pub enum Listener {
-    /// A unix socket, unlinked by whoever drains.
-    Unix(UnixListener, PathBuf),
+    /// A unix socket; the file is removed on drop if it was made here.
+    Unix {
+        /// That accepts.
+        socket: unix::UnixListener,
+        /// Its file.
+        path: PathBuf,
+        /// Somebody else opened it, and keeps it.
+        passed: bool,
+    },
     /// A TCP socket.
-    Tcp(TcpListener),
+    Tcp(net::TcpListener),
 }
 
 impl Listener {
@@ -50,15 +63,20 @@ impl Listener {
     ///
     /// # Errors
     /// Those of the system, `AddrInUse` for a live socket or a file that is none.
-    pub async fn bind(endpoint: &Endpoint) -> io::Result<Self> {
+    pub fn bind(endpoint: &Endpoint) -> io::Result<Self> {
         match endpoint {
-            Endpoint::Tcp(address) => Ok(Self::Tcp(TcpListener::bind(address).await?)),
+            Endpoint::Tcp(address) => {
+                let socket = net::TcpListener::bind(address)?;
+                // The library's own is shorter than the others of this daemon.
+                listen(&socket, Backlog::new(QUEUE_MAX)?)?;
+                Ok(Self::Tcp(socket))
+            }
             Endpoint::Unix(path) => {
                 make_directory(path)?;
-                remove_stale(path).await?;
-                let listener = UnixListener::bind(path)?;
+                remove_stale(path)?;
+                let listener = unix::UnixListener::bind(path)?;
                 fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
-                Ok(Self::Unix(listener, path.clone()))
+                Ok(Self::Unix { socket: listener, path: path.clone(), passed: false })
             }
         }
     }
@@ -69,16 +87,45 @@ impl Listener {
     /// Those of the system.
     pub fn target(&self) -> io::Result<String> {
         match self {
-            Self::Unix(_, path) => Ok(format!("unix:{}", path.display())),
+            Self::Unix { path, .. } => Ok(format!("unix:{}", path.display())),
             Self::Tcp(listener) => Ok(format!("http://{}", listener.local_addr()?)),
         }
     }
 
+    /// To accept from, on a thread of the runtime.
+    pub(super) fn incoming(self) -> io::Result<Incoming> {
+        let socket = match &self {
+            Self::Unix { socket, .. } => {
+                socket.set_nonblocking(true)?;
+                Socket::Unix(UnixListener::from_std(socket.try_clone()?)?)
+            }
+            Self::Tcp(socket) => {
+                socket.set_nonblocking(true)?;
+                Socket::Tcp(TcpListener::from_std(socket.try_clone()?)?)
+            }
+        };
+        Ok(Incoming { socket, _listener: self })
+    }
+}
+
+/// A socket that listens, as the runtime has it.
+pub(super) struct Incoming {
+    socket: Socket,
+    /// Its file goes with it.
+    _listener: Listener,
+}
+
+enum Socket {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+impl Incoming {
     async fn accept(&self) -> io::Result<Stream> {
-        match self {
-            Self::Unix(listener, _) => Ok(Stream::Unix(listener.accept().await?.0)),
-            Self::Tcp(listener) => {
-                let stream = listener.accept().await?.0;
+        match &self.socket {
+            Socket::Unix(socket) => Ok(Stream::Unix(socket.accept().await?.0)),
+            Socket::Tcp(socket) => {
+                let stream = socket.accept().await?.0;
                 stream.set_nodelay(true)?;
                 Ok(Stream::Tcp(stream))
             }
@@ -88,7 +135,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Self::Unix(_, path) = self {
+        if let Self::Unix { path, passed: false, .. } = self {
             // Gone already is as good.
             drop(fs::remove_file(path));
         }
@@ -97,14 +144,14 @@ impl Drop for Listener {
 
 /// Accepts until told to stop. Beyond the bound of connections, clients wait in the kernel's queue.
 pub(super) async fn accept(
-    listener: Listener,
+    incoming: Incoming,
     connections: Arc<Semaphore>,
     accepted: mpsc::Sender<io::Result<Connection>>,
     mut stop: watch::Receiver<bool>,
 ) {
     let forever = async {
         loop {
-            let stream = match listener.accept().await {
+            let stream = match incoming.accept().await {
                 Ok(stream) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -133,13 +180,13 @@ fn make_directory(socket: &Path) -> io::Result<()> {
     fs::set_permissions(directory, fs::Permissions::from_mode(0o750))
 }
 
-async fn remove_stale(path: &Path) -> io::Result<()> {
+fn remove_stale(path: &Path) -> io::Result<()> {
     let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
     let in_use = |what: &str| io::Error::new(io::ErrorKind::AddrInUse, format!("{} {what}", path.display()));
     if !metadata.file_type().is_socket() {
         return Err(in_use("is there and is no socket"));
     }
-    match UnixStream::connect(path).await {
+    match unix::UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         _ => Err(in_use("is served by another process")),
     }

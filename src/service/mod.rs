@@ -162,8 +162,21 @@ impl Service {
         if self.draining.load(Relaxed) {
             return Err("draining".to_owned());
         }
+        self.executors_ready()?;
         self.canary
             .ask(Instant::now(), || self.arenas.canary().map_err(|error| format!("new code does not run: {error}")))
+    }
+
+    /// Threads that are held by code that cannot be stopped are missing from then on: only a new process has them again.
+    fn executors_ready(&self) -> Result<(), String> {
+        let stats = self.pool.stats();
+        match (stats.missing, stats.stuck_lent) {
+            (0, 0) => Ok(()),
+            (0, lent) => Err(format!("{lent} threads that serve requests are held by code that cannot be stopped")),
+            (missing, _) => {
+                Err(format!("{missing} executors are held by code that cannot be stopped, and no more may be replaced"))
+            }
+        }
     }
 
     /// Refuses new work from now on.

@@ -17,6 +17,11 @@ impl Service {
         self.arenas.stats()
     }
 
+    /// Takes each lock of the cache, the arenas and the executors once. Blocks for as long as one of them is held.
+    pub fn touch_locks(&self) {
+        let _counts = self.counts();
+    }
+
     /// Whether system calls of code are contained.
     pub fn filter_state(&self) -> FilterState {
         self.pool.stats().filter
@@ -35,7 +40,11 @@ impl Service {
                 metadata_bytes: charged.live.metadata_bytes,
                 uploads_bytes: charged.live.uploads_bytes,
             }),
-            entries: Some(EntryStatus { resident: cache.resident_entries, lingering: charged.lingering_entries }),
+            entries: Some(EntryStatus {
+                resident: cache.resident_entries,
+                lingering: charged.lingering_entries,
+                quarantined: cache.quarantines.entries,
+            }),
             arena: Some(ArenaStatus {
                 low: low_arena(&arena),
                 strategy: arena.strategy.to_owned(),
@@ -54,6 +63,14 @@ impl Service {
                 running: pool.running as u32,
                 queued: pool.queued as u32,
                 queue_max: pool.queue_max as u32,
+                spare: pool.spare_executors as u32,
+                queue_namespace_max: pool.queue_tenant_max as u32,
+                namespaces_queued: pool.tenants_queued as u32,
+                stuck: pool.stuck as u32,
+                missing: pool.missing as u32,
+                replaced: pool.replaced,
+                inline_calls: pool.inline,
+                inline_moved: pool.inline_moved,
             }),
             system_calls: Some(convert::system_calls(&pool)),
             counters: Some(CounterStatus {
@@ -104,16 +121,24 @@ impl Service {
             budget_uploads_bytes: cache.charged.live.uploads_bytes,
             budget_limit_bytes: cache.budget_bytes,
             lru_oldest_idle: cache.oldest_idle.unwrap_or_default(),
-            executors_idle: (pool.executors - pool.running) as u64,
+            executors_idle: (pool.executors - pool.missing).saturating_sub(pool.running) as u64,
+            executors_stuck: pool.stuck as u64,
+            inline_executions: pool.inline,
+            inline_moved: pool.inline_moved,
+            quarantined_entries: cache.quarantines.entries,
+            quarantines: cache.quarantines.begun,
             executors_running: pool.running as u64,
+            queue_refusals: pool.refused,
+            queue_namespace_refusals: pool.refused_tenant,
             executors_filtered: if pool.filter == FilterState::InForce { pool.executors as u64 } else { 0 },
             executor_system_calls_refused: pool.refused_system_calls,
-            executions_in_flight: (pool.running + pool.queued) as u64,
+            executions_in_flight: (pool.running + pool.inline_running + pool.queued) as u64,
             evicted_capacity: evicted(cache.evictions.capacity),
             evicted_requested: evicted(cache.evictions.requested),
             evicted_replaced: evicted(cache.evictions.replaced),
             evicted_never_used: cache.evictions.never_used,
             workers: self.pool.workers().map(workers).unwrap_or_default(),
+            evicted_recently_used: cache.evictions.recently_used,
         }
     }
 }

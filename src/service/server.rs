@@ -56,6 +56,7 @@ pub async fn serve(
     let router = router(service, transport, health)?;
     let (sender, incoming) = mpsc::channel(1);
     let connections = Arc::new(Semaphore::new(transport.connections_max));
+    let listeners: Vec<_> = listeners.into_iter().map(Listener::incoming).collect::<Result<_, _>>()?;
     let accepting: Vec<_> = listeners
         .into_iter()
         .map(|listener| tokio::spawn(accept(listener, Arc::clone(&connections), sender.clone(), stop.clone())))

@@ -67,13 +67,18 @@ impl Daemon {
 
     /// With further flags of `codecached serve`.
     pub fn start_with(flags: &[&str]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_codecached"));
+        command.stdin(Stdio::null());
+        Self::start_by(tempfile::tempdir().unwrap(), command, flags)
+    }
+
+    /// By a command that becomes the daemon, whose arguments come behind its own. The socket lies in the directory.
+    pub fn start_by(directory: TempDir, mut command: Command, flags: &[&str]) -> Self {
         let socket = directory.path().join("codecached.sock");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_codecached"))
+        let mut child = command
             .args(["serve", "--metrics", "127.0.0.1:0", "--log-format", "json", "--listen"])
             .arg(format!("unix:{}", socket.display()))
             .args(flags)
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

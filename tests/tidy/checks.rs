@@ -9,7 +9,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("arena", &[]),
     ("code", &[]),
     ("cache", &["arena", "code"]),
-    ("exec", &["cache"]),
+    ("confine", &[]),
+    ("exec", &["cache", "confine"]),
     // Of `cache` only what a watcher is told.
     ("tools", &["cache", "code"]),
     ("config", &[]),
@@ -19,7 +20,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("service", &["arena", "cache", "code", "config", "exec", "metrics", "proto"]),
     ("client", &["proto"]),
     ("demo", &["client", "proto"]),
-    ("daemon", &["arena", "cache", "code", "config", "exec", "metrics", "proto", "service", "tools"]),
+    ("daemon", &["arena", "cache", "code", "config", "confine", "exec", "metrics", "proto", "service", "tools"]),
     ("main", &["config", "daemon", "demo"]),
     ("codecachectl", &["client", "proto"]),
 ];
@@ -27,10 +28,11 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// Crates that stand for knowledge, and the rooms that may have it.
 const CRATES: &[(&str, &[&str])] = &[
     ("clap", &["main", "codecachectl"]),
-    ("libc", &["arena", "exec", "service", "tools", "daemon"]),
+    ("landlock", &["confine"]),
+    ("libc", &["arena", "confine", "exec", "service", "tools", "daemon"]),
     ("metrics_exporter_prometheus", &["metrics"]),
     ("metrics_process", &["metrics"]),
-    ("nix", &["arena", "exec", "service", "tools", "daemon", "demo", "codecachectl"]),
+    ("nix", &["arena", "confine", "exec", "service", "tools", "daemon", "demo", "codecachectl"]),
     ("object", &["code"]),
     ("prost", &["service", "client", "proto"]),
     ("serde", &["config"]),
@@ -47,6 +49,9 @@ pub(crate) const UNSAFE_FILES: &[&str] = &[
     "src/arena/reservation.rs",
     "src/arena/reuse.rs",
     "src/arena/system.rs",
+    "src/confine/attempts.rs",
+    "src/confine/seccomp.rs",
+    "src/daemon/passed.rs",
     "src/exec/confine.rs",
     "src/exec/errno.rs",
     "src/exec/host/allocate.rs",
@@ -58,6 +63,7 @@ pub(crate) const UNSAFE_FILES: &[&str] = &[
     "src/exec/host/search.rs",
     "src/exec/host/startup.rs",
     "src/exec/memory.rs",
+    "src/exec/registers.rs",
     "src/exec/row_loop.rs",
     "src/exec/signals.rs",
     "src/exec/stack.rs",
@@ -71,12 +77,15 @@ pub(crate) const UNSAFE_FILES: &[&str] = &[
     "src/exec/worker/window.rs",
     "src/exec/x86_64.rs",
     "src/exec/x86_64/away.rs",
+    "src/exec/x86_64/trial.rs",
     "src/tools/gdb.rs",
     "src/tools/jitdump.rs",
     "src/tools/unwind.rs",
     "benches/arena/clock.rs",
     // Tests that run what they wrote.
     "tests/arena_soak/code.rs",
+    // A test that tries what is refused.
+    "tests/confinement/cases.rs",
     // Compiled by a test, to be called by the daemon.
     "tests/objects/compilers/exports.rs",
     "src/arena/arenas_tests.rs",
@@ -86,7 +95,9 @@ pub(crate) const UNSAFE_FILES: &[&str] = &[
     "src/exec/host_tests/mod.rs",
     "src/exec/hostile_tests.rs",
     "src/exec/test_code.rs",
+    "src/exec/inline_tests.rs",
     "src/exec/thread_tests.rs",
+    "src/exec/traces_tests.rs",
 ];
 
 pub(crate) const FILE_LINES_MAX: usize = 500;

@@ -1,10 +1,13 @@
 //! The command line.
 
-use std::{path::PathBuf, time::Duration};
+mod bench;
+
+use std::{path::PathBuf, sync::LazyLock, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use codecached::proto::{FlatEntry, ListOrder, MemoryKind, ResultType};
+use codecached::proto::{FlatEntry, ListOrder, MemoryKind, Priority, ResultType};
 
+pub(crate) use self::bench::{Bench, By, Workload};
 use crate::{batch::Given, units, value::Argument};
 
 const EXIT_CODES: &str = "\
@@ -19,9 +22,15 @@ Exit codes:
 A KEY is text, or bytes in the form hex:00ff.
 The server may also be given by the environment variable CODECACHED_SERVER.";
 
+/// Of the package, and of the source it was built from.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let revision = option_env!("CODECACHED_REVISION").unwrap_or("unknown");
+    format!("{} (revision {revision})", env!("CARGO_PKG_VERSION"))
+});
+
 /// Talks to a running codecached: installs, finds, calls, evicts and measures.
 #[derive(Debug, Parser)]
-#[command(name = "codecachectl", version, after_help = EXIT_CODES, max_term_width = 120)]
+#[command(name = "codecachectl", version = VERSION.as_str(), after_help = EXIT_CODES, max_term_width = 120)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -67,6 +76,8 @@ pub(crate) enum Command {
     Cancel(Cancel),
     /// Take an entry out
     Evict(Evict),
+    /// Let an entry be called again that is quarantined for its traps
+    Unquarantine(Unquarantine),
     /// List entries
     List(List),
     /// Show the instructions of an entry
@@ -77,6 +88,8 @@ pub(crate) enum Command {
     Arenas(Arenas),
     /// Show what the daemon runs on, takes and offers
     Capabilities,
+    /// Ask whether requests are taken. Exit code 0 if so, 5 if not or if nobody answers, 3 if there is no such service
+    Health(Health),
     /// Measure throughput and latency; its entries push out others if the budget is full
     Bench(Bench),
 }
@@ -160,6 +173,9 @@ pub(crate) struct Call {
     /// Time on the wall clock that the call may take
     #[arg(long, value_parser = units::parse_duration, value_name = "TIME")]
     pub(crate) wall_cap: Option<Duration>,
+    /// Which of the waiting calls of the namespace goes first
+    #[arg(long, value_enum, default_value = "normal")]
+    pub(crate) priority: PriorityName,
     /// Write the Nth out or inout buffer, counted from 0, to a file (repeatable)
     #[arg(long, value_name = "N=FILE", value_parser = parse_output)]
     pub(crate) output: Vec<(usize, PathBuf)>,
@@ -211,6 +227,12 @@ pub(crate) struct Evict {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Unquarantine {
+    /// Key
+    pub(crate) key: String,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct List {
     /// Only keys that start with this
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -251,43 +273,10 @@ pub(crate) struct Arenas {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Bench {
-    /// What to do all the time
-    #[arg(value_enum)]
-    pub(crate) workload: Workload,
-    /// Connections
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub(crate) connections: u16,
-    /// Calls under way at once, all connections together
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
-    pub(crate) in_flight: u16,
-    /// Seconds to measure
-    #[arg(long, default_value_t = 2.0, value_parser = parse_seconds)]
-    pub(crate) seconds: f64,
-    /// Seconds of the same load before
-    #[arg(long, default_value_t = 0.5, value_parser = parse_seconds)]
-    pub(crate) warmup: f64,
-    /// Entries to look up and call
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub(crate) keys: u32,
-    /// Threads of this load generator
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub(crate) threads: u16,
-    /// Bytes of each blob
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(32..=1_048_576))]
-    pub(crate) blob_bytes: u32,
-    /// ELF object to install instead of flat code; the digits of its function f0000000 are changed each time
-    #[arg(long, value_name = "FILE", conflicts_with = "blob_bytes")]
-    pub(crate) object: Option<PathBuf>,
-    /// What lookups send: a 32-byte key or a handle
-    #[arg(long, value_enum, default_value = "key")]
-    pub(crate) by: By,
-    /// Rows of a batch, or calls of a message of a stream
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
-    pub(crate) together: u32,
-    /// Print lines of name, value and unit
-    #[arg(long, conflicts_with = "json")]
-    pub(crate) plain: bool,
+pub(crate) struct Health {
+    /// Full name of a service, such as codecache.v1.ExecutionService [default: the daemon as a whole]
+    #[arg(default_value = "", hide_default_value = true)]
+    pub(crate) service: String,
 }
 
 /// Type of a result.
@@ -312,6 +301,24 @@ impl From<ResultName> for ResultType {
             ResultName::U64 => Self::U64,
             ResultName::F32 => Self::F32,
             ResultName::F64 => Self::F64,
+        }
+    }
+}
+
+/// Which of the waiting calls of one namespace goes first.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum PriorityName {
+    Low,
+    Normal,
+    High,
+}
+
+impl From<PriorityName> for Priority {
+    fn from(name: PriorityName) -> Self {
+        match name {
+            PriorityName::Low => Self::Low,
+            PriorityName::Normal => Self::Normal,
+            PriorityName::High => Self::High,
         }
     }
 }
@@ -366,36 +373,6 @@ pub(crate) enum Color {
     Auto,
     Always,
     Never,
-}
-
-/// What the load generator does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Workload {
-    /// Find entries
-    Lookup,
-    /// Call `add(i32, i32)` by handle, and check the sum
-    Execute,
-    /// Call `add(i32, i32)` over columns, and check the sums; a call is a batch
-    ExecuteBatch,
-    /// Call `add(i32, i32)` on streams, one for each that is in flight; a call is a message of calls with their answers
-    ExecuteStream,
-    /// Install blobs that differ
-    Install,
-    /// 90 % execute, 9 % lookup, 1 % install
-    Mixed,
-}
-
-/// What lookups send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum By {
-    Key,
-    Handle,
-}
-
-/// A day is longer than any measurement.
-fn parse_seconds(text: &str) -> Result<f64, String> {
-    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
-    if (0.0..=86_400.0).contains(&seconds) { Ok(seconds) } else { Err("must be 0 to 86400".into()) }
 }
 
 fn parse_flat(text: &str) -> Result<FlatEntry, String> {

@@ -7,8 +7,8 @@ use std::{
 };
 
 use codecached::proto::{
-    ExecuteRequest, ExecuteResponse, ResultType, Returned, SystemCall, SystemCallAbi, Trap, TrapKind, TrapStage,
-    execute_request::Target, execute_response::Outcome, value::Kind,
+    ExecuteRequest, ExecuteResponse, Priority, ResultType, Returned, SystemCall, SystemCallAbi, Trap, TrapKind,
+    TrapStage, execute_request::Target, execute_response::Outcome, value::Kind,
 };
 use hdrhistogram::Histogram;
 use nix::sys::signal::Signal;
@@ -82,6 +82,7 @@ async fn request(context: &Context, asked: &Call) -> Result<ExecuteRequest, Fail
         result: asked.result.map_or(ResultType::Unspecified, ResultType::from).into(),
         cpu_limit: asked.cpu_limit.map(to_proto),
         wall_cap: asked.wall_cap.map(to_proto),
+        priority: Priority::from(asked.priority).into(),
     })
 }
 
@@ -197,6 +198,9 @@ fn abi(call: &SystemCall) -> &'static str {
 fn stage(trap: &Trap) -> Option<(&'static str, &'static str)> {
     match trap.stage() {
         TrapStage::Unspecified | TrapStage::Call => None,
+        TrapStage::Stuck => {
+            Some(("STUCK", "could not be stopped: it keeps its thread and data, and the entry is quarantined"))
+        }
         TrapStage::Initialiser => Some(("INITIALISER", "running what must run before the first call")),
         TrapStage::InitialiserKeptMemory => {
             Some(("INITIALISER_KEPT_MEMORY", "an initialiser returned without freeing what it had allocated"))

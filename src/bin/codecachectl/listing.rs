@@ -57,6 +57,7 @@ fn human(entries: &[Entry], more: bool) -> String {
         ("USED", Align::Right),
         ("INSTALLED", Align::Right),
         ("NEEDED BY", Align::Right),
+        ("QUARANTINED", Align::Right),
         ("NEEDS", Align::Left),
     ]);
     for entry in entries {
@@ -71,6 +72,7 @@ fn human(entries: &[Entry], more: bool) -> String {
             units::milliseconds(entry.idle_ms),
             units::milliseconds(entry.age_ms),
             entry.dependants.to_string(),
+            entry.quarantine.as_ref().map_or_else(|| "-".into(), |it| units::milliseconds(it.since_ms)),
             residency::dependencies(entry),
         ]);
     }

@@ -10,6 +10,7 @@ mod diagnostics;
 mod disasm;
 mod executions;
 mod failure;
+mod health;
 mod install;
 mod listing;
 mod picture;
@@ -68,11 +69,13 @@ fn run(arguments: Arguments) -> Result<Report, Failure> {
             Command::Executions => executions::list(&context).await,
             Command::Cancel(asked) => executions::cancel(&context, asked).await,
             Command::Evict(asked) => residency::evict(&context, asked).await,
+            Command::Unquarantine(asked) => residency::unquarantine(&context, asked).await,
             Command::List(asked) => listing::run(&context, asked).await,
             Command::Disasm(asked) => disasm::run(&context, asked).await,
             Command::Stats => status::stats(&context).await,
             Command::Arenas(asked) => arenas::run(&context, asked).await,
             Command::Capabilities => status::capabilities(&context).await,
+            Command::Health(asked) => health::run(&context, asked).await,
             Command::Bench(asked) => bench::run(&context, asked).await,
         }
     })

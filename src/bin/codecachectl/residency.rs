@@ -1,12 +1,13 @@
 //! `lookup` and `evict`: one entry, there and gone.
 
 use codecached::proto::{
-    Entry, EntryView, EvictRequest, EvictState, LinkedEntry, LookupRequest, evict_request, lookup_request,
+    Entry, EntryView, EvictRequest, EvictState, LiftQuarantineRequest, LinkedEntry, LookupRequest, Quarantine,
+    evict_request, lift_quarantine_request, lookup_request,
 };
 use serde_json::{Value, json};
 
 use crate::{
-    args::{Evict, Lookup},
+    args::{Evict, Lookup, Unquarantine},
     context::{self, Context, Report},
     failure::Failure,
     symbols, table, units,
@@ -50,6 +51,31 @@ pub(crate) async fn evict(context: &Context, asked: Evict) -> Result<Report, Fai
     ))
 }
 
+/// Lets an entry be called again.
+pub(crate) async fn unquarantine(context: &Context, asked: Unquarantine) -> Result<Report, Failure> {
+    let request = LiftQuarantineRequest {
+        namespace: context.namespace.clone(),
+        target: Some(lift_quarantine_request::Target::Key(context::key(&asked.key)?)),
+    };
+    let answer = context.client.lift_quarantine(request).await;
+    let answer = answer.map_err(|error| Failure::client(&format!("lift the quarantine of {:?}", asked.key), error))?;
+    let lifted = answer.lifted.as_ref();
+    let human = || match lifted {
+        Some(quarantine) => format!("{:?} may be called again; it was quarantined: {}\n", asked.key, told(quarantine)),
+        None => format!("{:?} was not quarantined\n", asked.key),
+    };
+    Ok(context.report(human, || json!({ "lifted": lifted.map(quarantine_json) })))
+}
+
+fn told(quarantine: &Quarantine) -> String {
+    let ago = units::milliseconds(quarantine.since_ms);
+    format!("{ago} ago after {} traps, the last: {}", quarantine.traps, quarantine.reason)
+}
+
+fn quarantine_json(quarantine: &Quarantine) -> Value {
+    json!({ "since_ms": quarantine.since_ms, "traps": quarantine.traps, "reason": quarantine.reason })
+}
+
 /// Everything about an entry; the symbols only if they are asked for.
 pub(crate) fn to_json(entry: &Entry, symbols: bool) -> Value {
     let mut value = json!({
@@ -70,6 +96,7 @@ pub(crate) fn to_json(entry: &Entry, symbols: bool) -> Value {
         "initialisers_waiting": entry.initialisers_waiting,
         "dependencies": entry.dependencies.iter().map(dependency_json).collect::<Vec<_>>(),
         "dependants": entry.dependants,
+        "quarantine": entry.quarantine.as_ref().map(quarantine_json),
     });
     if symbols {
         value["symbols"] = symbols::all_json(entry).into();
@@ -106,6 +133,7 @@ fn human(entry: &Entry, symbols: bool) -> String {
         ("blake3", digest),
         ("calls", format!("{} started, {} under way", entry.calls, entry.pins)),
         ("initialisers", format!("{} wait for the first call", entry.initialisers_waiting)),
+        ("quarantine", entry.quarantine.as_ref().map_or_else(|| "no".into(), told)),
         ("reentrant", if entry.reentrant { "yes" } else { "no" }.into()),
         ("needs", dependencies(entry)),
         ("needed by", format!("{} entries", entry.dependants)),

@@ -1,7 +1,8 @@
 //! `stats` and `capabilities`: what the daemon says about itself.
 
 use codecached::proto::{
-    ArenaStatus, BlobFormat, GetCapabilitiesResponse, GetStatusResponse, LowArenaStatus, SystemCallContainment,
+    ArenaStatus, BlobFormat, ExecutorStatus, GetCapabilitiesResponse, GetStatusResponse, LowArenaStatus,
+    SystemCallContainment,
 };
 use serde_json::{Value, json};
 
@@ -54,7 +55,13 @@ fn stats_human(status: &GetStatusResponse) -> String {
                 b(budget.uploads_bytes)
             ),
         ),
-        ("entries", format!("{} resident, {} lingering", entries.resident, entries.lingering)),
+        (
+            "entries",
+            format!(
+                "{} resident, {} lingering, {} quarantined",
+                entries.resident, entries.lingering, entries.quarantined
+            ),
+        ),
         (
             "arena",
             format!(
@@ -69,13 +76,8 @@ fn stats_human(status: &GetStatusResponse) -> String {
     ];
     let others = [
         ("strategy", strategy(&arena)),
-        (
-            "executors",
-            format!(
-                "{} of {} run, {} of {} wait",
-                executors.running, executors.threads, executors.queued, executors.queue_max
-            ),
-        ),
+        ("executors", executors_run(&executors)),
+        ("", executors_changed(&executors)),
         ("system calls", system_calls(status)),
         ("lookups", format!("{} hits, {} misses{}", counters.lookup_hits, counters.lookup_misses, hit_ratio(status))),
         ("installs", counters.installs.to_string()),
@@ -89,6 +91,18 @@ fn stats_human(status: &GetStatusResponse) -> String {
         ("calls", format!("{}, {} trapped", counters.calls, counters.traps)),
     ];
     table::pairs(pairs.into_iter().chain(low).chain(others))
+}
+
+fn executors_run(it: &ExecutorStatus) -> String {
+    format!(
+        "{} of {} run ({} spare), {} of {} wait ({} namespaces, {} of each at most)",
+        it.running, it.threads, it.spare, it.queued, it.queue_max, it.namespaces_queued, it.queue_namespace_max
+    )
+}
+
+fn executors_changed(it: &ExecutorStatus) -> String {
+    let ExecutorStatus { stuck, missing, replaced, inline_calls, inline_moved, .. } = it;
+    format!("{stuck} stuck, {missing} missing, {replaced} replaced; {inline_calls} calls inline, {inline_moved} moved")
 }
 
 fn low_arena(low: &LowArenaStatus) -> String {
@@ -168,7 +182,7 @@ fn stats_json(status: &GetStatusResponse) -> Value {
             "metadata_bytes": budget.metadata_bytes,
             "uploads_bytes": budget.uploads_bytes,
         },
-        "entries": { "resident": entries.resident, "lingering": entries.lingering },
+        "entries": { "resident": entries.resident, "lingering": entries.lingering, "quarantined": entries.quarantined },
         "arena": {
             "strategy": arena.strategy,
             "strategy_reason": arena.strategy_reason,
@@ -182,12 +196,7 @@ fn stats_json(status: &GetStatusResponse) -> Value {
             "metadata_bytes": arena.metadata_bytes,
             "low": arena.low.as_ref().map(low_json),
         },
-        "executors": {
-            "threads": executors.threads,
-            "running": executors.running,
-            "queued": executors.queued,
-            "queue_max": executors.queue_max,
-        },
+        "executors": executors_json(&executors),
         "system_calls": {
             "containment": match system_calls.containment() {
                 SystemCallContainment::Unspecified => "unknown",
@@ -208,6 +217,23 @@ fn stats_json(status: &GetStatusResponse) -> Value {
             "calls": counters.calls,
             "traps": counters.traps,
         },
+    })
+}
+
+fn executors_json(it: &ExecutorStatus) -> Value {
+    json!({
+        "threads": it.threads,
+        "running": it.running,
+        "queued": it.queued,
+        "queue_max": it.queue_max,
+        "spare": it.spare,
+        "queue_namespace_max": it.queue_namespace_max,
+        "namespaces_queued": it.namespaces_queued,
+        "stuck": it.stuck,
+        "missing": it.missing,
+        "replaced": it.replaced,
+        "inline_calls": it.inline_calls,
+        "inline_moved": it.inline_moved,
     })
 }
 

@@ -7,34 +7,34 @@
 //! The steps share the call's memory, which is empty before and after: what a step allocates it must free, since it is
 //! gone when the list has ended, and a variable that points to it would be worse than a trap.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{Executor, Task};
+use super::Executor;
 use crate::exec::arch::Registers;
-use crate::exec::call::{Callee, Outcome, Step};
+use crate::exec::call::{Call, Callee, Outcome, Step};
 use crate::exec::frame::Limits;
 use crate::exec::signals::STOP_SIGNAL;
 use crate::exec::thread::Block;
 use crate::exec::trap::{Trap, TrapKind, TrapStage};
 use crate::exec::watchdog::nanos;
+use crate::exec::writable::Writables;
 
 impl<C: Callee> Executor<'_, C> {
     /// Runs what must run before the first call. `None`: there is nothing, or nothing more.
-    pub(super) fn initialise(&self, task: &Task<'_, C>, taken: Instant) -> Option<Outcome> {
-        let Task { call, lanes, .. } = *task;
+    pub(super) fn initialise(&self, call: &Call<C>, lanes: &Writables, whole: Limits) -> Option<Outcome> {
         if !call.callee.is_pending() {
             return None;
         }
+        self.traces.remove_for(call.callee.tenant(), self.slot);
         let frame = self.slot.frame();
         self.ready();
         let memory = self.region.range();
         frame.heap.reset(memory.start, memory.end);
-        let began = self.cpu.cpu().unwrap_or_default();
-        let whole = self.limits(task, taken);
+        let began = self.seat.cpu().unwrap_or_default();
         while call.callee.is_pending() {
             for step in (0..).map_while(|index| call.callee.step(index)) {
-                let used = self.cpu.cpu().unwrap_or(began).saturating_sub(began);
-                if let Err(outcome) = self.step(task, step, left(whole, used)) {
+                let used = self.seat.cpu().unwrap_or(began).saturating_sub(began);
+                if let Err(outcome) = self.step(&call.callee, step, left(whole, used)) {
                     return Some(outcome);
                 }
             }
@@ -49,14 +49,13 @@ impl<C: Callee> Executor<'_, C> {
         None
     }
 
-    fn step(&self, task: &Task<'_, C>, step: Step, limits: Limits) -> Result<(), Outcome> {
-        let callee = &task.call.callee;
+    fn step(&self, callee: &C, step: Step, limits: Limits) -> Result<(), Outcome> {
         let frame = self.slot.frame();
         let stopped =
             |kind, signal, stage| Trap { kind, pc: step.entry, signal, stage, ..Trap::before_start(step.entry) };
         // Steps that are shorter than a tick each could else go on for ever.
         let wall_ended = nanos(self.shared.epoch.elapsed()) >= limits.wall_end_ns;
-        if self.victim.is_cancelled(limits.job, limits.call) {
+        if self.seat.is_cancelled(limits.job, limits.call) {
             return Err(Outcome::Trap(stopped(TrapKind::Cancelled, 0, TrapStage::Initialiser)));
         }
         if self.shared.queue.is_stopping() {
@@ -67,10 +66,10 @@ impl<C: Callee> Executor<'_, C> {
         }
         self.ready_again();
         frame.context.prepare(step.entry, &Registers::default());
-        let block = match self.enter(task, limits) {
+        let block = match self.enter(callee, limits) {
             Ok(block) => block,
             Err(broken) => {
-                return Err(match self.ended(task, step.entry, &broken) {
+                return Err(match self.ended(step.entry, limits, &broken) {
                     Outcome::Trap(trap) => Outcome::Trap(Trap { stage: TrapStage::Initialiser, ..trap }),
                     other => other,
                 });

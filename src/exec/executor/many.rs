@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
-use super::{Executor, Task, Whose};
+use super::{CpuMeter, Executor, Task};
 use crate::exec::arch::Registers;
 use crate::exec::batch::{Batch, ColumnType};
-use crate::exec::call::{Callee, Outcome};
+use crate::exec::call::{Call, Callee, Outcome};
+use crate::exec::frame::Limits;
 use crate::exec::series::Series;
 use crate::exec::thread::Block;
 
@@ -18,13 +18,14 @@ const SHARE: Duration = Duration::from_micros(200);
 
 impl<C: Callee> Executor<'_, C> {
     /// Runs all rows; with the outcome, how many returned and their results.
-    pub(super) fn run_rows(&self, task: &Task<'_, C>, batch: &Batch, taken: Instant) -> (Outcome, (usize, Bytes)) {
+    pub(super) fn run_rows(&self, call: &Call<C>, batch: &Batch, limits: Limits) -> (Outcome, (usize, Bytes)) {
         let frame = self.slot.frame();
         let returned = Outcome::Returned { value: None, buffers: Vec::new() };
         if batch.rows() == 0 {
             return (returned, (0, Bytes::new()));
         }
-        let kind = ColumnType::of_result(task.call.result);
+        self.traces.remove_for(call.callee.tenant(), self.slot);
+        let kind = ColumnType::of_result(call.result);
         let width_bytes = kind.map_or(0, ColumnType::width_bytes);
         // Zeros: however many rows the code claims to have done, there is no byte that nobody wrote.
         let mut results = vec![0_u8; batch.rows() * width_bytes];
@@ -39,9 +40,9 @@ impl<C: Callee> Executor<'_, C> {
         };
         let memory = self.region.range();
         frame.heap.reset(memory.start, memory.end);
-        frame.context.prepare(task.call.entry, &Registers::default());
+        frame.context.prepare(call.entry, &Registers::default());
         frame.context.prepare_rows(batch, &columns, kind, to);
-        let ended = self.enter(task, self.limits(task, taken));
+        let ended = self.enter(&call.callee, limits);
         let rows = frame.context.rows_done().min(batch.rows() as u64) as usize;
         if let (Some(hand), Some(away)) = (&self.hand, &away) {
             hand.window().fetch(away, &mut results[..rows * width_bytes]);
@@ -53,26 +54,35 @@ impl<C: Callee> Executor<'_, C> {
                 block.iter().for_each(Block::scrub);
                 returned
             }
-            Err(broken) => self.ended(task, task.call.entry, &broken),
+            Err(broken) => self.ended(call.entry, limits, &broken),
         };
         results.truncate(rows * width_bytes);
         (outcome, (rows, results.into()))
     }
 
-    /// Runs calls of a series until there are no more, or none should follow. True: the last one did not end by itself.
-    pub(super) fn run_series(&mut self, task: &Task<'_, C>, series: &Series, sender: &oneshot::Sender<()>) -> bool {
+    /// Runs calls of a series until there are no more, or none should follow, or the one that runs was given up. True: one
+    /// of them did not end by itself.
+    pub(super) fn run_series(&self, task: &Task<'_, C>, series: &Series, cpu: &mut CpuMeter<'_>) -> bool {
         let (mut last, mut spent, mut faulted) = (None, Duration::ZERO, false);
+        let mut taken = task.taken;
         while let Some((number, args)) = series.turn(last.take()) {
-            let task = Task { whose: Whose { call: number, ..task.whose }, ..*task };
-            let (done, failed) = self.attempt(&task, sender, |it, taken| it.run(&task, &args, taken));
+            let task = Task { number, taken, ..*task };
+            task.place.begin(number, taken);
+            let (done, failed) = self.attempt(&task, cpu, |limits| self.run(task.call, &args, limits));
+            if !task.place.end() {
+                return true;
+            }
+            self.note_pace(&task, &done);
+            self.shared.note_end(task.call, &done.outcome);
             spent += done.wall;
             faulted |= failed;
             last = Some(done);
             let is_dirty = failed && !task.lanes.is_empty();
             let gives_way = spent >= SHARE && self.shared.queue.is_awaited();
-            if is_dirty || gives_way || sender.is_closed() {
+            if is_dirty || gives_way || task.call.callee.is_quarantined() || task.place.is_deserted() {
                 break;
             }
+            taken = Instant::now();
         }
         series.leave(last);
         faulted

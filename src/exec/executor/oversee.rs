@@ -4,15 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Executor, Obstacle};
+use super::{Executor, Obstacle, set_up};
 use crate::exec::arch::{self, Registers};
 use crate::exec::call::Callee;
-use crate::exec::confine::confine;
 use crate::exec::frame::Limits;
 use crate::exec::pool::Shared;
 use crate::exec::signals::ThreadSignals;
 use crate::exec::watchdog::{Victim, nanos};
-use crate::exec::worker::{Hand, Watch, Worker};
+use crate::exec::worker::{Hand, Lost, Turn, Watch, Worker};
 
 /// Until when a wait lasts that has no limit.
 const LONG: Duration = Duration::from_secs(3600);
@@ -21,26 +20,22 @@ const FIRST: Duration = Duration::from_secs(10);
 
 impl<'a, C: Callee> Executor<'a, C> {
     /// Makes the calling thread able to have calls run. What it answers is undone when dropped, on the same thread.
-    pub(super) fn set_up(&self) -> Result<Option<ThreadSignals>, Obstacle> {
-        match &self.hand {
-            None => self.become_one().map(Some),
-            Some(hand) => self.prove(hand).map(|()| None),
+    pub(super) fn settle_in(&self) -> Result<Option<ThreadSignals>, Obstacle> {
+        if let Some(hand) = &self.hand {
+            return self.prove(hand).map(|()| None);
         }
+        let program = self.shared.filter.as_deref();
+        self.slot.frame().filtered.store(program.is_some(), Ordering::Relaxed);
+        let (signals, victim) = set_up(self.slot, program)?;
+        self.seat.take(victim);
+        Ok(Some(signals))
     }
 
-    /// Makes the calling thread one that code can run on. The filter of system calls comes last: it is there for good, and
-    /// what the rest needs is not among what it allows.
-    fn become_one(&self) -> Result<ThreadSignals, Obstacle> {
-        let slot = self.slot;
-        let signals = ThreadSignals::enter(slot.alt_stack()).map_err(Obstacle::Signals)?;
-        self.victim.set(Some(Victim::current().map_err(Obstacle::Signals)?));
-        slot.frame().blocked_signals.store(signals.blocked, Ordering::Relaxed);
-        slot.frame().context.init(slot.stack().end);
-        if let Some(program) = &self.shared.filter {
-            confine(program).map_err(Obstacle::Filter)?;
-            slot.frame().filtered.store(true, Ordering::Relaxed);
-        }
-        Ok(signals)
+    /// Has a worker run what is prepared.
+    pub(super) fn hand_over(&self, hand: &Hand, callee: &C, limits: Limits) -> Result<(), Lost> {
+        let (data, code_epoch) = (callee.data(), callee.code_epoch());
+        let turn = Turn { data: &data, code_epoch, clears_registers: self.traces.take_registers() };
+        hand.run(self.slot.frame(), &turn, &self.overseer(limits))
     }
 
     /// Has a worker run what does nothing.
@@ -52,7 +47,7 @@ impl<'a, C: Callee> Executor<'a, C> {
         // A number that no job has, not even none.
         let limits = Limits { job: u64::MAX, call: 0, cpu_limit_ns: u64::MAX, wall_end_ns };
         frame.set_limits(limits);
-        hand.run(frame, &[], 0, &self.overseer(limits)).map_err(|lost| {
+        hand.run(frame, &Turn::default(), &self.overseer(limits)).map_err(|lost| {
             tracing::error!(?lost, "a worker process ran nothing");
             Obstacle::Worker
         })?;
@@ -92,11 +87,11 @@ impl<C: Callee> Watch for Overseer<'_, '_, C> {
         nanos(self.shared.epoch.elapsed()) >= wall_end_ns
             || nanos(cpu.saturating_sub(began)) >= cpu_limit_ns
             || self.shared.queue.is_stopping()
-            || self.executor.victim.is_cancelled(job, call)
+            || self.executor.seat.is_cancelled(job, call)
     }
 
     fn cpu(&self) -> Duration {
-        self.executor.cpu.cpu().unwrap_or_default()
+        self.executor.seat.cpu().unwrap_or_default()
     }
 
     fn give_up(&self) -> Instant {
@@ -106,6 +101,6 @@ impl<C: Callee> Watch for Overseer<'_, '_, C> {
     }
 
     fn changed(&self, worker: Option<&Arc<Worker>>) {
-        self.executor.victim.set(worker.and_then(|worker| Victim::worker(worker).ok()));
+        self.executor.seat.exchange(worker.and_then(|worker| Victim::worker(worker).ok()));
     }
 }

@@ -18,6 +18,20 @@ const SPIN: Duration = Duration::from_micros(15);
 /// Looks between two looks at the clock.
 const SPINS: u32 = 64;
 
+/// The worker drops what it has fetched; see [`super::life`].
+const REFETCH: u32 = 1;
+/// It clears registers.
+const CLEAR: u32 = 2;
+
+/// What a worker does before the code of a turn begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Before {
+    /// It drops what it has fetched.
+    pub(super) refetches: bool,
+    /// It removes what earlier code has left in registers.
+    pub(super) clears_registers: bool,
+}
+
 /// One executor's desk. Zeroed memory is one at which no turn has been taken.
 #[repr(C, align(64))]
 #[derive(Debug)]
@@ -25,8 +39,8 @@ pub(in crate::exec) struct Desk {
     /// The turn that the worker is to take; it sleeps on this.
     turn: AtomicU32,
     worker_sleeps: AtomicU32,
-    /// Not zero: the worker drops what it has fetched; see [`super::life`].
-    refetch: AtomicU32,
+    /// What the worker does before the code begins: [`REFETCH`], [`CLEAR`].
+    before: AtomicU32,
     _apart: [AtomicU32; 13],
     /// The turn that the worker has finished; the executor sleeps on this.
     done: AtomicU32,
@@ -44,8 +58,10 @@ impl Desk {
     }
 
     /// The executor: everything is in place for `turn`.
-    pub(super) fn post(&self, turn: u32, refetch: bool) {
-        self.refetch.store(refetch.into(), Ordering::Relaxed);
+    pub(super) fn post(&self, turn: u32, before: Before) {
+        let flag = |is_so: bool, flag: u32| if is_so { flag } else { 0 };
+        let flags = flag(before.refetches, REFETCH) | flag(before.clears_registers, CLEAR);
+        self.before.store(flags, Ordering::Relaxed);
         self.executor_sleeps.store(0, Ordering::Relaxed);
         // SeqCst, as is the worker's announcement that it sleeps: one of the two sees the other's store.
         self.turn.store(turn, Ordering::SeqCst);
@@ -97,9 +113,10 @@ impl Desk {
         self.turn.load(Ordering::Acquire)
     }
 
-    /// The worker: whether it may have fetched what is no more.
-    pub(super) fn must_refetch(&self) -> bool {
-        self.refetch.load(Ordering::Relaxed) != 0
+    /// The worker: what is to be done before the code begins.
+    pub(super) fn before(&self) -> Before {
+        let flags = self.before.load(Ordering::Relaxed);
+        Before { refetches: flags & REFETCH != 0, clears_registers: flags & CLEAR != 0 }
     }
 
     /// The worker: the code of the turn begins.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::desk::Before;
 use super::nursery::{Nursery, Worker};
 use super::system::Death;
 use super::window::Window;
@@ -42,6 +43,17 @@ pub(in crate::exec) trait Watch {
     fn give_up(&self) -> Instant;
     /// The worker that runs it from now on; `None`: none.
     fn changed(&self, worker: Option<&Arc<Worker>>);
+}
+
+/// What a call needs beside what the frame holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::exec) struct Turn<'a> {
+    /// Addresses of the data that it may touch.
+    pub(in crate::exec) data: &'a [Range<u64>],
+    /// See [`Callee::code_epoch`](crate::exec::call::Callee::code_epoch).
+    pub(in crate::exec) code_epoch: u64,
+    /// What is in registers is not for it to see.
+    pub(in crate::exec) clears_registers: bool,
 }
 
 /// One executor's.
@@ -83,22 +95,15 @@ impl Hand {
         frame.clean(self.seq.get(), stack_end);
     }
 
-    /// Has the worker run what the frame holds, which may touch `data`. The trap of code that did not come back is in the
-    /// frame, or it is lost.
-    pub(in crate::exec) fn run(
-        &self,
-        frame: &Frame,
-        data: &[Range<u64>],
-        code_epoch: u64,
-        watch: &impl Watch,
-    ) -> Result<(), Lost> {
-        self.show(data);
+    /// Has the worker run what the frame holds. The trap of code that did not come back is in the frame, or it is lost.
+    pub(in crate::exec) fn run(&self, frame: &Frame, turn: &Turn<'_>, watch: &impl Watch) -> Result<(), Lost> {
+        self.show(turn.data);
         let mut died = None;
         for _ in 0..TRIES_MAX {
             let Some(worker) = self.worker(frame, watch) else { return Err(Lost::Never(died)) };
-            match self.turn(&worker, frame, code_epoch, watch) {
+            match self.turn(&worker, frame, turn, watch) {
                 Ok(()) => {
-                    data.iter().filter(|_| !frame.has_trap()).for_each(|range| self.window().copy_out(range));
+                    turn.data.iter().filter(|_| !frame.has_trap()).for_each(|range| self.window().copy_out(range));
                     return Ok(());
                 }
                 Err(lost) => {
@@ -149,11 +154,11 @@ impl Hand {
         held.clone()
     }
 
-    fn turn(&self, worker: &Arc<Worker>, frame: &Frame, code_epoch: u64, watch: &impl Watch) -> Result<(), Lost> {
+    fn turn(&self, worker: &Arc<Worker>, frame: &Frame, what: &Turn<'_>, watch: &impl Watch) -> Result<(), Lost> {
         let turn = self.turn.get().wrapping_add(1);
         self.turn.set(turn);
-        let refetch = self.code_epoch.replace(Some(code_epoch)) != Some(code_epoch);
-        frame.desk.post(turn, refetch);
+        let refetches = self.code_epoch.replace(Some(what.code_epoch)) != Some(what.code_epoch);
+        frame.desk.post(turn, Before { refetches, clears_registers: what.clears_registers });
         let (mut began, mut over_since, mut stopped) = (None, None, false);
         loop {
             let ended = frame.desk.wait(turn, SLICE);

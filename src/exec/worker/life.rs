@@ -21,9 +21,11 @@ use super::seclude::{self, Block};
 use super::site::Site;
 use super::system;
 use super::zygote::ExitOnPanic;
+use crate::confine::install;
 use crate::exec::arch::{self, Constants};
-use crate::exec::confine::{FilterPolicy, confine, this_daemon};
+use crate::exec::confine::{FilterPolicy, this_daemon};
 use crate::exec::filter::worker_program;
+use crate::exec::registers;
 use crate::exec::signals::ThreadSignals;
 use crate::exec::stack::{Slot, all_slots};
 
@@ -85,7 +87,7 @@ fn wait_for_executor(cell: &AtomicU32) -> usize {
 
 /// Becomes an executor's worker: gives up what is not that one's, and can gain nothing afterwards.
 fn join(site: &Site, executor: usize) -> Result<(), Errno> {
-    let slot = site.slots.get(executor).ok_or(Errno::EINVAL)?;
+    let slot = site.slot(executor).ok_or(Errno::EINVAL)?;
     let (all, own) = (all_slots(), slot.whole());
     system::unmap(all.start..own.start)?;
     system::unmap(own.end..all.end)?;
@@ -107,7 +109,7 @@ fn join(site: &Site, executor: usize) -> Result<(), Errno> {
     seclude::keep_little()?;
     system::limit(libc::RLIMIT_NOFILE, 0)?;
     // From here on nothing is allocated or freed, and only this last step is not what each call takes.
-    let confined = if filtered { confine(&program) } else { Ok(()) };
+    let confined = if filtered { install(&program) } else { Ok(()) };
     std::mem::forget(program);
     match confined {
         Err(_) if site.filter == FilterPolicy::Require => Err(Errno::EPERM),
@@ -123,11 +125,15 @@ fn turn() {
     // SAFETY: the site is the daemon's at the fork, which this process never comes back to drop.
     let frame = unsafe { &**slot }.frame();
     let turn = frame.desk.next();
-    if frame.desk.must_refetch() {
+    let before = frame.desk.before();
+    if before.refetches {
         arch::refetch();
     }
     frame.restore(constants, *blocked_signals, *filtered);
     frame.desk.begin(turn);
+    if before.clears_registers {
+        registers::clear();
+    }
     frame.context.run();
     done();
 }

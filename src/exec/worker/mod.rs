@@ -27,11 +27,11 @@ mod zygote;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::pool::{ExecConfig, StartError};
 use super::signals;
+use super::start::{ExecConfig, StartError};
 
 pub(super) use desk::Desk;
-pub(super) use hand::{Hand, Lost, Watch};
+pub(super) use hand::{Hand, Lost, Turn, Watch};
 pub(super) use nursery::{Keeper, Nursery, Worker};
 pub(super) use system::cpu_clock;
 pub(super) use window::{COLUMNS_BYTES, fits};
@@ -55,12 +55,13 @@ impl Workers {
     /// # Errors
     /// [`StartError`], with `EBUSY` if there are other threads.
     pub fn prepare(config: &ExecConfig, data: &[Range<u64>], spawns_max_per_s: u32) -> Result<Workers, StartError> {
+        let config = config.in_processes();
         config.check()?;
         // Workers inherit it.
         signals::install().map_err(StartError::Signals)?;
-        let site = site::Site::lay_out(config, data)?;
+        let site = site::Site::lay_out(&config, data)?;
         let zygote = zygote::Zygote::start(&site).map_err(|(step, errno)| StartError::Worker { step, errno })?;
         let nursery = Nursery::new(site, zygote, spawns_max_per_s.max(1))?;
-        Ok(Workers { nursery: Arc::new(nursery), config: config.clone() })
+        Ok(Workers { nursery: Arc::new(nursery), config })
     }
 }

@@ -20,7 +20,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::site::{CELLS, Site};
 use super::system::{self, Death};
 use super::zygote::Zygote;
-use crate::exec::pool::StartError;
+use crate::exec::start::StartError;
 
 /// Workers that stand ready beside those that executors have.
 const READY: usize = 2;
@@ -236,8 +236,9 @@ impl Nursery {
             state.living.retain(|it| !Arc::ptr_eq(it, worker));
             state.ready.retain(|it| !Arc::ptr_eq(it, worker));
         }
-        if let Some(executor) = worker.executor.load(Ordering::Acquire).checked_sub(1) {
-            self.site.slots[executor].frame().desk.ring();
+        let executor = worker.executor.load(Ordering::Acquire).checked_sub(1);
+        if let Some(slot) = executor.and_then(|executor| self.site.slot(executor)) {
+            slot.frame().desk.ring();
         }
     }
 
@@ -296,7 +297,7 @@ impl Nursery {
     }
 
     fn burst(site: &Site, spawns_max_per_s: u32) -> f64 {
-        (site.slots.len() + READY) as f64 + f64::from(spawns_max_per_s) / 10.0
+        (site.executors() + READY) as f64 + f64::from(spawns_max_per_s) / 10.0
     }
 
     fn spawn(&self, cell: u32) -> Result<Arc<Worker>, Errno> {

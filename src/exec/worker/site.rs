@@ -17,8 +17,9 @@ use std::sync::atomic::AtomicU32;
 use nix::errno::Errno;
 
 use crate::exec::confine::FilterPolicy;
-use crate::exec::pool::{ExecConfig, StartError, slot_sizes};
-use crate::exec::stack::{Slot, map_shared, reserve_addresses, shared_file};
+use crate::exec::seat::Seats;
+use crate::exec::stack::{Backing, Slot, map_shared, reserve_addresses, shared_file};
+use crate::exec::start::{ExecConfig, StartError, seats};
 
 use super::window::{Window, WindowLayout};
 
@@ -29,7 +30,8 @@ pub(super) const CELLS: usize = PAGE_BYTES / size_of::<AtomicU32>();
 /// Where everything is.
 #[derive(Debug)]
 pub(in crate::exec) struct Site {
-    pub(in crate::exec) slots: Arc<Vec<Slot>>,
+    pub(in crate::exec) seats: Arc<Seats>,
+    executors: usize,
     windows: Vec<Window>,
     cradle: usize,
     layout: WindowLayout,
@@ -41,16 +43,25 @@ pub(in crate::exec) struct Site {
 impl Site {
     /// For calls that may touch the addresses `data`, in which nothing is executable.
     pub(super) fn lay_out(config: &ExecConfig, data: &[Range<u64>]) -> Result<Site, StartError> {
-        let sizes = slot_sizes(config);
-        let claim = |executor| Slot::claim_shared(sizes).map_err(|error| StartError::Slot { executor, error });
-        let slots = (0..config.executors).map(claim).collect::<Result<Vec<_>, _>>()?;
+        let seats = Arc::new(seats(config, Backing::Shared)?);
+        let executors = config.bounds().executors;
         let layout = WindowLayout::new(data);
-        let windows = (0..config.executors).map(|_| Window::map(&layout)).collect::<Result<Vec<_>, _>>();
+        let windows = (0..executors).map(|_| Window::map(&layout)).collect::<Result<Vec<_>, _>>();
         let shared = |errno| StartError::Worker { step: "mapping shared memory", errno };
         let windows = windows.map_err(shared)?;
         let cradle = Self::map_cradle().map_err(shared)?;
-        let (slots, code) = (Arc::new(slots), config.code.clone());
-        Ok(Site { slots, windows, cradle, layout, code, filter: config.filter })
+        let code = config.code.clone();
+        Ok(Site { seats, executors, windows, cradle, layout, code, filter: config.filter })
+    }
+
+    /// How many executors there are.
+    pub(super) fn executors(&self) -> usize {
+        self.executors
+    }
+
+    /// The memory of an executor, if there is this one.
+    pub(super) fn slot(&self, executor: usize) -> Option<&Slot> {
+        if executor < self.executors { self.seats.executor(executor).slot() } else { None }
     }
 
     fn map_cradle() -> Result<usize, Errno> {

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use super::Workers;
 use crate::exec::call::Callee;
-use crate::exec::pool::{ExecConfig, Pool, StartError};
+use crate::exec::pool::Pool;
+use crate::exec::start::{ExecConfig, StartError};
 use crate::exec::writable::Writables;
 
 /// What nothing is called of.
@@ -13,6 +14,10 @@ enum Nothing {}
 impl Callee for Nothing {
     fn code_range(&self) -> Range<u64> {
         0..0
+    }
+
+    fn tenant(&self) -> u64 {
+        0
     }
 
     fn writable(&self) -> Writables {
@@ -27,7 +32,7 @@ impl Callee for Nothing {
 /// # Errors
 /// [`StartError`], as from a pool.
 pub fn try_workers(config: &ExecConfig) -> Result<(), StartError> {
-    let config = ExecConfig { executors: 1, ..config.clone() };
+    let config = ExecConfig { executors: 1, spare_executors: 0, ..config.clone() };
     let workers = Workers::prepare(&config, &[], 10)?;
     Pool::<Nothing>::start_with_workers(workers).map(drop)
 }

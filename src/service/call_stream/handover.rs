@@ -16,7 +16,7 @@ use crate::{
     proto::{CallError, ExecuteStreamResponse, Returned, StreamAnswer, stream_answer},
     service::{
         Service, convert,
-        execution_service::{outcome_of, record},
+        execution_service::{in_quarantine, outcome_of, record, refused},
         executions::{Job, Shown},
         failure::{Failure, Reason},
     },
@@ -66,7 +66,7 @@ struct UnderWay {
     calls: VecDeque<Known>,
     /// The call that ran when it was last looked at, and how often before.
     seen: (Option<u64>, u32),
-    _shown: Shown,
+    _shown: Option<Shown>,
 }
 
 /// What is known of a call while an executor has it.
@@ -196,21 +196,24 @@ impl Handover {
         }
         match service.pool.submit_series(target.call(result), numbered) {
             Ok(ticket) => {
-                let job = Job::Series { id: ticket.id(), series: Arc::clone(ticket.series()) };
-                let symbol = Arc::clone(&target.symbol);
-                let _shown = service.show(&target.called, symbol, target.times.cpu_limit, job);
+                let series = Arc::clone(ticket.series());
+                let job = ticket.id().map(|id| Job::Series { id, series });
+                let show = |job| service.show(&target.called, Arc::clone(&target.symbol), target.times.cpu_limit, job);
+                let _shown = job.map(show);
                 self.running += known.len();
                 self.bytes += known.iter().map(|it| it.answer_bytes).sum::<u64>();
                 self.args_bytes += known.iter().map(|it| it.args_bytes).sum::<u64>();
                 self.series.push(UnderWay { ticket, target, result, calls: known, seen: (None, 0), _shown });
             }
-            Err(rejected) if matches!(rejected.refusal, Refusal::Saturated { .. }) => {
+            Err(rejected)
+                if matches!(rejected.refusal, Refusal::Saturated { .. } | Refusal::TenantSaturated { .. }) =>
+            {
                 self.is_refused = true;
                 let back = known.into_iter().zip(rejected.calls);
                 intake.put_back(back.map(|(known, (_, args))| known.waiting(&target, result, args)));
             }
             Err(rejected) => {
-                let failure = Failure::from(rejected.refusal);
+                let failure = refused(rejected.refusal, &rejected.call);
                 known.iter().for_each(|it| self.refuse(service, it.call_id, &failure));
             }
         }
@@ -231,7 +234,7 @@ impl Handover {
                     service.metrics.trap(convert::trap_label(trap.kind));
                     service.metrics.executions(outcome_of(trap.kind), 1);
                 }
-                Outcome::DeadlineBeforeStart | Outcome::Cancelled => {}
+                Outcome::DeadlineBeforeStart | Outcome::Cancelled | Outcome::Stuck(_) | Outcome::Quarantined => {}
             }
             is_first = false;
             self.answers.push_back((answer(service, &series.target, call_id, done), answer_bytes));
@@ -279,6 +282,8 @@ fn answer(service: &Service, target: &Target, call_id: u64, done: Done) -> Strea
             stream_answer::Outcome::Returned(Returned { value: value.map(convert::value), buffers })
         }
         Outcome::Trap(trap) => stream_answer::Outcome::Trap(target.called.trap(service, &trap)),
+        Outcome::Stuck(held) => return refusal(call_id, &held.into()),
+        Outcome::Quarantined => return refusal(call_id, &in_quarantine(&target.called.meta.conduct)),
         Outcome::DeadlineBeforeStart | Outcome::Cancelled => {
             let message = "the daemon is shutting down; the call did not run to its end";
             return refusal(call_id, &Failure::busy(Reason::ShuttingDown, message));

@@ -11,7 +11,7 @@ use super::handover::Handover;
 use crate::{
     cache::Pinned,
     code::Signature,
-    exec::{self, Arg, Call, ResultType},
+    exec::{self, Arg, Call, Priority, ResultType},
     proto::{ExecuteStreamRequest, FunctionCalls, StreamCall},
     service::{
         Service, convert,
@@ -78,7 +78,8 @@ impl Target {
     pub(super) fn call(&self, result: ResultType) -> Call<Pinned> {
         let Times { cpu_limit, wall_cap } = self.times;
         let (callee, entry) = (self.function.callee.clone(), self.function.entry);
-        Call { callee, entry, args: Vec::new(), result, cpu_limit, wall_cap, deadline: None }
+        let priority = Priority::Normal;
+        Call { callee, entry, priority, args: Vec::new(), result, cpu_limit, wall_cap, deadline: None }
     }
 }
 

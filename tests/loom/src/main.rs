@@ -2,6 +2,7 @@
 //!
 //! Each model also runs in a form that leaves a step out, and must then fail: a model that cannot fail shows nothing.
 
+mod exec;
 mod reuse;
 mod shelf;
 
@@ -28,11 +29,14 @@ const PREEMPTIONS_MAX: usize = 3;
 type Model = fn(Flaw);
 
 /// Each with the flaws that it must find.
-const MODELS: [(&str, Model, &[Flaw]); 4] = [
+const MODELS: [(&str, Model, &[Flaw]); 7] = [
     ("one address, replaced while it may run", reuse::replace, &[Flaw::NoBarrier, Flaw::NoPin]),
     ("two addresses, published side by side", reuse::side_by_side, &[Flaw::NoBarrier, Flaw::EarlyStamp]),
     ("a span that goes by way of a shelf", shelf::hand_over, &[Flaw::LateWipe]),
     ("shelves that are closed", shelf::close, &[Flaw::DrainOnly]),
+    ("calls for executors that fall asleep", exec::plain_calls, &[Flaw::LostWake]),
+    ("calls that take turns", exec::calls_of_a_lane, &[Flaw::LostWake]),
+    ("a call behind one that ends late", exec::call_behind_a_late_end, &[Flaw::LostWake, Flaw::ComesNot]),
 ];
 
 /// The step that is left out.
@@ -49,6 +53,10 @@ pub(crate) enum Flaw {
     LateWipe,
     /// The shelves are emptied at the end, but not closed.
     DrainOnly,
+    /// A sleeping thread that is woken sleeps on.
+    LostWake,
+    /// A thread that says that it comes for the next call ends instead.
+    ComesNot,
 }
 
 fn explore(model: Model, flaw: Flaw) {
@@ -66,6 +74,9 @@ fn is_found(model: usize, flaw: usize) -> bool {
 
 fn main() {
     let arguments: Vec<usize> = env::args().skip(1).map(|it| it.parse().expect("a number")).collect();
+    if let [model] = arguments[..] {
+        return explore(MODELS[model].1, Flaw::None);
+    }
     if let [model, flaw] = arguments[..] {
         let (_, model, flaws) = MODELS[model];
         return explore(model, flaws[flaw]);

@@ -87,7 +87,8 @@ pub(crate) fn close(flaw: Flaw) {
         thread::spawn(move || memory.free(Flaw::None))
     };
     // To drain is not enough: a span may come after it, and nobody looks any more.
-    let found = if flaw == Flaw::DrainOnly { memory.shelves.drain(|| 0).count() } else { memory.shelves.close(|| 0).count() };
+    let found =
+        if flaw == Flaw::DrainOnly { memory.shelves.drain(|| 0).count() } else { memory.shelves.close(|| 0).count() };
     let kept = owner.join().unwrap();
     assert_eq!(usize::from(kept), found, "a span is lost on a shelf");
 }
