@@ -169,6 +169,9 @@ impl Service {
 
     /// Threads that are held by code that cannot be stopped are missing from then on: only a new process has them again.
     fn executors_ready(&self) -> Result<(), String> {
+        if self.pool.workers().is_some_and(|workers| workers.is_barren) {
+            return Err("the process that forks workers has ended".to_owned());
+        }
         let stats = self.pool.stats();
         match (stats.missing, stats.stuck_lent) {
             (0, 0) => Ok(()),

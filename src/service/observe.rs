@@ -169,7 +169,7 @@ fn arena_bytes(kind: &KindStats) -> ArenaBytes {
 }
 
 fn workers(stats: WorkerStats) -> Workers {
-    let WorkerStats { alive, ready: _, spawned, failed_spawns, exited, killed, stopped } = stats;
+    let WorkerStats { is_barren: _, alive, ready: _, spawned, failed_spawns, exited, killed, stopped } = stats;
     Workers { alive: alive as u64, spawned, failed_spawns, exited, killed, stopped }
 }
 

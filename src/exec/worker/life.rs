@@ -68,6 +68,8 @@ pub(super) fn live(site: &Site, cell: usize, daemon: pid_t) -> ! {
 
 /// What can be done before it is known whose it will be.
 fn prepare(daemon: pid_t) -> Result<(), Errno> {
+    // If memory is short in the machine, workers go first. Where that cannot be said, they go when they go.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     system::close_all(0, u32::MAX)?;
     system::set_name(c"codecached-work");
     // Not inherited.
@@ -100,13 +102,14 @@ fn join(site: &Site, executor: usize) -> Result<(), Errno> {
     let context = &slot.frame().context;
     context.init(slot.stack().end);
     let filtered = site.filter != FilterPolicy::Off;
-    let own =
-        Own { slot, constants: context.constants(), blocked_signals: signals.blocked, filtered, block: Block::copy() };
+    let (constants, blocked_signals) = (context.constants(), signals.blocked);
+    let own = Own { slot, constants, blocked_signals, filtered, block: Block::copy() };
+    let own: &'static Own = Box::leak(Box::new(own));
     std::mem::forget(signals);
-    OWN.store(Box::into_raw(Box::new(own)), Ordering::Release);
+    OWN.store(ptr::from_ref(own).cast_mut(), Ordering::Release);
     system::limit(libc::RLIMIT_AS, system::mapped_bytes()? + SPARE_BYTES)?;
     let program = worker_program(&site.code, this_daemon(false));
-    seclude::keep_little()?;
+    seclude::keep_little(&own.block)?;
     system::limit(libc::RLIMIT_NOFILE, 0)?;
     // From here on nothing is allocated or freed, and only this last step is not what each call takes.
     let confined = if filtered { install(&program) } else { Ok(()) };

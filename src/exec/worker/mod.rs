@@ -57,6 +57,8 @@ impl Workers {
     pub fn prepare(config: &ExecConfig, data: &[Range<u64>], spawns_max_per_s: u32) -> Result<Workers, StartError> {
         let config = config.in_processes();
         config.check()?;
+        let children = system::keep_children();
+        children.map_err(|errno| StartError::Worker { step: "being told of the end of a process", errno })?;
         // Workers inherit it.
         signals::install().map_err(StartError::Signals)?;
         let site = site::Site::lay_out(&config, data)?;

@@ -63,6 +63,8 @@ impl fmt::Debug for Worker {
 /// Counts of worker processes: of this moment, and since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WorkerStats {
+    /// No further one can be forked: what forks them has ended.
+    pub is_barren: bool,
     /// That live now, those that stand ready among them.
     pub alive: usize,
     /// That stand ready.
@@ -148,7 +150,7 @@ impl Nursery {
                 continue;
             }
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || state.closed {
+            if left.is_zero() || state.closed || self.zygote.is_gone() {
                 return None;
             }
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
@@ -167,6 +169,7 @@ impl Nursery {
         let stopped = read(&self.stopped);
         let state = self.lock();
         WorkerStats {
+            is_barren: self.zygote.is_gone(),
             alive: state.living.len(),
             ready: state.ready.len(),
             spawned: read(&self.spawned),
@@ -180,6 +183,12 @@ impl Nursery {
     /// Nobody gets a worker from now on.
     pub(in crate::exec) fn close(&self) {
         self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Those that wait for a worker look again. Whoever looked before something changed waits by now.
+    fn tell_all(&self) {
+        drop(self.lock());
         self.changed.notify_all();
     }
 
@@ -208,16 +217,24 @@ impl Nursery {
         living.iter().for_each(|worker| self.look(worker, true));
     }
 
-    /// Sleeps until a worker ends, somebody rings, or `again`.
+    /// Sleeps until a worker ends or what forks them, somebody rings, or `again`.
     fn wait(&self, living: &[Arc<Worker>], again: Option<Instant>) {
         let mut descriptors = vec![PollFd::new(self.bell.as_fd(), PollFlags::POLLIN)];
         descriptors.extend(living.iter().map(|worker| PollFd::new(worker.process.as_fd(), PollFlags::POLLIN)));
+        let watched = descriptors.len();
+        if !self.zygote.is_gone() {
+            descriptors.push(PollFd::new(self.zygote.process(), PollFlags::POLLIN));
+        }
         let timeout = again.map_or(PollTimeout::NONE, |again| {
             let left = again.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
         // An error means to look again.
         let _ = poll(&mut descriptors, timeout);
+        if descriptors.get(watched).and_then(PollFd::any) == Some(true) {
+            self.zygote.give_up();
+            self.tell_all();
+        }
         let _ = self.bell.read();
     }
 
@@ -266,6 +283,7 @@ impl Nursery {
                     state.not_before = Some(Instant::now() + RETRY);
                     let before = state.obstacle.replace(errno);
                     drop(state);
+                    self.changed.notify_all();
                     if before != Some(errno) {
                         tracing::warn!(%errno, "no worker process can be forked");
                     }
@@ -276,7 +294,7 @@ impl Nursery {
 
     fn permit(&self, now: Instant) -> Permit {
         let mut state = self.lock();
-        if state.ready.len() >= READY || state.stopping {
+        if state.ready.len() >= READY || state.stopping || self.zygote.is_gone() {
             return Permit::Enough;
         }
         if let Some(when) = state.not_before.filter(|when| *when > now) {
@@ -304,7 +322,7 @@ impl Nursery {
         self.site.cell(cell as usize).store(0, Ordering::Release);
         let pid = self.zygote.fork_worker(cell)?;
         // It is this process's child, and nobody has waited for it: the number is still its own.
-        let process = system::open_process(pid)?;
+        let process = system::open_process(pid).inspect_err(|_| system::discard(pid))?;
         Ok(Arc::new(Worker { pid, process, cell, death: OnceLock::new(), executor: AtomicUsize::new(0) }))
     }
 

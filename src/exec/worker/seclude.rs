@@ -49,6 +49,12 @@ impl Block {
         block
     }
 
+    /// Whole pages that a thread writes of its block: what is put back, and above the thread pointer what the C library has.
+    fn pages(&self) -> Range<usize> {
+        let page = |address: usize| address & !(PAGE_BYTES - 1);
+        page(self.around_at)..page(self.head_at) + PAGE_BYTES + THREAD_BYTES
+    }
+
     /// Puts it back, on the same thread.
     pub(super) fn restore(&self) {
         // SAFETY: as in `copy`; of these variables nothing has changed since that is still needed.
@@ -58,14 +64,12 @@ impl Block {
     }
 }
 
-/// Makes everything else read-only. Nothing may be allocated or freed afterwards.
-pub(super) fn keep_little() -> Result<(), Errno> {
+/// Makes everything read-only but the stack and `block`. Nothing may be allocated or freed afterwards.
+pub(super) fn keep_little(block: &Block) -> Result<(), Errno> {
     let marker = 0_u8;
     let stack = &raw const marker as usize;
-    // Thread-local variables lie below the thread pointer, and of them all that is written is the error number.
-    let page = |address: u64| address as usize & !(PAGE_BYTES - 1);
-    let pointer = page(arch::thread_pointer());
-    let thread = page(errno::location()).min(pointer)..pointer + PAGE_BYTES + THREAD_BYTES;
+    // Thread-local variables lie below the thread pointer, and of them all that is written is around the error number.
+    let thread = block.pages();
     let maps = fs::read_to_string("/proc/self/maps").map_err(|_| Errno::EIO)?;
     let mut parts = Vec::new();
     for range in maps.lines().take(MAPPINGS_MAX).filter_map(private_writable).filter(|range| !range.contains(&stack)) {
@@ -89,6 +93,21 @@ fn private_writable(line: &str) -> Option<Range<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_that_is_put_back_lies_in_pages_that_stay_writable() {
+        // The error number is close to the start of a page, and what is around it in the page before.
+        for (around_at, head_at) in [(0x4ff0, 0x5740), (0x5000, 0x5200), (0x3e00, 0x6ff0)] {
+            let (around, head) = ([0; 2 * AROUND_BYTES], [0; HEAD_BYTES]);
+            let block = Block { around, head, around_at, head_at };
+            let pages = block.pages();
+            assert!(pages.start.is_multiple_of(PAGE_BYTES) && pages.end.is_multiple_of(PAGE_BYTES));
+            assert!(pages.start <= around_at && around_at + around.len() <= pages.end);
+            assert!(pages.start <= head_at && head_at + head.len() + THREAD_BYTES <= pages.end);
+        }
+        let block = Block::copy();
+        assert!(block.pages().contains(&(errno::location() as usize)));
+    }
 
     #[test]
     fn lines_of_memory_that_is_private_and_writable_are_told_from_others() {

@@ -187,6 +187,21 @@ pub(super) fn open_process(pid: pid_t) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) })
 }
 
+/// Ends a child that nobody has waited for, and has no descriptor.
+pub(super) fn discard(pid: pid_t) {
+    // SAFETY: takes numbers; that of a child stays its own until it is waited for.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+    // SAFETY: as above, and writes nowhere.
+    unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
+}
+
+/// Children of the calling process can be waited for, whatever it was started with.
+pub(super) fn keep_children() -> Result<(), Errno> {
+    // SAFETY: sets a signal to its default action, which is to do nothing.
+    let before = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    if before == libc::SIG_ERR { Err(Errno::last()) } else { Ok(()) }
+}
+
 /// Sends a signal to a process; to nobody if it has ended.
 pub(super) fn send_signal(process: BorrowedFd<'_>, signal: c_int) {
     let nothing: c_long = 0;
@@ -205,6 +220,10 @@ pub(super) fn reap(process: BorrowedFd<'_>, wait: bool) -> Option<Death> {
     let pid = unsafe { info.si_pid() };
     // SAFETY: as above.
     let status = unsafe { info.si_status() };
+    if result != 0 && Errno::last() == Errno::ECHILD {
+        // Somebody else has waited for it.
+        return Some(Death::Signal(0));
+    }
     if result != 0 || pid == 0 {
         return None;
     }

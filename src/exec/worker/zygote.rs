@@ -7,7 +7,8 @@
 //!
 //! Its workers are the daemon's children, not its own: the daemon waits for them, and they end when it does.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::pid_t;
 use nix::errno::Errno;
@@ -30,6 +31,8 @@ const ANSWER_MAX_S: i64 = 5;
 pub(super) struct Zygote {
     control: OwnedFd,
     process: OwnedFd,
+    /// It has ended, or does not answer: no further worker can be had, as this process has threads by now.
+    gone: AtomicBool,
 }
 
 impl Zygote {
@@ -52,7 +55,7 @@ impl Zygote {
             serve(site, &other, daemon)
         };
         let process = system::open_process(pid).map_err(|errno| ("opening a descriptor of a process", errno))?;
-        let zygote = Zygote { control, process };
+        let zygote = Zygote { control, process, gone: AtomicBool::new(false) };
         match zygote.answer() {
             Ok(READY) => Ok(zygote),
             Ok(errno) => Err(("setting up the process that forks workers", Errno::from_raw(errno))),
@@ -62,19 +65,52 @@ impl Zygote {
 
     /// Forks a worker, which waits at this cell. Who asks is the only one to ask.
     pub(super) fn fork_worker(&self, cell: u32) -> Result<pid_t, Errno> {
-        send(self.control.as_raw_fd(), &cell.to_ne_bytes(), MsgFlags::MSG_NOSIGNAL)?;
-        match self.answer()? {
-            pid if pid > 0 => Ok(pid),
-            errno => Err(Errno::from_raw(-errno)),
+        let sent = retried(|| send(self.control.as_raw_fd(), &cell.to_ne_bytes(), MsgFlags::MSG_NOSIGNAL));
+        match sent.and_then(|_| self.answer()) {
+            Ok(pid) if pid > 0 => Ok(pid),
+            Ok(errno) => Err(Errno::from_raw(-errno)),
+            Err(errno) => {
+                // What it may still answer would be taken for the answer to another request.
+                self.give_up();
+                Err(errno)
+            }
         }
+    }
+
+    /// Whether no worker can be forked any more.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    /// It is no longer asked for anything.
+    pub(super) fn give_up(&self) {
+        system::send_signal(self.process.as_fd(), libc::SIGKILL);
+        if !self.gone.swap(true, Ordering::Relaxed) {
+            tracing::error!("the process that forks workers has ended: the daemon must be started again");
+        }
+    }
+
+    /// Readable when it has ended.
+    pub(super) fn process(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
     }
 
     fn answer(&self) -> Result<i32, Errno> {
         let mut bytes = [0; 4];
-        match recv(self.control.as_raw_fd(), &mut bytes, MsgFlags::empty())? {
+        match retried(|| recv(self.control.as_raw_fd(), &mut bytes, MsgFlags::empty()))? {
             4 => Ok(i32::from_ne_bytes(bytes)),
             // It has ended.
             _ => Err(Errno::EPIPE),
+        }
+    }
+}
+
+/// Tried again after a signal, which the kernel does not do where there is a limit of time.
+fn retried<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            result => return result,
         }
     }
 }
@@ -115,8 +151,6 @@ fn set_up(site: &Site, control: &OwnedFd, daemon: pid_t) -> Result<(), Errno> {
     // Signals for the daemon's process group are not for this.
     SigSet::all().thread_set_mask()?;
     system::set_name(c"codecached-fork");
-    // If memory is short in the machine, workers go first. Where that cannot be said, they go when they go.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     system::bind_to(daemon)?;
     system::limit(libc::RLIMIT_CORE, 0)?;
     system::limit(libc::RLIMIT_FSIZE, 0)?;
