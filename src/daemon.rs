@@ -2,6 +2,7 @@
 
 mod check;
 mod confinement;
+mod execution;
 mod manager;
 mod passed;
 mod sockets;
@@ -27,9 +28,9 @@ use crate::{
     arena::{self, ArenaConfig, Arenas, MapError},
     cache::{Cache, CacheConfig, QuarantineRule},
     code::{self, ImportTable, ThreadSwitch},
-    config::{Config, HugePages, Isolation, Perf, SystemCallFilter, WriteWindow},
+    config::{Config, HugePages, Isolation, Perf, WriteWindow},
     confine::ConfineError,
-    exec::{self, ExecConfig, FilterPolicy, FilterState, Pool, Workers},
+    exec::{self, FilterState, Pool, Workers},
     metrics::{BuildInfo, Metrics},
     service::{
         Limits, SAMPLE_INTERVAL, Service, http,
@@ -40,6 +41,7 @@ use crate::{
 
 pub use check::{Explained, check, explain};
 pub use confinement::{Confined, confinement};
+use execution::{exec_config, isolation, prepare_workers, runs_inline};
 use manager::Manager;
 use sockets::Sockets;
 
@@ -224,47 +226,6 @@ fn cache(config: &Config, arenas: &Arc<Arenas>, tools: Option<&Arc<Tools>>) -> C
     if config.tools.keep_addresses { cache.keeping_addresses() } else { cache }
 }
 
-/// Forks what forks workers, if calls are to run in such.
-fn prepare_workers(config: &Config, arenas: &Arenas) -> Result<Option<Workers>, DaemonError> {
-    if config.exec.isolation == Isolation::Thread {
-        return Ok(None);
-    }
-    if arenas.flips_protection() {
-        return Err(DaemonError::NoWorkers);
-    }
-    let spawns_max_per_s = config.exec.worker_spawns_max_per_s;
-    Ok(Some(Workers::prepare(&exec_config(config, Some(arenas)), &arenas.data_ranges(), spawns_max_per_s)?))
-}
-
-/// Of calls into these arenas, if into any.
-fn exec_config(config: &Config, arenas: Option<&Arenas>) -> ExecConfig {
-    ExecConfig {
-        executors: executors(config),
-        spare_executors: config.exec.spare_executors,
-        queue_max: config.exec.queue_max,
-        queue_tenant_max: queue_namespace_max(config),
-        stack_bytes: config.exec.stack_bytes,
-        stack_guard_bytes: config.exec.stack_guard_bytes,
-        call_memory_max_bytes: config.exec.call_memory_max_bytes,
-        inline_threads: inline_threads(config),
-        inline: Duration::from_micros(config.exec.inline_us),
-        stuck_after: Duration::from_millis(config.exec.stuck_after_ms),
-        stuck_max: config.exec.stuck_max,
-        cpu_limit_default: Duration::from_millis(config.exec.cpu_limit_default_ms),
-        tick: Duration::from_micros(config.exec.watchdog_tick_us),
-        code: arenas.map(|arenas| arenas.executable_ranges().collect()).unwrap_or_default(),
-        code_flips: arenas.is_some_and(Arenas::flips_protection),
-        filter: filter_policy(config),
-    }
-}
-
-fn isolation(config: &Config) -> &'static str {
-    match config.exec.isolation {
-        Isolation::Thread => "thread",
-        Isolation::Process => "process",
-    }
-}
-
 async fn run(config: &Config, sockets: Sockets, service: Service, metrics: Arc<Metrics>) -> Result<(), DaemonError> {
     let mut stop_signals = StopSignals::new().map_err(DaemonError::Runtime)?;
     let manager = Arc::new(Manager::of_environment().map_err(DaemonError::Manager)?);
@@ -386,14 +347,6 @@ fn arena_config(config: &Config) -> ArenaConfig {
     }
 }
 
-fn filter_policy(config: &Config) -> FilterPolicy {
-    match config.exec.system_call_filter {
-        SystemCallFilter::Require => FilterPolicy::Require,
-        SystemCallFilter::Try => FilterPolicy::Try,
-        SystemCallFilter::Off => FilterPolicy::Off,
-    }
-}
-
 fn tools_config(config: &Config) -> ToolsConfig {
     ToolsConfig {
         perf: match config.tools.perf {
@@ -448,41 +401,12 @@ fn shards(config: &Config) -> u32 {
     }
 }
 
-/// At least two, so that one slow call does not hold up all others.
-fn executors(config: &Config) -> usize {
-    match config.exec.executors {
-        0 => cores().clamp(2, exec::EXECUTORS_MAX),
-        executors => executors,
-    }
-}
-
-fn queue_namespace_max(config: &Config) -> usize {
-    match config.exec.queue_namespace_max {
-        0 => config.exec.queue_max - config.exec.queue_max / 4,
-        max => max.min(config.exec.queue_max),
-    }
-}
-
 fn runtime(config: &Config) -> io::Result<Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if runs_inline(config) {
         builder.on_thread_start(exec::lend_thread);
     }
     builder.worker_threads(worker_threads(config)).thread_name("grpc").enable_all().build()
-}
-
-/// Where calls run in processes of their own none runs on a thread of a request.
-fn runs_inline(config: &Config) -> bool {
-    config.exec.inline_us > 0 && config.exec.isolation == Isolation::Thread
-}
-
-/// No more than the executors leave.
-fn inline_threads(config: &Config) -> usize {
-    match runs_inline(config) {
-        false => 0,
-        true => worker_threads(config)
-            .min(exec::EXECUTORS_MAX - executors(config) - config.exec.spare_executors - config.exec.stuck_max),
-    }
 }
 
 fn worker_threads(config: &Config) -> usize {

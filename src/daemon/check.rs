@@ -2,7 +2,10 @@
 
 use nix::errno::Errno;
 
-use super::{DaemonError, Ground, Parts, arena_config, confinement, exec_config, executors, filter_policy};
+use super::{
+    DaemonError, Ground, Parts, arena_config, confinement,
+    execution::{exec_config, executors, filter_policy},
+};
 use crate::{
     arena::{self, ArenaStats, Finding, FindingLevel},
     config::{Config, Isolation},
