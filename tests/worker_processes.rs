@@ -349,7 +349,7 @@ async fn short_calls_run_inline_in_threads_only() {
             for _ in 0..100 {
                 client.execute(call(add, "f", vec![Kind::I32(1), Kind::I32(2)], ResultType::I32)).await.unwrap();
             }
-            client.status().await.unwrap().inline_calls
+            client.status().await.unwrap().executors.unwrap().inline_calls
         };
         if isolation == "thread" {
             until("a call that runs inline", async || (run().await > 0).then_some(())).await;
