@@ -299,7 +299,7 @@ async fn batches_run_in_workers_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_grows_and_nothing_is_left_at_the_end() {
-    let mut daemon = start(&["--set", "exec.executors=2"]);
+    let mut daemon = start(&["--set", "exec.executors=2", "--set", "exec.spare_executors=0"]);
     let client = daemon.client().await;
     let rogue = handle(&client.install(elf("rogue", compile("rogue.S"))).await.unwrap());
     let round = async |client: &Client| {
@@ -342,7 +342,8 @@ async fn workers_end_with_the_daemon_however_it_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn short_calls_run_inline_in_threads_only() {
     for isolation in ["thread", "process"] {
-        let daemon = Daemon::start_with(&["--set", &format!("exec.isolation={isolation}")]);
+        let daemon =
+            Daemon::start_with(&["--set", "exec.inline_us=1000", "--set", &format!("exec.isolation={isolation}")]);
         let client = daemon.client().await;
         let add = handle(&client.install(support::flat("add", support::ADD)).await.unwrap());
         let run = async || {
