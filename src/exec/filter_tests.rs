@@ -175,8 +175,8 @@ fn the_longest_program_is_one_that_the_kernel_takes() {
 
 #[test]
 fn a_worker_gets_what_it_takes_to_wait_to_recover_and_to_end_and_nothing_else() {
-    let code = [0x1000..0x2000];
-    let program = worker_program(&code, DAEMON);
+    let code = 0x1000..0x2000;
+    let program = worker_program(std::slice::from_ref(&code), DAEMON);
     let ask = |number: libc::c_long, pointer: u64, arguments: [u64; 6]| {
         run(&program, &Data { number: number as u32, arch: AUDIT_ARCH_X86_64, pointer, arguments }) == 0x7fff_0000
     };
