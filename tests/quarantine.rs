@@ -147,8 +147,10 @@ async fn calls_of_a_stream_behind_the_trap_that_was_too_much_do_not_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn timeouts_count_as_traps_but_not_deadlines_and_clients_that_leave() {
-    let daemon = Daemon::start_with(&["--set", "exec.quarantine_traps=2", "--set", "exec.executors=1"]);
+async fn timeouts_count_as_traps_but_not_deadlines_lower_limits_and_clients_that_leave() {
+    let flags = ["quarantine_traps=2", "executors=1", "cpu_limit_default_ms=20"].map(|it| format!("exec.{it}"));
+    let flags: Vec<_> = flags.iter().flat_map(|it| ["--set", it.as_str()]).collect();
+    let daemon = Daemon::start_with(&flags);
     let client = daemon.client().await;
     let spin = install(&client, "spin", SPIN).await;
     let calls = async || client.status().await.unwrap().counters.unwrap().calls;
@@ -157,8 +159,8 @@ async fn timeouts_count_as_traps_but_not_deadlines_and_clients_that_leave() {
         assert_eq!(hasty.execute(request(spin, 60_000)).await.unwrap_err().code(), Some(Code::DeadlineExceeded));
         until("it to end", async || (calls().await == ended).then_some(())).await;
     }
-    for _ in 0..2 {
-        assert_eq!(trapped(client.execute(request(spin, 5)).await.unwrap()).kind(), TrapKind::Timeout);
+    for limit_ms in [5, 5, 5, 20, 20] {
+        assert_eq!(trapped(client.execute(request(spin, limit_ms)).await.unwrap()).kind(), TrapKind::Timeout);
     }
     let error = client.execute(request(spin, 5)).await.unwrap_err();
     assert_eq!(error.reason(), "ENTRY_QUARANTINED");

@@ -103,6 +103,8 @@ impl Lent {
 pub(super) struct Staff {
     /// What there should be.
     wanted: usize,
+    /// What there can be, with those that are stuck.
+    seats: usize,
     /// Threads to wait for at the end, by seat.
     threads: Mutex<Vec<Option<JoinHandle<()>>>>,
     /// Seats that nobody sits in.
@@ -120,6 +122,7 @@ impl Staff {
     pub(super) fn new(wanted: usize, seats: usize, lent: usize) -> Staff {
         Staff {
             wanted,
+            seats,
             threads: Mutex::new((0..seats).map(|_| None).collect()),
             vacant: Mutex::new((wanted..seats).rev().collect()),
             present: AtomicUsize::new(wanted),
@@ -161,9 +164,9 @@ impl Staff {
         self.missing() > 0 && !lock(&self.vacant).is_empty()
     }
 
-    /// Whether there is no executor at all.
+    /// Whether there is no executor at all, nor a seat for one: who comes for a moment without one waits.
     pub(super) fn is_none(&self) -> bool {
-        self.present.load(Ordering::Relaxed) == 0
+        self.stuck.load(Ordering::Relaxed) == self.seats
     }
 
     /// Executors that took the place of another one.
