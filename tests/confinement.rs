@@ -18,7 +18,7 @@ use std::{
 
 use cases::{ALLOWED, BY_FILTER, BY_LANDLOCK, Case, Place};
 use codecached::confine::{self, Needs, Policy, Program, State};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Arguments;
 use nix::{
     errno::Errno,
     sys::{
@@ -26,7 +26,7 @@ use nix::{
         resource::{Resource, getrlimit},
     },
 };
-use support::Daemon;
+use support::{Daemon, sure, trial};
 
 /// Names the case that this process shall run.
 const CASE: &str = "CODECACHED_TEST_CASE";
@@ -40,43 +40,29 @@ fn main() {
         again(&name);
     }
     let arguments = Arguments::from_args();
-    let landlocked = landlock_version() >= 6;
-    if !landlocked {
-        eprintln!("tests of landlock need Linux 6.12 with landlock");
-    }
-    let ignored = !landlocked && env::var_os("CODECACHED_REQUIRE_LANDLOCK").is_none();
+    let lacks = (landlock_version() < 6).then_some("Linux 6.12 with landlock");
     let mut tests = Vec::new();
     for case in BY_FILTER {
-        tests.push(test(&format!("the_filter_refuses_{}", case.name), || refused(case, "filter", &[Errno::EPERM])));
+        tests.push(sure(format!("the_filter_refuses_{}", case.name), || refused(case, "filter", &[Errno::EPERM])));
     }
     for case in BY_LANDLOCK {
         let errors = &[Errno::EACCES, Errno::EPERM];
-        tests.push(
-            test(&format!("landlock_refuses_{}", case.name), || refused(case, "landlock", errors))
-                .with_ignored_flag(ignored),
-        );
+        let name = format!("landlock_refuses_{}", case.name);
+        tests.push(trial("CODECACHED_REQUIRE_LANDLOCK", name, lacks, || refused(case, "landlock", errors)));
     }
     for case in ALLOWED {
-        tests.push(test(&format!("a_confined_process_may_{}", case.name), || {
+        tests.push(sure(format!("a_confined_process_may_{}", case.name), || {
             assert_eq!(tried(case.name, "both"), Ok(()))
         }));
     }
     for (name, _) in ALONE {
-        tests.push(test(name, move || assert_eq!(tried(name, "not"), Ok(()))));
+        tests.push(sure(*name, move || assert_eq!(tried(name, "not"), Ok(()))));
     }
-    tests.push(test("the_32_bit_interface_is_refused", foreign));
-    tests.push(test("every_thread_of_a_daemon_is_confined", daemon));
-    tests.push(test("a_daemon_says_what_it_does_without", unconfined));
-    tests.push(test("check_shows_what_is_in_force", check));
+    tests.push(sure("the_32_bit_interface_is_refused", foreign));
+    tests.push(sure("every_thread_of_a_daemon_is_confined", daemon));
+    tests.push(sure("a_daemon_says_what_it_does_without", unconfined));
+    tests.push(sure("check_shows_what_is_in_force", check));
     libtest_mimic::run(&arguments, tests).exit();
-}
-
-fn test(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
-    let run = move || {
-        run();
-        Ok::<(), Failed>(())
-    };
-    Trial::test(name, run)
 }
 
 /// Confined it is refused, else not, whatever else may come of it.

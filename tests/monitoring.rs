@@ -17,11 +17,11 @@ use std::{
 };
 
 use codecached::proto::{LookupRequest, ResultType, lookup_request::Target, value::Kind};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Arguments;
 use prometheus::{Prometheus, http_get};
 use queries::{Asked, Samples, asked};
 use serde_json::Value;
-use support::{ADD, Daemon, call, flat, handle};
+use support::{ADD, Daemon, call, flat, handle, trial};
 
 /// What agents add to every series.
 const ADDED_LABELS: &[&str] = &["job", "instance", "le"];
@@ -32,17 +32,8 @@ const TRAPPED: usize = 5;
 
 fn main() {
     let arguments = Arguments::from_args();
-    let required = env::var_os("CODECACHED_REQUIRE_PROMETHEUS").is_some();
-    let test = |name: &str, tool: Option<&str>, run: fn()| {
-        let missing = tool.filter(|tool| !installed(tool));
-        if let Some(missing) = missing {
-            eprintln!("{name} needs {missing}");
-        }
-        let run = move || {
-            run();
-            Ok::<(), Failed>(())
-        };
-        Trial::test(name, run).with_ignored_flag(missing.is_some() && !required)
+    let test = |name, tool: Option<&str>, run: fn()| {
+        trial("CODECACHED_REQUIRE_PROMETHEUS", name, tool.filter(|tool| !installed(tool)), run)
     };
     let tests = vec![
         test("what_rules_and_dashboard_ask_for_is_in_a_scrape", None, asked_is_there),

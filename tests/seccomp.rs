@@ -22,10 +22,10 @@ use std::{
 };
 
 use container::{Container, VOLUME};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Arguments;
 use rules::{Form, Rules, profile};
 use serde_json::Value;
-use support::PATIENCE;
+use support::{PATIENCE, sure, trial};
 
 const SOURCE: &str = include_str!("../deploy/seccomp/rules.toml");
 const VARIANT: &str = "thread";
@@ -37,37 +37,29 @@ const ENOSYS: i32 = 38;
 fn main() {
     let arguments = Arguments::from_args();
     let unable = unable();
-    if let Some(why) = &unable {
-        eprintln!("tests in containers need {why}");
-    }
-    let ignored = unable.is_some() && env::var_os("CODECACHED_REQUIRE_RUNC").is_none();
+    let contained = |name: &str, run: fn()| trial("CODECACHED_REQUIRE_RUNC", name, unable.as_ref(), run);
     let mut tests = vec![
-        test("the_shipped_profiles_are_made_of_the_rules", shipped),
-        test("every_rule_says_why_once", reasons),
-        test("the_kernel_of_each_architecture_knows_every_call", known).with_ignored_flag(resolver().is_none()),
+        sure("the_shipped_profiles_are_made_of_the_rules", shipped),
+        sure("every_rule_says_why_once", reasons),
+        trial(
+            "CODECACHED_REQUIRE_RUNC",
+            "the_kernel_of_each_architecture_knows_every_call",
+            resolver().is_none().then_some("scmp_sys_resolver"),
+            known,
+        ),
+        contained("what_a_daemon_never_asks_for_is_refused", probed),
+        contained("without_a_profile_the_probe_may_do_what_the_profile_refuses", probed_without),
+        contained("the_audit_profile_lets_everything_through", probed_in_audit),
+        contained("a_daemon_lives_under_the_docker_profile", || lives(Form::Docker)),
+        contained("a_daemon_lives_under_the_oci_profile", || lives(Form::Oci)),
     ];
-    let contained = [
-        test("what_a_daemon_never_asks_for_is_refused", probed),
-        test("without_a_profile_the_probe_may_do_what_the_profile_refuses", probed_without),
-        test("the_audit_profile_lets_everything_through", probed_in_audit),
-        test("a_daemon_lives_under_the_docker_profile", || lives(Form::Docker)),
-        test("a_daemon_lives_under_the_oci_profile", || lives(Form::Oci)),
-    ];
-    tests.extend(contained.map(|it| it.with_ignored_flag(ignored)));
     for (index, rule) in rules().of(VARIANT).into_iter().enumerate().filter(|(_, rule)| rule.stays.is_none()) {
-        let foreign = rule.arch.as_ref().is_some_and(|arch| arch != env::consts::ARCH);
-        let fails = test(&format!("a_daemon_fails_without_{}", rule.name()), move || needed(index));
-        tests.push(fails.with_ignored_flag(ignored || foreign));
+        let foreign = rule.arch.as_deref().filter(|arch| *arch != env::consts::ARCH).map(str::to_owned);
+        let name = format!("a_daemon_fails_without_{}", rule.name());
+        let lacks = foreign.or_else(|| unable.as_ref().map(ToString::to_string));
+        tests.push(trial("CODECACHED_REQUIRE_RUNC", name, lacks, move || needed(index)));
     }
     libtest_mimic::run(&arguments, tests).exit();
-}
-
-fn test(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
-    let run = move || {
-        run();
-        Ok::<(), Failed>(())
-    };
-    Trial::test(name, run)
 }
 
 fn lives(form: Form) {

@@ -263,5 +263,5 @@ fn the_client_declares_checks_lists_and_calls_without_types() {
     case(1, &["call", "asks", "crc32_bitwise", "0", "text:1"], &["takes 3 arguments, 2 are given"]);
     case(1, &["call", "asks", "fill", "4", "4", "65", "--result", "u32"], &["result: of fill is void"]);
     case(2, &["call", "asks", "crc32_bitwise", "-1", "text:1", "1"], &["argument 0: \"-1\" for u32"]);
-    case(2, &["call", "asks", "nobody", "1"], &["argument 0 has no type and \"nobody\" is not in the entry"]);
+    case(3, &["call", "asks", "nobody", "1"], &["\"asks\" has no \"nobody\"", "--symbols"]);
 }

@@ -163,8 +163,8 @@ impl Client {
     /// # async fn example(client: codecached::client::Client) -> Result<(), codecached::client::ClientError> {
     /// let (calls, mut answers) = client.execute_stream().await?;
     /// tokio::spawn(async move {
-    ///     for message in 0..10 {
-    ///         let call = |at| StreamCall { call_id: message * 100 + at, arguments: vec![] };
+    ///     for message in 0..10_u64 {
+    ///         let call = |at: u64| StreamCall { call_id: message * 100 + at, arguments: vec![] };
     ///         let (target, symbol) = (Some(Target::Key("sum".into())), "next".into());
     ///         let calls_of_next =
     ///             FunctionCalls { target, symbol, calls: (0..100).map(call).collect(), ..FunctionCalls::default() };

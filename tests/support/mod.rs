@@ -21,6 +21,11 @@ use codecached::{
 use libtest_mimic::{Failed, Trial};
 use tempfile::TempDir;
 
+/// A test of what every machine has.
+pub fn sure(name: impl Into<String>, run: impl FnOnce() + Send + 'static) -> Trial {
+    trial("", name, None::<&str>, run)
+}
+
 /// A test of what not every machine has. Where `missing` is lacking it is ignored, and says so; with the variable
 /// `required` in the environment it fails instead.
 pub fn trial(

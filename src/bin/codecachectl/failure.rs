@@ -46,6 +46,11 @@ impl Failure {
         Self { text: text.into(), hint: None, exit: Exit::Refused }
     }
 
+    /// An entry has no such function, as the client found by itself.
+    pub(crate) fn no_symbol(symbol: &str, key: &str) -> Self {
+        Self { text: format!("{key:?} has no {symbol:?}"), hint: hint("SYMBOL_NOT_FOUND"), exit: Exit::NotFound }
+    }
+
     /// `doing` fits "cannot {doing}".
     pub(crate) fn client(doing: &str, error: ClientError) -> Self {
         Self { text: format!("cannot {doing}: {error}"), hint: hint(error.reason()), exit: exit(&error) }
@@ -93,12 +98,19 @@ fn hint(reason: &str) -> Option<&'static str> {
         "SERVER_BUSY" => {
             "try again later; server.requests_in_flight_max and server.streams_max bound what the daemon takes at once"
         }
-        "ARENA_FRAGMENTED" => "free memory is in pieces that are too small: evict, or give the daemon more budget",
+        "ARENA_FRAGMENTED" => {
+            "free memory is in pieces that are too small: evict, or give the daemon more budget, or arena.low_bytes where it is below 2 GiB"
+        }
+        "ENTRY_QUARANTINED" => "`codecachectl unquarantine KEY` lifts it, and so does `install --replace`",
+        "ENTRY_STUCK" | "EXECUTORS_STUCK" => {
+            "code that cannot be stopped holds it: `codecachectl stats` shows how many are stuck; a new start of the daemon frees them"
+        }
+        "EXECUTION_NOT_FOUND" => "`codecachectl executions` shows what runs and waits",
         "TARGET_MISMATCH" => {
             "`codecachectl capabilities` shows the architecture of the daemon and the features of its processor"
         }
         "EXECUTORS_SATURATED" => {
-            "try again later; exec.executors and exec.queue_max of the daemon bound what runs at once"
+            "try again later; exec.executors, exec.queue_max and exec.queue_namespace_max of the daemon bound what runs at once"
         }
         "DEADLINE_EXCEEDED" | "DEADLINE_BEFORE_START" | "DEADLINE_DURING_CALL" => "--timeout gives it longer",
         _ => return None,

@@ -43,13 +43,11 @@ pub(crate) async fn typed(
     };
     let entry = symbols::entry(context, key).await?;
     let found = entry.symbols.iter().find(|it| it.name == symbol);
-    let Some(signature) = found.and_then(|it| it.signature.as_ref()) else {
-        let why = match found {
-            Some(_) => "has no declared signature",
-            None => "is not in the entry",
-        };
-        let text = format!("argument {at} has no type and {symbol:?} {why}: write TYPE:VALUE, such as u32:7");
-        return Err(Failure::misuse(text));
+    let Some(found) = found else { return Err(Failure::no_symbol(symbol, key)) };
+    let Some(signature) = &found.signature else {
+        return Err(Failure::misuse(format!(
+            "argument {at} has no type and {symbol:?} has no declared signature: write TYPE:VALUE, such as u32:7"
+        )));
     };
     let give = |(at, argument): (usize, &Argument)| {
         give(argument, parameter(signature, at)).map_err(|why| Failure::misuse(format!("argument {at}: {why}")))
