@@ -9,7 +9,13 @@ mod desk;
 
 use std::time::Duration;
 
-use loom::{cell::UnsafeCell, sync::Arc, thread};
+use loom::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+};
 
 use crate::Flaw;
 use desk::{Before, Desk};
@@ -62,15 +68,13 @@ mod sync {
     }
 }
 
-/// What lies beside the desk, without an order of its own.
+/// What lies beside the desk is loaded and stored without an order of its own: what the desk does not order is found old.
+#[derive(Default)]
 struct Frame {
     desk: Desk,
-    argument: UnsafeCell<u32>,
-    result: UnsafeCell<u32>,
+    argument: AtomicU32,
+    result: AtomicU32,
 }
-
-// SAFETY: the checker tells each access that the desk does not order.
-unsafe impl Sync for Frame {}
 
 const TURNS: u32 = 2;
 
@@ -78,8 +82,7 @@ const TURNS: u32 = 2;
 pub(crate) fn turns(flaw: Flaw) {
     sync::IS_DEAF.set(flaw == Flaw::LostWake);
     sync::HAS_NO_FENCE.set(flaw == Flaw::NoFence);
-    let frame =
-        Arc::new(Frame { desk: Desk::default(), argument: UnsafeCell::new(0), result: UnsafeCell::new(0) });
+    let frame = Arc::new(Frame::default());
     let worker = {
         let frame = Arc::clone(&frame);
         thread::spawn(move || {
@@ -87,22 +90,18 @@ pub(crate) fn turns(flaw: Flaw) {
                 let turn = frame.desk.next();
                 assert_eq!(frame.desk.before().refetches, turn == 1);
                 frame.desk.begin(turn);
-                // SAFETY: ordered by the desk, which the checker checks.
-                let argument = frame.argument.with(|it| unsafe { *it });
-                // SAFETY: as above.
-                frame.result.with_mut(|it| unsafe { *it = argument + 1 });
+                let argument = frame.argument.load(Ordering::Relaxed);
+                frame.result.store(argument + 1, Ordering::Relaxed);
                 frame.desk.finish();
             }
         })
     };
     for turn in 1..=TURNS {
-        // SAFETY: as above.
-        frame.argument.with_mut(|it| unsafe { *it = 10 * turn });
+        frame.argument.store(10 * turn, Ordering::Relaxed);
         frame.desk.post(turn, Before { refetches: turn == 1, clears_registers: false });
         while !frame.desk.wait(turn, Duration::ZERO) {}
         assert!(frame.desk.has_begun(turn));
-        // SAFETY: as above.
-        assert_eq!(frame.result.with(|it| unsafe { *it }), 10 * turn + 1);
+        assert_eq!(frame.result.load(Ordering::Relaxed), 10 * turn + 1);
     }
     worker.join().unwrap();
 }
