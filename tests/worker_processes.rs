@@ -5,6 +5,8 @@ mod support;
 use std::{
     collections::BTreeSet,
     fs,
+    os::unix::fs::MetadataExt as _,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -15,7 +17,7 @@ use std::{
 use codecached::{
     client::Client,
     proto::{
-        Column, ColumnType, ExecuteBatchRequest, ExecuteRequest, ExecuteResponse, ResultType, Trap,
+        Column, ColumnType, ExecuteBatchRequest, ExecuteRequest, ExecuteResponse, InstallRequest, ResultType, Trap,
         TrapKind::{self, Ill, Segv, StackOverflow, Syscall, Timeout, Worker},
         TrapStage, execute_batch_request,
         value::Kind,
@@ -185,7 +187,9 @@ async fn what_kills_its_worker_or_cannot_be_stopped_is_told_and_costs_nobody_els
             assert!(is_death(&trap) || [Segv, Ill].contains(&trap.kind()), "{symbol}: {trap:?}");
         }
         if round % 20 == 0 {
-            let trap = scene.trap("stubborn", vec![]).await;
+            let answer = scene.client.execute(void(scene.rogue, "stubborn", vec![])).await.unwrap();
+            assert!(answer.cpu_ns >= SPIN_MS as u64 * 1_000_000, "{answer:?} of a call that used all of its limit");
+            let trap = trapped(answer);
             assert_eq!((trap.kind(), trap.signal), (Timeout, 9), "{trap:?}");
         }
         assert_eq!(scene.next().await, Some(Kind::U32(101 + round)), "data of others is as it was");
@@ -240,6 +244,80 @@ async fn writes_over_everything_that_is_mapped_harm_no_other_call() {
     }
     println!("{died} workers died, {survived} calls returned");
     scene.end().await;
+}
+
+/// One executor, and so one worker that runs calls, and an entry.
+async fn alone() -> (Daemon, Client, u64) {
+    let flags = ["--set", "exec.executors=1", "--set", "exec.spare_executors=0"];
+    let daemon = start(&flags);
+    let client = daemon.client().await;
+    let rogue = handle(&client.install(elf("rogue", compile("rogue.S"))).await.unwrap());
+    (daemon, client, rogue)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn code_that_runs_on_after_its_call_is_ended() {
+    let (daemon, client, rogue) = alone().await;
+    for symbol in ["run_on", "run_on_and_spoil"] {
+        // It says that it has ended, before its limit.
+        returned(client.execute(void(rogue, symbol, vec![])).await.unwrap());
+        let many = (0..10).map(Kind::U64).collect();
+        let next = call(rogue, "add", many, ResultType::I32);
+        client.execute(limited(next)).await.unwrap();
+        let before = workers(&daemon);
+        until("the end of its worker", async || (!before.is_subset(&workers(&daemon))).then_some(())).await;
+        assert_eq!(add(&client, rogue, 2, 3).await, Some(Kind::I32(5)), "after {symbol}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn code_that_takes_its_worker_over_harms_its_own_namespace_alone() {
+    let (_daemon, client, rogue) = alone().await;
+    let other = InstallRequest { namespace: "other".to_owned(), ..elf("rogue", compile("rogue.S")) };
+    let theirs = handle(&client.install(other).await.unwrap());
+    let add_there = ExecuteRequest {
+        namespace: "other".to_owned(),
+        ..call(theirs, "add", vec![Kind::I32(7), Kind::I32(9)], ResultType::I32)
+    };
+    for round in 0..5 {
+        returned(client.execute(void(rogue, "answer_others", vec![])).await.unwrap());
+        assert_eq!(add(&client, rogue, 7, 9).await, Some(Kind::I32(7)), "it answers what it likes");
+        let answer = client.execute(add_there.clone()).await.unwrap();
+        assert_eq!(returned(answer).0, Some(Kind::I32(16)), "round {round}");
+        assert_eq!(add(&client, rogue, 7, 9).await, Some(Kind::I32(16)), "that worker is gone");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_that_code_takes_where_nothing_was_put_for_it_goes_back() {
+    let (daemon, client, rogue) = alone().await;
+    let maps = fs::read_to_string(format!("/proc/{}/maps", daemon.pid())).unwrap();
+    let windows = maps.lines().filter(|line| line.contains("codecached-worker")).filter_map(|line| {
+        let (start, end) = line.split_once(' ')?.0.split_once('-')?;
+        Some(u64::from_str_radix(start, 16).ok()?..u64::from_str_radix(end, 16).ok()?)
+    });
+    let window = windows.max_by_key(|range| range.end - range.start).unwrap();
+    assert!(window.end - window.start > 96 << 20, "room for data and for batches");
+    let taken = || -> u64 {
+        let files = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().map(|file| file.unwrap().path());
+        let named =
+            |path: &PathBuf| fs::read_link(path).is_ok_and(|it| it.to_string_lossy().contains("codecached-worker"));
+        files.filter(named).map(|path| 512 * fs::metadata(path).unwrap().blocks()).sum()
+    };
+    assert_eq!(taken(), 0);
+    for round in 0..10 {
+        let from = window.end - (64 << 20) + round * (2 << 20);
+        let mut request = call(rogue, "wild_write", vec![Kind::U64(from), Kind::U64(512 << 10)], ResultType::Void);
+        request.cpu_limit = Some(prost_types::Duration { seconds: 5, nanos: 0 });
+        client.execute(request.clone()).await.unwrap();
+        assert!(taken() <= 64 << 10, "round {round}: {} bytes", taken());
+        // So much that it is seen while it runs.
+        request.arguments[1].kind = Some(Kind::U64(32 << 20));
+        let trap = trapped(client.execute(request).await.unwrap());
+        assert_eq!((trap.kind(), trap.signal), (Worker, 9), "{trap:?}");
+        assert_eq!(taken(), 0, "round {round}");
+    }
+    assert_eq!(add(&client, rogue, 2, 3).await, Some(Kind::I32(5)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -82,7 +82,7 @@ pub(super) fn set_up(slot: &Slot, filter: Option<&[sock_filter]>) -> Result<(Thr
     let signals = ThreadSignals::enter(slot.alt_stack()).map_err(Obstacle::Signals)?;
     let victim = Victim::current().map_err(Obstacle::Signals)?;
     slot.frame().blocked_signals.store(signals.blocked, Ordering::Relaxed);
-    slot.frame().context.init(slot.stack().end);
+    slot.frame().context.init();
     if let Some(program) = filter {
         install(program).map_err(|error| Obstacle::Filter(error.into()))?;
     }
@@ -225,7 +225,7 @@ impl<'a, C: Callee> Executor<'a, C> {
 
     /// Runs the code. An outcome other than `Returned` means that it began and did not end by itself.
     pub(super) fn run(&self, call: &Call<C>, args: &[Arg], limits: Limits) -> Outcome {
-        self.traces.remove_for(call.callee.tenant(), self.slot);
+        self.admit(call.callee.tenant());
         let frame = self.slot.frame();
         self.ready();
         let placed = Placed::new(&self.region, &Region::of_stack(self.slot), args);
@@ -258,19 +258,18 @@ impl<'a, C: Callee> Executor<'a, C> {
             (None, None) => {
                 self.traces.remove_from_registers();
                 frame.context.run();
-                Ok(())
+                Ok(frame.take_trap())
             }
             (None, Some(_)) => {
                 let errno = errno::get();
                 self.traces.remove_from_registers();
                 frame.context.run();
                 errno::set(errno);
-                Ok(())
+                Ok(frame.take_trap())
             }
         };
         self.traces.used(frame.heap.used_end());
-        ran.map_err(Broken::Lost)?;
-        frame.take_trap().map_or(Ok(block), |raw| Err(Broken::Trapped(raw)))
+        ran.map_err(Broken::Lost)?.map_or(Ok(block), |raw| Err(Broken::Trapped(raw)))
     }
 
     /// The outcome of code at `entry` that did not come back.
@@ -286,7 +285,7 @@ impl<'a, C: Callee> Executor<'a, C> {
             Broken::Trapped(raw) => raw.interpret(&(guard.start as u64..guard.end as u64)),
             Broken::Lost(lost) => Trap::of_lost(entry, *lost),
         };
-        if trap.kind != TrapKind::Timeout {
+        if trap.kind != TrapKind::Timeout && !matches!(broken, Broken::Lost(Lost::Never(_))) {
             return Outcome::Trap(trap);
         }
         if self.seat.is_cancelled(limits.job, limits.call) {
@@ -335,7 +334,7 @@ struct CpuMeter<'a> {
 
 impl<'a> CpuMeter<'a> {
     fn new(seat: &'a Seat) -> CpuMeter<'a> {
-        CpuMeter { seat, mark: seat.cpu().unwrap_or_default(), marked: Instant::now() }
+        CpuMeter { seat, mark: seat.cpu(), marked: Instant::now() }
     }
 
     /// A call begins: asks the clock only if the last answer is too old to tell the call from what was before.
@@ -358,7 +357,7 @@ impl<'a> CpuMeter<'a> {
     }
 
     fn set_mark(&mut self, now: Instant) {
-        self.mark = self.seat.cpu().unwrap_or(self.mark);
+        self.mark = self.seat.cpu();
         self.marked = now;
     }
 }

@@ -67,8 +67,8 @@ struct TrapRecord {
 impl Frame {
     /// For an executor whose calls run in a worker process: makes the frame what the next call needs, whatever code has
     /// left in it. The next call's `seq` is one more than the even `seq`.
-    pub(super) fn clean(&self, seq: u64, stack_end: usize) {
-        self.context.clean(seq, stack_end);
+    pub(super) fn clean(&self, seq: u64) {
+        self.context.clean(seq);
         self.kill.store(0, Ordering::Relaxed);
         self.trap.count.store(0, Ordering::Relaxed);
     }
@@ -78,11 +78,6 @@ impl Frame {
         self.context.restore(constants);
         self.blocked_signals.store(blocked_signals, Ordering::Relaxed);
         self.filtered.store(filtered, Ordering::Relaxed);
-    }
-
-    /// Whether something ended the last call that nobody has taken.
-    pub(super) fn has_trap(&self) -> bool {
-        self.trap.count.load(Ordering::Relaxed) != 0
     }
 
     /// Stores the limits of the call that runs next. Before `seq` turns odd.
@@ -176,5 +171,21 @@ impl Frame {
             number: self.trap.number.load(Ordering::Relaxed),
             arch: self.trap.arch.load(Ordering::Relaxed),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    #[test]
+    fn things_are_where_hostile_code_of_tests_writes_them() {
+        // tests/objects/rogue.S
+        assert_eq!(
+            (offset_of!(Context, seq), offset_of!(Context, int_result), offset_of!(Frame, desk)),
+            (8, 160, 1536)
+        );
     }
 }

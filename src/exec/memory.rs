@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::arch::{self, INT_REGISTERS, Registers, STACK_ALIGN_BYTES, VECTOR_REGISTERS};
+use super::arch::{INT_REGISTERS, Registers, STACK_ALIGN_BYTES, VECTOR_REGISTERS};
 use super::call::Arg;
 use super::frame::Frame;
 use super::stack::{Backing, Slot, give_back};
@@ -168,9 +168,10 @@ impl Placed {
     /// Copies the buffers of `args`, which `check_args` accepted for this region, to its start, and the arguments beyond
     /// the registers to the call's `stack`.
     pub(super) fn new(region: &Region, stack: &Region, args: &[Arg]) -> Placed {
-        let mut placed = Placed { registers: Registers::default(), returned: Vec::new(), end: region.range.start };
-        placed.registers.stack_bytes = stack_bytes(args);
-        let mut next = arch::stack_start(stack.range.end) - placed.registers.stack_bytes;
+        let registers = Registers::none(stack.range.end);
+        let mut placed = Placed { registers, returned: Vec::new(), end: region.range.start };
+        placed.registers.sp -= stack_bytes(args) as u64;
+        let mut next = placed.registers.sp as usize;
         let (mut ints, mut vectors) = (0, 0);
         for arg in args {
             let (word, register) = match float_bits(arg) {

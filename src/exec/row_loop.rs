@@ -18,7 +18,7 @@ use std::arch::naked_asm;
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::arch::{Context, INT_REGISTERS, SAVED_BYTES, STACK_ALIGN_BYTES, VECTOR_REGISTERS, resume};
+use super::arch::{Context, INT_REGISTERS, Registers, SAVED_BYTES, STACK_ALIGN_BYTES, VECTOR_REGISTERS, resume};
 use super::batch::{Batch, Column, ColumnType};
 use super::call::ARGS_MAX;
 use super::stack::{FRAME_BYTES, SLOT_BYTES};
@@ -51,6 +51,17 @@ pub(super) struct RowState {
     steps: [Step; ARGS_MAX + 1],
 }
 
+/// Where the values of a batch are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Places<'a> {
+    /// Address of each column.
+    pub(super) columns: &'a [u64],
+    /// The type of results, if there are any.
+    pub(super) result: Option<ColumnType>,
+    /// Address of the first one.
+    pub(super) results: u64,
+}
+
 /// One step of a row.
 #[repr(C)]
 #[derive(Debug)]
@@ -70,26 +81,27 @@ impl RowState {
 }
 
 impl Context {
-    /// Makes the prepared call, which has no arguments, run once for each row of `batch`, of which there must be one, and
-    /// store results of type `result` from the address `results` on. `columns` are the addresses of the batch's columns.
-    pub(super) fn prepare_rows(&self, batch: &Batch, columns: &[u64], result: Option<ColumnType>, results: u64) {
+    /// Prepares calls of `entry`, on a stack that ends at `stack_end`, for each row of `batch`, of which there must be one.
+    pub(super) fn prepare_rows(&self, entry: u64, stack_end: usize, batch: &Batch, places: &Places<'_>) {
         debug_assert!(batch.rows() > 0, "the loop looks for its end after a row");
+        let Places { columns, result, results } = *places;
+        let start = Registers::none(stack_end);
+        self.prepare(enter_rows as *const () as u64, &start);
         let rows = &self.rows;
         let mut plan = Plan::new(batch.columns(), columns);
         rows.row.store(0, Ordering::Relaxed);
         rows.rows.store(batch.rows() as u64, Ordering::Relaxed);
         rows.results.store(results, Ordering::Relaxed);
         rows.store.store(address(STORE_STEPS[store_form(result)]), Ordering::Relaxed);
-        rows.entry.store(self.entry.load(Ordering::Relaxed), Ordering::Relaxed);
+        rows.entry.store(entry, Ordering::Relaxed);
         // An odd number of words is pushed: one is left out before, for the alignment.
         let gap = (plan.pushed_bytes as u64).wrapping_neg() % STACK_ALIGN_BYTES as u64;
-        rows.sp.store(self.stack_start() - gap, Ordering::Relaxed);
+        rows.sp.store(start.sp - gap, Ordering::Relaxed);
         plan.steps.push((CALL_STEP, 0));
         for (step, (code, operand)) in rows.steps.iter().zip(plan.steps) {
             step.code.store(address(code), Ordering::Relaxed);
             step.operand.store(operand, Ordering::Relaxed);
         }
-        self.entry.store(enter_rows as *const () as u64, Ordering::Relaxed);
     }
 
     /// Rows that returned in the last batch. Code could have overwritten it.

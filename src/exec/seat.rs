@@ -11,12 +11,39 @@ use super::watchdog::Victim;
 #[derive(Debug, Default)]
 pub(super) struct Seat {
     slot: OnceLock<Slot>,
-    /// Who runs code: the thread, or its worker process. Locked by who comes and goes, and by who looks at it.
-    victim: Mutex<Option<Victim>>,
+    /// Locked by who comes and goes, and by who looks at it.
+    sitting: Mutex<Sitting>,
     /// Id of the job whose caller has gone, or that somebody wants to end. Here, as code may write what is in the slot.
     cancelled_job: AtomicU64,
     /// Id of the call of a series that somebody wants to end.
     cancelled_call: AtomicU64,
+}
+
+/// Who runs code in a seat: the thread, or its worker process.
+#[derive(Debug, Default)]
+struct Sitting {
+    victim: Option<Victim>,
+    /// CPU time of the victim when it came, which was not for calls here.
+    before: Duration,
+    /// CPU time of calls here until the victim came.
+    earlier: Duration,
+    /// The same until now, as far as it was asked for. What ended cannot be asked.
+    seen: Duration,
+}
+
+impl Sitting {
+    fn cpu(&mut self) -> Duration {
+        if let Some(now) = self.victim.as_ref().and_then(Victim::cpu) {
+            self.seen = self.earlier + now.saturating_sub(self.before);
+        }
+        self.seen
+    }
+
+    fn exchange(&mut self, victim: Option<Victim>) {
+        self.earlier = self.cpu();
+        self.before = victim.as_ref().and_then(Victim::cpu).unwrap_or_default();
+        self.victim = victim;
+    }
 }
 
 impl Seat {
@@ -36,28 +63,29 @@ impl Seat {
 
     /// A thread sits here from now on.
     pub(super) fn take(&self, victim: Victim) {
-        let before = self.victim().replace(victim);
-        debug_assert!(before.is_none(), "two threads in one seat");
+        let mut sitting = self.sitting();
+        debug_assert!(sitting.victim.is_none(), "two threads in one seat");
+        sitting.exchange(Some(victim));
     }
 
     /// The thread goes; another one may come.
     pub(super) fn leave(&self) {
-        *self.victim() = None;
+        self.sitting().exchange(None);
     }
 
     /// Whoever sits here has code run by this worker process from now on, or by none.
     pub(super) fn exchange(&self, victim: Option<Victim>) {
-        *self.victim() = victim;
+        self.sitting().exchange(victim);
     }
 
     /// The memory and who runs code in it; `None` while nobody does.
     pub(super) fn taken(&self) -> Option<(&Slot, Victim)> {
-        Some((self.slot.get()?, self.victim().clone()?))
+        Some((self.slot.get()?, self.sitting().victim.clone()?))
     }
 
-    /// CPU time that who runs code here has used; `None` if nobody does, or it has ended.
-    pub(super) fn cpu(&self) -> Option<Duration> {
-        self.victim().as_ref().and_then(Victim::cpu)
+    /// CPU time that all who ran code here have used since they came. Of one that has ended, what it was last seen with.
+    pub(super) fn cpu(&self) -> Duration {
+        self.sitting().cpu()
     }
 
     /// The job of this id is to end, if it is the one that runs.
@@ -76,8 +104,8 @@ impl Seat {
             || (call != 0 && self.cancelled_call.load(Ordering::Relaxed) == call)
     }
 
-    fn victim(&self) -> MutexGuard<'_, Option<Victim>> {
-        self.victim.lock().unwrap_or_else(PoisonError::into_inner)
+    fn sitting(&self) -> MutexGuard<'_, Sitting> {
+        self.sitting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -73,8 +73,6 @@ pub(super) struct Context {
     pub(super) host_sp: AtomicU64,
     /// Where a call's stack begins, below its arguments on the stack.
     code_sp: AtomicU64,
-    /// The same for a call without such arguments.
-    code_sp_max: AtomicU64,
     pub(super) entry: AtomicU64,
     ints: [AtomicU64; INT_REGISTERS],
     vectors: [AtomicU64; VECTOR_REGISTERS],
@@ -97,8 +95,8 @@ pub(super) struct Context {
     pub(super) rows: RowState,
 }
 
-/// Register contents for a call, and how much of its stack is taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Register contents for a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Registers {
     /// rdi, rsi, rdx, rcx, r8, r9.
     pub(super) ints: [u64; INT_REGISTERS],
@@ -106,20 +104,27 @@ pub(super) struct Registers {
     pub(super) vectors: [u64; VECTOR_REGISTERS],
     /// How many of these hold arguments; the others are zero.
     pub(super) vectors_used: usize,
-    /// Bytes of the arguments that stand on the stack already, a multiple of [`STACK_ALIGN_BYTES`].
-    pub(super) stack_bytes: usize,
+    /// The stack pointer, a multiple of [`STACK_ALIGN_BYTES`]: below the arguments that stand on the stack already.
+    pub(super) sp: u64,
+}
+
+impl Registers {
+    /// Of a call without arguments on a stack that ends at `stack_end`.
+    pub(super) fn none(stack_end: usize) -> Registers {
+        let sp = stack_start(stack_end) as u64;
+        Registers { ints: [0; INT_REGISTERS], vectors: [0; VECTOR_REGISTERS], vectors_used: 0, sp }
+    }
 }
 
 /// Where a stack for code that ends at `end` begins for a call without arguments on it.
-pub(super) fn stack_start(end: usize) -> usize {
+fn stack_start(end: usize) -> usize {
     end - STACK_ALIGN_BYTES
 }
 
 impl Context {
-    /// Stores what stays the same for all calls of the calling thread, whose stack for code ends at `stack_end`.
-    pub(super) fn init(&self, stack_end: usize) {
+    /// Stores what stays the same for all calls of the calling thread.
+    pub(super) fn init(&self) {
         self.this.store(self as *const Context as u64, Ordering::Relaxed);
-        self.code_sp_max.store(stack_start(stack_end) as u64, Ordering::Relaxed);
         self.fs_base.store(fs_base(), Ordering::Relaxed);
         self.lent.init();
         let (cs, ss) = selectors();
@@ -135,8 +140,7 @@ impl Context {
     /// Stores what the next call needs.
     pub(super) fn prepare(&self, entry: u64, registers: &Registers) {
         self.entry.store(entry, Ordering::Relaxed);
-        let code_sp = self.stack_start() - registers.stack_bytes as u64;
-        self.code_sp.store(code_sp, Ordering::Relaxed);
+        self.code_sp.store(registers.sp, Ordering::Relaxed);
         for (to, from) in self.ints.iter().zip(registers.ints) {
             to.store(from, Ordering::Relaxed);
         }
@@ -154,11 +158,6 @@ impl Context {
         words.for_each(|word| word.store(0, Ordering::Relaxed));
         self.lent.forget();
         self.rows.forget();
-    }
-
-    /// Where the stack of a call without arguments on it begins.
-    pub(super) fn stack_start(&self) -> u64 {
-        self.code_sp_max.load(Ordering::Relaxed)
     }
 
     /// Runs the prepared call on the calling thread, which is the one that called [`Context::init`], and comes back

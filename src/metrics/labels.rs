@@ -388,5 +388,7 @@ labels! {
         Killed = "killed",
         /// By the daemon, as its code could not be stopped otherwise.
         Stopped = "stopped",
+        /// By the daemon, as a call of another namespace came.
+        Replaced = "replaced",
     }
 }

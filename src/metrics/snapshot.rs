@@ -105,8 +105,10 @@ pub struct Workers {
     pub exited: u64,
     /// Ended by a signal that was not the daemon's.
     pub killed: u64,
-    /// Ended by the daemon.
+    /// Ended by the daemon, as their code could not be stopped otherwise.
     pub stopped: u64,
+    /// Ended by the daemon, as a call of another namespace came.
+    pub replaced: u64,
 }
 
 /// Memory of one kind, in bytes.
@@ -215,9 +217,12 @@ impl SnapshotHandles {
         set(&self.workers, now.alive);
         self.worker_spawns.absolute(now.spawned);
         self.worker_spawn_failures.absolute(now.failed_spawns);
-        for (cause, count) in
-            [(WorkerDeath::Exited, now.exited), (WorkerDeath::Killed, now.killed), (WorkerDeath::Stopped, now.stopped)]
-        {
+        for (cause, count) in [
+            (WorkerDeath::Exited, now.exited),
+            (WorkerDeath::Killed, now.killed),
+            (WorkerDeath::Stopped, now.stopped),
+            (WorkerDeath::Replaced, now.replaced),
+        ] {
             self.worker_deaths.get(cause).absolute(count);
         }
     }

@@ -169,8 +169,9 @@ fn arena_bytes(kind: &KindStats) -> ArenaBytes {
 }
 
 fn workers(stats: WorkerStats) -> Workers {
-    let WorkerStats { is_barren: _, alive, ready: _, spawned, failed_spawns, exited, killed, stopped } = stats;
-    Workers { alive: alive as u64, spawned, failed_spawns, exited, killed, stopped }
+    let WorkerStats { is_barren: _, alive, ready: _, spawned, failed_spawns, exited, killed, stopped, replaced } =
+        stats;
+    Workers { alive: alive as u64, spawned, failed_spawns, exited, killed, stopped, replaced }
 }
 
 fn evicted(count: EvictionCount) -> Evicted {

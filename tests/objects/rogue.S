@@ -45,6 +45,58 @@ function stubborn
     jmp 1b
 done stubborn
 
+/* Behind the frame's start: arguments and result, and the desk. See Context, Frame and Desk in src/exec. */
+    .set FRAME_INTS, 40
+    .set FRAME_RESULT, 160
+    .set DESK_TURN, 1536
+    .set DESK_DONE, DESK_TURN + 64
+
+    .macro frame_in_rax
+    mov %rsp, %rax
+    or $0xfffffff, %rax
+    sub $4095, %rax
+    .endm
+
+/* void run_on(void): says that the call has ended, and so of all that follow, but never ends. */
+function run_on
+    frame_in_rax
+    andq $-2, 8(%rax)
+1:  mov DESK_TURN(%rax), %ecx
+    mov %ecx, DESK_DONE(%rax)
+    pause
+    jmp 1b
+done run_on
+
+/* The same, and puts zeros in the words behind its turns, where the daemon prepares calls. */
+function run_on_and_spoil
+    frame_in_rax
+    andq $-2, 8(%rax)
+1:  mov DESK_TURN(%rax), %ecx
+    mov %ecx, DESK_DONE(%rax)
+    movq $0, 16(%rax)
+    movq $0, 24(%rax)
+    movq $0, 32(%rax)
+    jmp 1b
+done run_on_and_spoil
+
+/* void answer_others(void): says that the call has ended, waits for the next one, and answers that with its first
+   argument, which it has read. */
+function answer_others
+    frame_in_rax
+    mov %rax, %rbx
+    andq $-2, 8(%rbx)
+    mov DESK_TURN(%rbx), %r12d
+    mov %r12d, DESK_DONE(%rbx)
+1:  pause
+    cmp %r12d, DESK_TURN(%rbx)
+    je 1b
+    mov DESK_TURN(%rbx), %r12d
+    mov FRAME_INTS(%rbx), %rdx
+    mov %rdx, FRAME_RESULT(%rbx)
+    mov %r12d, DESK_DONE(%rbx)
+    jmp 1b
+done answer_others
+
 function spin
     jmp spin
 done spin

@@ -25,15 +25,15 @@ impl<C: Callee> Executor<'_, C> {
         if !call.callee.is_pending() {
             return None;
         }
-        self.traces.remove_for(call.callee.tenant(), self.slot);
+        self.admit(call.callee.tenant());
         let frame = self.slot.frame();
         self.ready();
         let memory = self.region.range();
         frame.heap.reset(memory.start, memory.end);
-        let began = self.seat.cpu().unwrap_or_default();
+        let began = self.seat.cpu();
         while call.callee.is_pending() {
             for step in (0..).map_while(|index| call.callee.step(index)) {
-                let used = self.seat.cpu().unwrap_or(began).saturating_sub(began);
+                let used = self.seat.cpu().saturating_sub(began);
                 if let Err(outcome) = self.step(&call.callee, step, left(whole, used)) {
                     return Some(outcome);
                 }
@@ -65,7 +65,7 @@ impl<C: Callee> Executor<'_, C> {
             return Err(Outcome::Trap(stopped(TrapKind::Timeout, STOP_SIGNAL, TrapStage::Initialiser)));
         }
         self.ready_again();
-        frame.context.prepare(step.entry, &Registers::default());
+        frame.context.prepare(step.entry, &Registers::none(self.slot.stack().end));
         let block = match self.enter(callee, limits) {
             Ok(block) => block,
             Err(broken) => {

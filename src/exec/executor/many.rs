@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::{CpuMeter, Executor, Task};
-use crate::exec::arch::Registers;
 use crate::exec::batch::{Batch, ColumnType};
 use crate::exec::call::{Call, Callee, Outcome};
 use crate::exec::frame::Limits;
+use crate::exec::row_loop::Places;
 use crate::exec::series::Series;
 use crate::exec::thread::Block;
 
@@ -24,7 +24,7 @@ impl<C: Callee> Executor<'_, C> {
         if batch.rows() == 0 {
             return (returned, (0, Bytes::new()));
         }
-        self.traces.remove_for(call.callee.tenant(), self.slot);
+        self.admit(call.callee.tenant());
         let kind = ColumnType::of_result(call.result);
         let width_bytes = kind.map_or(0, ColumnType::width_bytes);
         // Zeros: however many rows the code claims to have done, there is no byte that nobody wrote.
@@ -40,13 +40,13 @@ impl<C: Callee> Executor<'_, C> {
         };
         let memory = self.region.range();
         frame.heap.reset(memory.start, memory.end);
-        frame.context.prepare(call.entry, &Registers::default());
-        frame.context.prepare_rows(batch, &columns, kind, to);
+        let places = Places { columns: &columns, result: kind, results: to };
+        frame.context.prepare_rows(call.entry, self.slot.stack().end, batch, &places);
         let ended = self.enter(&call.callee, limits);
         let rows = frame.context.rows_done().min(batch.rows() as u64) as usize;
         if let (Some(hand), Some(away)) = (&self.hand, &away) {
             hand.window().fetch(away, &mut results[..rows * width_bytes]);
-            hand.window().release_columns();
+            hand.release_columns();
         }
         let outcome = match ended {
             Ok(block) => {

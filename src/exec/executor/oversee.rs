@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Executor, Obstacle, set_up};
 use crate::exec::arch::{self, Registers};
@@ -10,11 +10,10 @@ use crate::exec::call::Callee;
 use crate::exec::frame::Limits;
 use crate::exec::pool::Shared;
 use crate::exec::signals::ThreadSignals;
+use crate::exec::trap::RawTrap;
 use crate::exec::watchdog::{Victim, nanos};
 use crate::exec::worker::{Hand, Lost, Turn, Watch, Worker};
 
-/// Until when a wait lasts that has no limit.
-const LONG: Duration = Duration::from_secs(3600);
 /// For the first worker to run its first call.
 const FIRST: Duration = Duration::from_secs(10);
 
@@ -32,7 +31,7 @@ impl<'a, C: Callee> Executor<'a, C> {
     }
 
     /// Has a worker run what is prepared.
-    pub(super) fn hand_over(&self, hand: &Hand, callee: &C, limits: Limits) -> Result<(), Lost> {
+    pub(super) fn hand_over(&self, hand: &Hand, callee: &C, limits: Limits) -> Result<Option<RawTrap>, Lost> {
         let (data, code_epoch) = (callee.data(), callee.code_epoch());
         let turn = Turn { data: &data, code_epoch, clears_registers: self.traces.take_registers() };
         hand.run(self.slot.frame(), &turn, &self.overseer(limits))
@@ -42,29 +41,37 @@ impl<'a, C: Callee> Executor<'a, C> {
     fn prove(&self, hand: &Hand) -> Result<(), Obstacle> {
         self.ready();
         let frame = self.slot.frame();
-        frame.context.prepare(arch::nothing_address(), &Registers::default());
+        frame.context.prepare(arch::nothing_address(), &Registers::none(self.slot.stack().end));
         let wall_end_ns = nanos(self.shared.epoch.elapsed() + FIRST);
         // A number that no job has, not even none.
         let limits = Limits { job: u64::MAX, call: 0, cpu_limit_ns: u64::MAX, wall_end_ns };
         frame.set_limits(limits);
-        hand.run(frame, &Turn::default(), &self.overseer(limits)).map_err(|lost| {
-            tracing::error!(?lost, "a worker process ran nothing");
-            Obstacle::Worker
-        })?;
-        frame.take_trap().map_or(Ok(()), |_| Err(Obstacle::Worker))
+        match hand.run(frame, &Turn::default(), &self.overseer(limits)) {
+            Ok(None) => Ok(()),
+            failed => {
+                tracing::error!(?failed, "a worker process could not run what does nothing");
+                Err(Obstacle::Worker)
+            }
+        }
+    }
+
+    /// Code of `tenant` is to run next: nothing of what others have left is there for it, and nobody's code sees it.
+    pub(super) fn admit(&self, tenant: u64) {
+        self.hand.iter().for_each(|hand| hand.serve(tenant));
+        self.traces.remove_for(tenant, self.slot);
     }
 
     /// Before a call is prepared: whatever the one before left in shared memory does no harm.
     pub(super) fn ready(&self) {
         if let Some(hand) = &self.hand {
-            hand.ready(self.slot.frame(), self.slot.stack().end);
+            hand.ready(self.slot.frame());
         }
     }
 
     /// The same, but what is allocated stays so.
     pub(super) fn ready_again(&self) {
         if let Some(hand) = &self.hand {
-            hand.ready_again(self.slot.frame(), self.slot.stack().end);
+            hand.ready_again(self.slot.frame());
         }
     }
 
@@ -91,13 +98,7 @@ impl<C: Callee> Watch for Overseer<'_, '_, C> {
     }
 
     fn cpu(&self) -> Duration {
-        self.executor.seat.cpu().unwrap_or_default()
-    }
-
-    fn give_up(&self) -> Instant {
-        let latest = Instant::now() + LONG;
-        let end = self.shared.epoch.checked_add(Duration::from_nanos(self.limits.wall_end_ns));
-        end.map_or(latest, |end| end.min(latest))
+        self.executor.seat.cpu()
     }
 
     fn changed(&self, worker: Option<&Arc<Worker>>) {

@@ -5,7 +5,8 @@
 //! spins for a moment before it sleeps, as a call is short more often than not.
 //!
 //! What the worker or its code stores here can make the executor wait until a limit ends the worker, or take garbage for
-//! the result of that call; nothing else. All the executor decides by is its own.
+//! the result of that call; nothing else. All the executor decides by is its own. Code that says that its call has ended,
+//! and runs on, is found by the CPU time that it uses: see [`super::nursery`].
 //!
 //! `tests/loom` explores the interleavings of this file.
 
@@ -40,14 +41,14 @@ pub(in crate::exec) struct Desk {
     /// The turn that the worker has finished; the executor sleeps on this.
     done: AtomicU32,
     executor_sleeps: AtomicU32,
-    /// The turn whose code has begun.
-    begun: AtomicU32,
+    /// Not zero: the worker, which has run no code before, waits for turns.
+    joined: AtomicU32,
 }
 
 impl Desk {
     /// For a new worker: no turn has been taken. The one before it is dead.
     pub(super) fn clear(&self) {
-        for word in [&self.turn, &self.worker_sleeps, &self.done, &self.executor_sleeps, &self.begun] {
+        for word in [&self.turn, &self.worker_sleeps, &self.done, &self.executor_sleeps, &self.joined] {
             word.store(0, Ordering::Relaxed);
         }
     }
@@ -82,15 +83,24 @@ impl Desk {
         self.done.load(Ordering::Acquire) == turn
     }
 
-    /// The executor: whether the code of `turn` has begun. False for certain only of a worker that is dead.
-    pub(super) fn has_begun(&self, turn: u32) -> bool {
-        self.begun.load(Ordering::Acquire) == turn
+    /// The executor of a new worker: waits up to `slice` until that waits for turns. False: it does not yet.
+    pub(super) fn has_joined(&self, slice: Duration) -> bool {
+        if self.joined.load(Ordering::Acquire) == 0 {
+            futex_wait(&self.joined, 0, Some(slice));
+        }
+        self.joined.load(Ordering::Acquire) != 0
     }
 
     /// Whoever knows that the worker is dead: makes an executor look that sleeps. Nothing is stored, as the desk may be the
     /// next worker's by now; an executor that is just about to sleep looks again after its slice.
     pub(super) fn ring(&self) {
         futex_wake(&self.done);
+    }
+
+    /// The worker, before its first turn.
+    pub(super) fn join(&self) {
+        self.joined.store(1, Ordering::Release);
+        futex_wake(&self.joined);
     }
 
     /// The worker: waits for a turn that is not the last one.
@@ -115,11 +125,6 @@ impl Desk {
     pub(super) fn before(&self) -> Before {
         let flags = self.before.load(Ordering::Relaxed);
         Before { refetches: flags & REFETCH != 0, clears_registers: flags & CLEAR != 0 }
-    }
-
-    /// The worker: the code of the turn begins.
-    pub(super) fn begin(&self, turn: u32) {
-        self.begun.store(turn, Ordering::Release);
     }
 
     /// The worker: the turn is over, whichever it was.

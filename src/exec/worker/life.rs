@@ -100,7 +100,7 @@ fn join(site: &Site, executor: usize) -> Result<(), Errno> {
     system::leave_rseq();
     let signals = ThreadSignals::enter(slot.alt_stack())?;
     let context = &slot.frame().context;
-    context.init(slot.stack().end);
+    context.init();
     let filtered = site.filter != FilterPolicy::Off;
     let (constants, blocked_signals) = (context.constants(), signals.blocked);
     let own = Own { slot, constants, blocked_signals, filtered, block: Block::copy() };
@@ -114,10 +114,11 @@ fn join(site: &Site, executor: usize) -> Result<(), Errno> {
     // From here on nothing is allocated or freed, and only this last step is not what each call takes.
     let confined = if filtered { install(&program) } else { Ok(()) };
     std::mem::forget(program);
-    match confined {
-        Err(_) if site.filter == FilterPolicy::Require => Err(Errno::EPERM),
-        _ => Ok(()),
+    if confined.is_err() && site.filter == FilterPolicy::Require {
+        return Err(Errno::EPERM);
     }
+    slot.frame().desk.join();
+    Ok(())
 }
 
 /// One call. Comes back, if at all, with nothing on the stack that is needed.
@@ -127,13 +128,12 @@ fn turn() {
     let Own { slot, constants, blocked_signals, filtered, .. } = unsafe { &*OWN.load(Ordering::Relaxed) };
     // SAFETY: the site is the daemon's at the fork, which this process never comes back to drop.
     let frame = unsafe { &**slot }.frame();
-    let turn = frame.desk.next();
+    frame.desk.next();
     let before = frame.desk.before();
     if before.refetches {
         arch::refetch();
     }
     frame.restore(constants, *blocked_signals, *filtered);
-    frame.desk.begin(turn);
     if before.clears_registers {
         registers::clear();
     }

@@ -11,7 +11,7 @@
 //! by the `desk` in its frame.
 //!
 //! Calls that one worker runs one after the other are not kept apart more than in a thread: code that takes its worker
-//! over could falsify later calls of the same executor.
+//! over could falsify later calls there. So a worker runs calls of one tenant.
 
 mod desk;
 mod hand;

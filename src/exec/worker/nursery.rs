@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -26,6 +26,12 @@ use crate::exec::start::StartError;
 const READY: usize = 2;
 /// After a fork that failed.
 const RETRY: Duration = Duration::from_millis(100);
+/// Between two looks at the CPU time of workers that have nothing to do.
+const IDLE_LOOK: Duration = Duration::from_millis(250);
+/// CPU time that a worker may use from one call to the next: it spins for a moment, and sleeps.
+const IDLE_CPU_MAX: Duration = Duration::from_millis(5);
+/// How long who waits for a worker sleeps before it looks whether it still should.
+const WAIT: Duration = Duration::from_millis(10);
 
 /// One worker process, a child of this one.
 pub(in crate::exec) struct Worker {
@@ -35,6 +41,20 @@ pub(in crate::exec) struct Worker {
     death: OnceLock<Death>,
     /// The executor that it is of, and one; 0 before.
     executor: AtomicUsize,
+    /// Odd while its executor has it run a call.
+    pub(super) turns: AtomicU64,
+    /// Its executor gave it up, because of no fault.
+    is_replaced: AtomicBool,
+    /// It was killed because its code did not stop.
+    is_stopped: AtomicBool,
+    idle: Mutex<Idle>,
+}
+
+/// What is known of a worker between two calls.
+#[derive(Debug, Default)]
+struct Idle {
+    turns: u64,
+    cpu: Duration,
 }
 
 impl Worker {
@@ -46,6 +66,21 @@ impl Worker {
     /// How it ended; `None` while it lives, as far as is known.
     pub(super) fn death(&self) -> Option<Death> {
         self.death.get().copied()
+    }
+
+    /// CPU time that it has used between two calls, since it was first looked at there.
+    fn idle_cpu(&self) -> Duration {
+        let turns = self.turns.load(Ordering::SeqCst);
+        if turns == 0 || !turns.is_multiple_of(2) {
+            return Duration::ZERO;
+        }
+        let Some(cpu) = system::cpu(self.pid) else { return Duration::ZERO };
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.turns != turns {
+            *idle = Idle { turns, cpu };
+        }
+        // A call may have begun since.
+        if self.turns.load(Ordering::SeqCst) == turns { cpu.saturating_sub(idle.cpu) } else { Duration::ZERO }
     }
 
     /// Sends it a signal, unless it has ended.
@@ -79,6 +114,8 @@ pub struct WorkerStats {
     pub killed: u64,
     /// Ended by this process, as their code could not be stopped otherwise.
     pub stopped: u64,
+    /// Ended by this process, as a call of another tenant came.
+    pub replaced: u64,
 }
 
 #[derive(Debug, Default)]
@@ -114,7 +151,8 @@ pub(in crate::exec) struct Nursery {
     failed: AtomicU64,
     exited: AtomicU64,
     killed: AtomicU64,
-    pub(super) stopped: AtomicU64,
+    stopped: AtomicU64,
+    replaced: AtomicU64,
 }
 
 impl Nursery {
@@ -136,11 +174,12 @@ impl Nursery {
             exited: AtomicU64::new(0),
             killed: AtomicU64::new(0),
             stopped: AtomicU64::new(0),
+            replaced: AtomicU64::new(0),
         })
     }
 
-    /// A worker for an executor, as soon as there is one, up to `until`.
-    pub(super) fn take(&self, executor: usize, until: Instant) -> Option<Arc<Worker>> {
+    /// A worker for an executor, as soon as there is one, unless it shall `give_up`.
+    pub(super) fn take(&self, executor: usize, give_up: impl Fn() -> bool) -> Option<Arc<Worker>> {
         let mut state = self.lock();
         let worker = loop {
             if let Some(worker) = state.ready.pop_front() {
@@ -149,11 +188,13 @@ impl Nursery {
                 }
                 continue;
             }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || state.closed || self.zygote.is_gone() {
+            if state.closed || self.zygote.is_gone() {
                 return None;
             }
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.changed.wait_timeout(state, WAIT).unwrap_or_else(PoisonError::into_inner).0;
+            if give_up() {
+                return None;
+            }
         };
         drop(state);
         worker.executor.store(executor + 1, Ordering::Release);
@@ -164,9 +205,27 @@ impl Nursery {
         Some(worker)
     }
 
+    /// Ends a worker that nobody wants any more, and waits until it has ended.
+    pub(super) fn replace(&self, worker: &Worker) -> Death {
+        worker.is_replaced.store(true, Ordering::Release);
+        worker.signal(libc::SIGKILL);
+        let mut state = self.lock();
+        loop {
+            if let Some(death) = worker.death() {
+                return death;
+            }
+            state = self.changed.wait_timeout(state, WAIT).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Ends a worker whose code does not stop.
+    pub(super) fn kill(&self, worker: &Worker) {
+        worker.is_stopped.store(true, Ordering::Release);
+        worker.signal(libc::SIGKILL);
+    }
+
     pub(in crate::exec) fn stats(&self) -> WorkerStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let stopped = read(&self.stopped);
         let state = self.lock();
         WorkerStats {
             is_barren: self.zygote.is_gone(),
@@ -175,8 +234,9 @@ impl Nursery {
             spawned: read(&self.spawned),
             failed_spawns: read(&self.failed),
             exited: read(&self.exited),
-            killed: read(&self.killed).saturating_sub(stopped),
-            stopped,
+            killed: read(&self.killed),
+            stopped: read(&self.stopped),
+            replaced: read(&self.replaced),
         }
     }
 
@@ -209,8 +269,11 @@ impl Nursery {
                 }
                 state.living.clone()
             };
-            self.wait(&living, again);
+            let is_had = |worker: &Arc<Worker>| worker.executor.load(Ordering::Relaxed) != 0;
+            let next = living.iter().any(is_had).then(|| Instant::now() + IDLE_LOOK);
+            self.wait(&living, again.into_iter().chain(next).min());
             living.iter().for_each(|worker| self.look(worker, false));
+            living.iter().filter(|worker| worker.death().is_none()).for_each(|worker| self.look_for_strays(worker));
         }
         let living = std::mem::take(&mut self.lock().living);
         living.iter().for_each(|worker| worker.signal(libc::SIGKILL));
@@ -241,7 +304,10 @@ impl Nursery {
     /// Whether a worker has ended; then whoever waits for it is told.
     fn look(&self, worker: &Arc<Worker>, wait: bool) {
         let Some(death) = system::reap(worker.process.as_fd(), wait) else { return };
+        let is = |flag: &AtomicBool| flag.load(Ordering::Acquire);
         let counter = match death {
+            Death::Signal(libc::SIGKILL) if is(&worker.is_stopped) => &self.stopped,
+            Death::Signal(libc::SIGKILL) if is(&worker.is_replaced) => &self.replaced,
             Death::Exit(_) => &self.exited,
             Death::Signal(_) => &self.killed,
         };
@@ -252,10 +318,24 @@ impl Nursery {
             let mut state = self.lock();
             state.living.retain(|it| !Arc::ptr_eq(it, worker));
             state.ready.retain(|it| !Arc::ptr_eq(it, worker));
+            if is(&worker.is_replaced) {
+                // It gave no cause for another, so that one does not count.
+                state.allowed += 1.0;
+                self.changed.notify_all();
+            }
         }
         let executor = worker.executor.load(Ordering::Acquire).checked_sub(1);
         if let Some(slot) = executor.and_then(|executor| self.site.slot(executor)) {
             slot.frame().desk.ring();
+        }
+    }
+
+    /// Ends a worker whose code runs on after it said that its call had ended: no limit holds for it.
+    fn look_for_strays(&self, worker: &Worker) {
+        let cpu = worker.idle_cpu();
+        if cpu > IDLE_CPU_MAX {
+            tracing::warn!(pid = worker.pid, ?cpu, "a worker process used CPU time outside of calls, and is ended");
+            self.kill(worker);
         }
     }
 
@@ -323,7 +403,17 @@ impl Nursery {
         let pid = self.zygote.fork_worker(cell)?;
         // It is this process's child, and nobody has waited for it: the number is still its own.
         let process = system::open_process(pid).inspect_err(|_| system::discard(pid))?;
-        Ok(Arc::new(Worker { pid, process, cell, death: OnceLock::new(), executor: AtomicUsize::new(0) }))
+        Ok(Arc::new(Worker {
+            pid,
+            process,
+            cell,
+            death: OnceLock::new(),
+            executor: AtomicUsize::new(0),
+            turns: AtomicU64::new(0),
+            is_replaced: AtomicBool::new(false),
+            is_stopped: AtomicBool::new(false),
+            idle: Mutex::default(),
+        }))
     }
 
     fn ring(&self) {

@@ -238,6 +238,15 @@ pub(in crate::exec) fn cpu_clock(pid: pid_t) -> Result<libc::clockid_t, Errno> {
     if error == 0 { Ok(clock) } else { Err(Errno::from_raw(error)) }
 }
 
+/// CPU time that a child has used; `None` when somebody has waited for it.
+pub(super) fn cpu(pid: pid_t) -> Option<Duration> {
+    let clock = cpu_clock(pid).ok()?;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes to a local; an id of a process that is no more is an error.
+    let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    (result == 0).then(|| Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32))
+}
+
 fn errno_of(error: &std::io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }

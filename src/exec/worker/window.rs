@@ -10,8 +10,11 @@
 #![allow(unsafe_code)] // Copies between memory that code writes.
 
 use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::errno::Errno;
+use nix::sys::stat::fstat;
 
 use super::system;
 use crate::exec::batch::{Batch, Column};
@@ -19,6 +22,9 @@ use crate::exec::stack::{Backing, give_back, map_shared, reserve_addresses, shar
 
 /// Room for the columns of a batch, which come in one message, and for its results.
 pub(in crate::exec) const COLUMNS_BYTES: usize = 96 << 20;
+
+/// In which `st_blocks` counts.
+const BLOCK_BYTES: usize = 512;
 
 /// Where columns and results of a batch lie in a window.
 #[derive(Clone, Debug)]
@@ -77,14 +83,19 @@ impl WindowLayout {
 pub(in crate::exec) struct Window {
     base: usize,
     layout: WindowLayout,
+    /// What is mapped there.
+    file: OwnedFd,
+    /// Bytes behind the data that columns and results take now. Of the executor alone.
+    columns_bytes: AtomicUsize,
 }
 
 impl Window {
     pub(super) fn map(layout: &WindowLayout) -> Result<Window, Errno> {
         let bytes = layout.bytes();
         let base = reserve_addresses(bytes)?;
-        map_shared(&shared_file(bytes)?, base..base + bytes, 0)?;
-        Ok(Window { base, layout: layout.clone() })
+        let file = shared_file(bytes)?;
+        map_shared(&file, base..base + bytes, 0)?;
+        Ok(Window { base, layout: layout.clone(), file, columns_bytes: AtomicUsize::new(0) })
     }
 
     /// In the worker whose window it is: puts it where code looks for data.
@@ -119,6 +130,7 @@ impl Window {
             to as u64
         };
         let columns = batch.columns().iter().map(&mut copy).collect();
+        self.columns_bytes.store(next - self.base - self.layout.data_bytes, Ordering::Relaxed);
         Away { columns, results }
     }
 
@@ -145,13 +157,30 @@ impl Window {
     }
 
     /// Gives back what [`Self::place`] took.
-    pub(in crate::exec) fn release_columns(&self) {
+    pub(super) fn release_columns(&self) {
+        self.columns_bytes.store(0, Ordering::Relaxed);
         give_back(self.base + self.layout.data_bytes..self.base + self.layout.bytes(), Backing::Shared);
     }
 
     /// Leaves zeros, and takes no memory.
     pub(super) fn clear(&self) {
         give_back(self.base..self.base + self.layout.bytes(), Backing::Shared);
+    }
+
+    /// Whether a batch lies there.
+    pub(super) fn has_columns(&self) -> bool {
+        self.columns_bytes() > 0
+    }
+
+    /// What it takes.
+    pub(super) fn columns_bytes(&self) -> usize {
+        self.columns_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Memory of the system that the window takes, whoever wrote there.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let blocks = fstat(&self.file).map_or(0, |stat| stat.st_blocks);
+        usize::try_from(blocks).unwrap_or(0) * BLOCK_BYTES
     }
 
     fn address(&self, data: &Range<u64>) -> Option<usize> {

@@ -4,12 +4,11 @@
 use std::arch::{asm, naked_asm};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Context, stack_start};
+use super::Context;
 
 /// What of a context [`Context::init`] stores, kept where code cannot write it.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::exec) struct Constants {
-    code_sp_max: u64,
     fs_base: u64,
     host_errno: u64,
     cs: u64,
@@ -24,7 +23,6 @@ impl Context {
     pub(in crate::exec) fn constants(&self) -> Constants {
         let word = |word: &AtomicU64| word.load(Ordering::Relaxed);
         Constants {
-            code_sp_max: word(&self.code_sp_max),
             fs_base: word(&self.fs_base),
             host_errno: self.lent.host_errno(),
             cs: word(&self.cs),
@@ -38,7 +36,6 @@ impl Context {
     /// Stores that again, in the process that has to run a call.
     pub(in crate::exec) fn restore(&self, constants: &Constants) {
         self.this.store(self as *const Context as u64, Ordering::Relaxed);
-        self.code_sp_max.store(constants.code_sp_max, Ordering::Relaxed);
         self.fs_base.store(constants.fs_base, Ordering::Relaxed);
         self.lent.restore(constants.host_errno);
         self.cs.store(constants.cs, Ordering::Relaxed);
@@ -48,10 +45,8 @@ impl Context {
         self.pkru.store(constants.pkru, Ordering::Relaxed);
     }
 
-    /// In the process that prepares calls which another one runs: what it needs for that, and the even `seq` before the
-    /// next call.
-    pub(in crate::exec) fn clean(&self, seq: u64, stack_end: usize) {
-        self.code_sp_max.store(stack_start(stack_end) as u64, Ordering::Relaxed);
+    /// In the process that prepares calls which another one runs: the even `seq` before the next call.
+    pub(in crate::exec) fn clean(&self, seq: u64) {
         self.seq.store(seq, Ordering::Relaxed);
     }
 }
