@@ -1,5 +1,5 @@
-//! What a call costs: the guard, the recovery, the hand-over to an executor, and many calls at once, in process, in worker
-//! processes and by gRPC.
+//! What a call costs: the guard, the recovery, the hand-over to an executor, many calls at once, and limits of time, in
+//! process, in worker processes and by gRPC.
 //!
 //! ```text
 //! cargo bench --bench exec -- [--peer FILE ...]
@@ -11,6 +11,7 @@
 #![allow(clippy::print_stdout)] // Its figures are its output.
 
 mod grpc;
+mod limits;
 mod worker;
 
 use std::{
@@ -46,6 +47,10 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Rows per second that a batch aims at, and how many times a plain call a guarded one may take.
 const AIM_ROWS: f64 = 100e6;
 const AIM_RATIO: f64 = 4.0;
+const AIM_GUARDED_NS: f64 = 8.0;
+/// Of Wasmtime's typed call.
+const AIM_TO_WASMTIME: f64 = 0.45;
+const AIM_RECOVERY_US: f64 = 4.0;
 
 /// `lea rax, [rdi + rsi]; ret`
 const ADD: &[u8] = &[0x48, 0x8d, 0x04, 0x37, 0xc3];
@@ -55,6 +60,10 @@ const MULTIPLY: &[u8] = &[0xf2, 0x0f, 0x59, 0xc1, 0xc3];
 const INVALID: &[u8] = &[0x0f, 0x0b];
 /// `call` to itself.
 const RECURSION: &[u8] = &[0xe8, 0xfb, 0xff, 0xff, 0xff];
+/// `jmp` to itself.
+const ENDLESS: &[u8] = &[0xeb, 0xfe];
+/// `dec rdi; jnz` to that`; ret`
+const COUNT: &[u8] = &[0x48, 0xff, 0xcf, 0x75, 0xfb, 0xc3];
 /// `sub rsp, 2 MiB; push rax; ud2`: a frame that the stack is too small for.
 const LARGE_FRAME: &[u8] = &[0x48, 0x81, 0xec, 0x00, 0x00, 0x20, 0x00, 0x50, 0x0f, 0x0b];
 
@@ -77,6 +86,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     handover(&code, &pool, &runtime);
     batches(&code, &pool, &runtime)?;
     series(&code, &pool, &runtime);
+    limits::all(&code, &pool, &runtime);
     // Its threads spin for a moment after a call, as those of the daemon do.
     drop(pool);
     worker::all(&code, workers, &runtime)?;
@@ -123,6 +133,8 @@ impl Code {
             ("invalid", INVALID),
             ("large_frame", LARGE_FRAME),
             ("recursion", RECURSION),
+            ("endless", ENDLESS),
+            ("count", COUNT),
         ];
         for (key, blob) in blobs {
             let entry = FlatEntry { name: "f".to_owned(), offset_bytes: 0 };
@@ -175,8 +187,10 @@ fn guarded(code: &Code, peer: &str) -> Result<(), Box<dyn Error>> {
     println!("exec.guarded_call {guarded:.2} ns");
     println!("exec.ratio.guarded_to_plain {:.2} x", guarded / plain);
     aim("guarded_to_plain", guarded / plain, AIM_RATIO, guarded / plain <= AIM_RATIO);
+    aim("guarded_ns", guarded, AIM_GUARDED_NS, guarded <= AIM_GUARDED_NS);
     if let Some(theirs) = value(peer, "wasmtime.call_typed") {
         println!("exec.ratio.guarded_to_wasmtime_typed {:.3} x", guarded / theirs);
+        aim("guarded_to_wasmtime_typed", guarded / theirs, AIM_TO_WASMTIME, guarded / theirs <= AIM_TO_WASMTIME);
     }
     black_box(sum);
     Ok(())
@@ -197,7 +211,9 @@ fn recovery(code: &Code, pool: &Pool<Pinned>, runtime: &Runtime) {
                 done.wall.as_secs_f64() * 1e6
             })
             .collect();
-        println!("exec.recovery.{key} {:.2} us", quantile(&mut walls, 0.5));
+        let median = quantile(&mut walls, 0.5);
+        println!("exec.recovery.{key} {median:.2} us");
+        aim(&format!("recovery_{key}_us"), median, AIM_RECOVERY_US, median <= AIM_RECOVERY_US);
         println!("exec.recovery.{key}_p99 {:.2} us", quantile(&mut walls, 0.99));
     }
 }

@@ -275,10 +275,7 @@ impl<'a, C: Callee> Executor<'a, C> {
     /// The outcome of code at `entry` that did not come back.
     fn ended(&self, entry: u64, limits: Limits, broken: &Broken) -> Outcome {
         // What such code touched is not known.
-        for part in [self.region.range(), self.slot.stack(), self.slot.thread()] {
-            self.slot.give_back(part);
-        }
-        self.traces.given_back();
+        self.traces.clear(self.slot);
         self.hand.iter().for_each(Hand::forget);
         let guard = self.slot.guard();
         let trap = match broken {

@@ -1,8 +1,8 @@
 //! What calls of one tenant leave in a slot, gone before code of another tenant runs there.
 //!
 //! Between calls of one tenant only what was handed out is scrubbed: buffers, heap, the block of a thread. Stack, memory beyond
-//! the heap, registers and what the kernel stored for signal handlers stay as they are until the tenant changes. Then
-//! what is likely dirty is overwritten, since those pages are needed at once: the top of the stack, and the call memory up to where it
+//! the heap, registers and what the kernel stored for signal handlers stay as they are until the tenant changes. Then,
+//! and where code did not come back, what is likely dirty is overwritten, since those pages are needed at once: the top of the stack, and the call memory up to where it
 //! was used. All the rest is given back to the system, which costs next to nothing where nothing was touched, so nobody has to
 //! know how deep a stack was. Pages that come back are zeros.
 //!
@@ -67,12 +67,8 @@ impl Traces {
         self.used_end.set(self.used_end.get().max(end));
     }
 
-    /// The call memory went back to the system.
-    pub(super) fn given_back(&self) {
-        self.used_end.set(0);
-    }
-
-    fn scrub(&self, slot: &Slot) {
+    /// Leaves zeros in all memory of the slot that code has, whatever it touched.
+    pub(super) fn clear(&self, slot: &Slot) {
         let (stack, memory) = (slot.stack(), slot.memory());
         let kept = stack.end - STACK_KEPT_BYTES.min(stack.len());
         Region::of_stack(slot).scrub_from(kept);
@@ -82,6 +78,10 @@ impl Traces {
         let kept = memory.start + kept_bytes;
         Region::of_slot(slot).scrub(kept);
         slot.give_back_above(kept);
+    }
+
+    fn scrub(&self, slot: &Slot) {
+        self.clear(slot);
         let frame = slot.frame();
         frame.forget();
         if frame.take_signals() > 0 {
