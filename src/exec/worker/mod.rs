@@ -19,6 +19,7 @@ mod life;
 mod nursery;
 mod seclude;
 mod site;
+mod step;
 mod sync;
 mod system;
 mod trial;
