@@ -15,7 +15,7 @@ use codecached::{
     client::Client,
     proto::{ResultType, Trap, TrapKind, TrapStage, execute_response::Outcome, value::Kind},
 };
-use support::{ADD, Daemon, call, flat, handle, until};
+use support::{ADD, Daemon, call, compile, elf, flat, handle, trapped, until};
 
 fn start(flags: &[&str]) -> Daemon {
     let set =
@@ -95,6 +95,17 @@ async fn workers_that_die_before_they_are_anybodys_are_forked_ever_more_rarely()
     assert_eq!(daemon.log().matches("end before they can run anything").count(), 1, "{}", daemon.log());
     assert_eq!(add(&client, code).await, Ok(Some(Kind::I32(3))), "when it is over");
     assert!(workers(&daemon).is_disjoint(&all));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_signal_that_ends_a_worker_is_told_as_what_it_is() {
+    let daemon = start(&[]);
+    let client = daemon.client().await;
+    let rogue = handle(&client.install(elf("rogue", compile("rogue.S"))).await.unwrap());
+    for (symbol, signal) in [("lose_frame", 4), ("lose_frame_at_breakpoint", 5)] {
+        let trap = trapped(client.execute(call(rogue, symbol, vec![], ResultType::Void)).await.unwrap());
+        assert_eq!((trap.kind(), trap.stage(), trap.signal), (TrapKind::Worker, TrapStage::Call, signal), "{symbol}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
