@@ -41,14 +41,12 @@ pub(in crate::exec) struct Desk {
     /// The turn that the worker has finished; the executor sleeps on this.
     done: AtomicU32,
     executor_sleeps: AtomicU32,
-    /// Not zero: the worker, which has run no code before, waits for turns.
-    joined: AtomicU32,
 }
 
 impl Desk {
     /// For a new worker: no turn has been taken. The one before it is dead.
     pub(super) fn clear(&self) {
-        for word in [&self.turn, &self.worker_sleeps, &self.done, &self.executor_sleeps, &self.joined] {
+        for word in [&self.turn, &self.worker_sleeps, &self.done, &self.executor_sleeps] {
             word.store(0, Ordering::Relaxed);
         }
     }
@@ -83,24 +81,10 @@ impl Desk {
         self.done.load(Ordering::Acquire) == turn
     }
 
-    /// The executor of a new worker: waits up to `slice` until that waits for turns. False: it does not yet.
-    pub(super) fn has_joined(&self, slice: Duration) -> bool {
-        if self.joined.load(Ordering::Acquire) == 0 {
-            futex_wait(&self.joined, 0, Some(slice));
-        }
-        self.joined.load(Ordering::Acquire) != 0
-    }
-
     /// Whoever knows that the worker is dead: makes an executor look that sleeps. Nothing is stored, as the desk may be the
     /// next worker's by now; an executor that is just about to sleep looks again after its slice.
     pub(super) fn ring(&self) {
         futex_wake(&self.done);
-    }
-
-    /// The worker, before its first turn.
-    pub(super) fn join(&self) {
-        self.joined.store(1, Ordering::Release);
-        futex_wake(&self.joined);
     }
 
     /// The worker: waits for a turn that is not the last one.

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::child::Worker;
 use super::desk::Before;
-use super::nursery::{Nursery, Worker};
+use super::nursery::Nursery;
 use super::system::Death;
 use super::window::Window;
 use crate::exec::frame::Frame;
@@ -194,7 +195,7 @@ impl Hand {
             self.turn.set(0);
             self.code_epoch.set(None);
             let Some(worker) = self.nursery.take(self.executor, || watch.is_over(began)) else { break };
-            match self.joined(&worker, frame, || watch.is_over(began)) {
+            match self.joined(&worker, || watch.is_over(began)) {
                 Ok(()) => {
                     watch.changed(Some(&worker));
                     return Ok(Arc::clone(held.insert(worker)));
@@ -205,10 +206,10 @@ impl Hand {
         Err(Lost::Never(died))
     }
 
-    /// Waits until the worker can be told of calls, or how it died before. It has run no code: so what it says is true.
-    fn joined(&self, worker: &Worker, frame: &Frame, is_over: impl Fn() -> bool) -> Result<(), Death> {
+    /// Waits until the worker can be told of calls, or how it died before.
+    fn joined(&self, worker: &Worker, is_over: impl Fn() -> bool) -> Result<(), Death> {
         loop {
-            if frame.desk.has_joined(SLICE) {
+            if self.nursery.wait_joined(worker, SLICE) {
                 return Ok(());
             }
             if let Some(death) = worker.death() {
@@ -244,7 +245,7 @@ impl Hand {
             } else if watch.is_over(began) {
                 let since: Instant = *over_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= GRACE {
-                    self.nursery.kill(worker);
+                    worker.stop();
                     lost = Some(Lost::Stopped);
                 }
             }

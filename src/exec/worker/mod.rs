@@ -13,12 +13,14 @@
 //! Calls that one worker runs one after the other are not kept apart more than in a thread: code that takes its worker
 //! over could falsify later calls there. So a worker runs calls of one tenant.
 
+mod child;
 mod desk;
 mod hand;
 mod life;
 mod nursery;
 mod seclude;
 mod site;
+mod step;
 mod sync;
 mod system;
 mod trial;
@@ -31,9 +33,10 @@ use std::sync::Arc;
 use super::signals;
 use super::start::{ExecConfig, StartError};
 
+pub(super) use child::Worker;
 pub(super) use desk::Desk;
 pub(super) use hand::{Hand, Lost, Turn, Watch};
-pub(super) use nursery::{Keeper, Nursery, Worker};
+pub(super) use nursery::{Keeper, Nursery};
 pub(super) use system::cpu_clock;
 pub(super) use window::{COLUMNS_BYTES, fits};
 

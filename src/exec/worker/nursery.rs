@@ -5,95 +5,34 @@
 //! than that.
 
 use std::collections::VecDeque;
-use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use libc::{c_int, pid_t};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::site::{CELLS, Site};
+use super::child::Worker;
+use super::site::{CELLS, JOINED, Site};
+use super::step::Step;
 use super::system::{self, Death};
 use super::zygote::Zygote;
 use crate::exec::start::StartError;
 
 /// Workers that stand ready beside those that executors have.
 const READY: usize = 2;
-/// After a fork that failed.
+/// After a fork that failed, or a worker that died before it could run anything; then twice that, and so on.
 const RETRY: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Between two looks at the CPU time of workers that have nothing to do.
 const IDLE_LOOK: Duration = Duration::from_millis(250);
 /// CPU time that a worker may use from one call to the next: it spins for a moment, and sleeps.
 const IDLE_CPU_MAX: Duration = Duration::from_millis(5);
 /// How long who waits for a worker sleeps before it looks whether it still should.
 const WAIT: Duration = Duration::from_millis(10);
-
-/// One worker process, a child of this one.
-pub(in crate::exec) struct Worker {
-    pid: pid_t,
-    process: OwnedFd,
-    cell: u32,
-    death: OnceLock<Death>,
-    /// The executor that it is of, and one; 0 before.
-    executor: AtomicUsize,
-    /// Odd while its executor has it run a call.
-    pub(super) turns: AtomicU64,
-    /// Its executor gave it up, because of no fault.
-    is_replaced: AtomicBool,
-    /// It was killed because its code did not stop.
-    is_stopped: AtomicBool,
-    idle: Mutex<Idle>,
-}
-
-/// What is known of a worker between two calls.
-#[derive(Debug, Default)]
-struct Idle {
-    turns: u64,
-    cpu: Duration,
-}
-
-impl Worker {
-    /// Its process id, also when it has ended.
-    pub(in crate::exec) fn pid(&self) -> pid_t {
-        self.pid
-    }
-
-    /// How it ended; `None` while it lives, as far as is known.
-    pub(super) fn death(&self) -> Option<Death> {
-        self.death.get().copied()
-    }
-
-    /// CPU time that it has used between two calls, since it was first looked at there.
-    fn idle_cpu(&self) -> Duration {
-        let turns = self.turns.load(Ordering::SeqCst);
-        if turns == 0 || !turns.is_multiple_of(2) {
-            return Duration::ZERO;
-        }
-        let Some(cpu) = system::cpu(self.pid) else { return Duration::ZERO };
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.turns != turns {
-            *idle = Idle { turns, cpu };
-        }
-        // A call may have begun since.
-        if self.turns.load(Ordering::SeqCst) == turns { cpu.saturating_sub(idle.cpu) } else { Duration::ZERO }
-    }
-
-    /// Sends it a signal, unless it has ended.
-    pub(in crate::exec) fn signal(&self, signal: c_int) {
-        system::send_signal(self.process.as_fd(), signal);
-    }
-}
-
-impl fmt::Debug for Worker {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Worker").field("pid", &self.pid).field("death", &self.death).finish_non_exhaustive()
-    }
-}
 
 /// Counts of worker processes: of this moment, and since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,7 +45,7 @@ pub struct WorkerStats {
     pub ready: usize,
     /// Forked.
     pub spawned: u64,
-    /// That could not be forked.
+    /// That could not be forked, or died before they could run anything.
     pub failed_spawns: u64,
     /// Ended by themselves or by their code, with whatever status.
     pub exited: u64,
@@ -127,10 +66,12 @@ struct State {
     /// Forks that are allowed now, and when that was counted.
     allowed: f64,
     counted: Option<Instant>,
-    /// No fork before.
+    /// No fork before; how long that was after the last failure, and when that was.
     not_before: Option<Instant>,
-    /// Why the last fork failed, if it did.
-    obstacle: Option<Errno>,
+    retry: Duration,
+    failed_at: Option<Instant>,
+    /// What failed last, unless a worker has come through its set-up since.
+    obstacle: Option<Obstacle>,
     /// Nobody gets one any more.
     closed: bool,
     stopping: bool,
@@ -218,12 +159,6 @@ impl Nursery {
         }
     }
 
-    /// Ends a worker whose code does not stop.
-    pub(super) fn kill(&self, worker: &Worker) {
-        worker.is_stopped.store(true, Ordering::Release);
-        worker.signal(libc::SIGKILL);
-    }
-
     pub(in crate::exec) fn stats(&self) -> WorkerStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let state = self.lock();
@@ -304,10 +239,12 @@ impl Nursery {
     /// Whether a worker has ended; then whoever waits for it is told.
     fn look(&self, worker: &Arc<Worker>, wait: bool) {
         let Some(death) = system::reap(worker.process.as_fd(), wait) else { return };
+        let has_joined = self.has_joined(worker);
         let is = |flag: &AtomicBool| flag.load(Ordering::Acquire);
         let counter = match death {
-            Death::Signal(libc::SIGKILL) if is(&worker.is_stopped) => &self.stopped,
             Death::Signal(libc::SIGKILL) if is(&worker.is_replaced) => &self.replaced,
+            _ if !has_joined => &self.failed,
+            _ if is(&worker.is_stopped) => &self.stopped,
             Death::Exit(_) => &self.exited,
             Death::Signal(_) => &self.killed,
         };
@@ -324,6 +261,9 @@ impl Nursery {
                 self.changed.notify_all();
             }
         }
+        if !has_joined && !wait && !is(&worker.is_replaced) {
+            self.hold_back(Obstacle::Death(death));
+        }
         let executor = worker.executor.load(Ordering::Acquire).checked_sub(1);
         if let Some(slot) = executor.and_then(|executor| self.site.slot(executor)) {
             slot.frame().desk.ring();
@@ -334,8 +274,8 @@ impl Nursery {
     fn look_for_strays(&self, worker: &Worker) {
         let cpu = worker.idle_cpu();
         if cpu > IDLE_CPU_MAX {
-            tracing::warn!(pid = worker.pid, ?cpu, "a worker process used CPU time outside of calls, and is ended");
-            self.kill(worker);
+            tracing::warn!(pid = worker.pid(), ?cpu, "a worker process used CPU time outside of calls, and is ended");
+            worker.stop();
         }
     }
 
@@ -351,7 +291,6 @@ impl Nursery {
                 Ok(worker) => {
                     self.spawned.fetch_add(1, Ordering::Relaxed);
                     let mut state = self.lock();
-                    state.obstacle = None;
                     state.living.push(Arc::clone(&worker));
                     state.ready.push_back(worker);
                     drop(state);
@@ -359,15 +298,47 @@ impl Nursery {
                 }
                 Err(errno) => {
                     self.failed.fetch_add(1, Ordering::Relaxed);
-                    let mut state = self.lock();
-                    state.not_before = Some(Instant::now() + RETRY);
-                    let before = state.obstacle.replace(errno);
-                    drop(state);
+                    self.hold_back(Obstacle::Fork(errno));
                     self.changed.notify_all();
-                    if before != Some(errno) {
-                        tracing::warn!(%errno, "no worker process can be forked");
-                    }
                 }
+            }
+        }
+    }
+
+    /// No further one is forked for a while: the longer, the more have failed one after the other.
+    fn hold_back(&self, obstacle: Obstacle) {
+        let (mut state, now) = (self.lock(), Instant::now());
+        let since = state.failed_at.replace(now);
+        let works = since
+            .is_none_or(|failed| state.living.iter().any(|worker| worker.born > failed && self.has_joined(worker)));
+        if works {
+            (state.retry, state.obstacle) = (Duration::ZERO, None);
+        }
+        // Those that fail at the same time are one failure.
+        if state.not_before.is_none_or(|when| when <= now) {
+            state.retry = (state.retry * 2).clamp(RETRY, RETRY_MAX);
+            state.not_before = Some(now + state.retry);
+        }
+        let before = state.obstacle.replace(obstacle);
+        drop(state);
+        if before != Some(obstacle) {
+            obstacle.tell();
+        }
+    }
+
+    /// Whether it has come through its set-up. Told in memory that no code has.
+    fn has_joined(&self, worker: &Worker) -> bool {
+        self.site.cell(worker.cell as usize).load(Ordering::Acquire) == JOINED
+    }
+
+    /// Waits up to `slice` for that, of a worker that was taken.
+    pub(super) fn wait_joined(&self, worker: &Worker, slice: Duration) -> bool {
+        let cell = self.site.cell(worker.cell as usize);
+        match cell.load(Ordering::Acquire) {
+            JOINED => true,
+            told => {
+                system::futex_wait(cell, told, Some(slice));
+                self.has_joined(worker)
             }
         }
     }
@@ -389,9 +360,12 @@ impl Nursery {
             return Permit::Later(now + Duration::from_secs_f64((1.0 - state.allowed) / rate));
         }
         state.allowed -= 1.0;
-        // Those that wait are the latest, and few.
-        state.next_cell = (state.next_cell + 1) % CELLS as u32;
-        Permit::Now(state.next_cell)
+        // One that nobody has: there are far more than workers.
+        let mut cells = (1..CELLS as u32).map(|more| (state.next_cell + more) % CELLS as u32);
+        let is_free = |cell: &u32| state.living.iter().all(|worker| worker.cell != *cell);
+        let cell = cells.find(is_free).unwrap_or_default();
+        state.next_cell = cell;
+        Permit::Now(cell)
     }
 
     fn burst(site: &Site, spawns_max_per_s: u32) -> f64 {
@@ -403,17 +377,7 @@ impl Nursery {
         let pid = self.zygote.fork_worker(cell)?;
         // It is this process's child, and nobody has waited for it: the number is still its own.
         let process = system::open_process(pid).inspect_err(|_| system::discard(pid))?;
-        Ok(Arc::new(Worker {
-            pid,
-            process,
-            cell,
-            death: OnceLock::new(),
-            executor: AtomicUsize::new(0),
-            turns: AtomicU64::new(0),
-            is_replaced: AtomicBool::new(false),
-            is_stopped: AtomicBool::new(false),
-            idle: Mutex::default(),
-        }))
+        Ok(Arc::new(Worker::new(pid, process, cell)))
     }
 
     fn ring(&self) {
@@ -424,6 +388,27 @@ impl Nursery {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Only values are moved under it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why there is no worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Obstacle {
+    Fork(Errno),
+    /// It died before it could run anything.
+    Death(Death),
+}
+
+impl Obstacle {
+    fn tell(self) {
+        match self {
+            Self::Fork(errno) => tracing::warn!(%errno, "no worker process can be forked"),
+            Self::Death(death) => {
+                let status = if let Death::Exit(status) = death { Some(status) } else { None };
+                let step = status.and_then(Step::named).unwrap_or("none that says so");
+                tracing::warn!(?death, step, "worker processes end before they can run anything");
+            }
+        }
     }
 }
 

@@ -26,6 +26,8 @@ use super::window::{Window, WindowLayout};
 const PAGE_BYTES: usize = 4096;
 /// Words of the cradle, which are used in turn. Far more than there are workers that wait.
 pub(super) const CELLS: usize = PAGE_BYTES / size_of::<AtomicU32>();
+/// What a worker stores in its cell when it has come through its set-up.
+pub(super) const JOINED: u32 = u32::MAX;
 
 /// Where everything is.
 #[derive(Debug)]
@@ -71,7 +73,7 @@ impl Site {
         Ok(start)
     }
 
-    /// The word by which a worker that waits is told whose it is: the executor's number and one.
+    /// The word by which a worker that waits is told whose it is: the executor's number and one. It answers [`JOINED`].
     pub(super) fn cell(&self, cell: usize) -> &AtomicU32 {
         let address = (self.cradle + cell % CELLS * size_of::<AtomicU32>()) as *const AtomicU32;
         // SAFETY: within the page that was mapped with this value and stays as long as it.

@@ -86,7 +86,6 @@ pub(crate) fn turns(flaw: Flaw) {
     let worker = {
         let frame = Arc::clone(&frame);
         thread::spawn(move || {
-            frame.desk.join();
             for _ in 0..TURNS {
                 let turn = frame.desk.next();
                 assert_eq!(frame.desk.before().refetches, turn == 1);
@@ -96,7 +95,6 @@ pub(crate) fn turns(flaw: Flaw) {
             }
         })
     };
-    while !frame.desk.has_joined(Duration::ZERO) {}
     for turn in 1..=TURNS {
         frame.argument.store(10 * turn, Ordering::Relaxed);
         frame.desk.post(turn, Before { refetches: turn == 1, clears_registers: false });

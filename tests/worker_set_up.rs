@@ -1,0 +1,131 @@
+//! Worker processes that do not come as far as to run a call: what that costs, what is told, and how it ends.
+
+mod support;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    process::Command,
+    time::Duration,
+};
+
+use codecached::{
+    client::Client,
+    proto::{ResultType, Trap, TrapKind, TrapStage, execute_response::Outcome, value::Kind},
+};
+use support::{ADD, Daemon, call, compile, elf, flat, handle, trapped, until};
+
+fn start(flags: &[&str]) -> Daemon {
+    let set =
+        ["exec.isolation=process", "exec.executors=1", "exec.spare_executors=0", "exec.worker_spawns_max_per_s=2000"];
+    let set: Vec<&str> = set.into_iter().flat_map(|it| ["--set", it]).collect();
+    Daemon::start_with(&[&set, flags].concat())
+}
+
+/// The processes of this daemon that have this name.
+fn named(daemon: &Daemon, name: &str) -> BTreeSet<u32> {
+    let path = format!("/proc/{0}/task/{0}/children", daemon.pid());
+    let children = fs::read_to_string(path).unwrap();
+    let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
+    let is_named = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|it| it.trim() == name);
+    children.filter(is_named).collect()
+}
+
+fn workers(daemon: &Daemon) -> BTreeSet<u32> {
+    named(daemon, "codecached-work")
+}
+
+fn zygote(daemon: &Daemon) -> u32 {
+    let forks = named(daemon, "codecached-fork");
+    assert_eq!(forks.len(), 1);
+    forks.into_iter().next().unwrap()
+}
+
+fn kill(pids: &BTreeSet<u32>) {
+    let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
+    // One may have ended meanwhile.
+    let _sent = Command::new("kill").arg("-KILL").args(pids).output().unwrap();
+}
+
+fn get(daemon: &Daemon, path: &str) -> String {
+    let mut stream = TcpStream::connect(&daemon.metrics).unwrap();
+    stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", daemon.metrics).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn metric(daemon: &Daemon, name: &str) -> u64 {
+    let page = get(daemon, "/metrics");
+    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap();
+    value.parse::<f64>().unwrap() as u64
+}
+
+fn failures(daemon: &Daemon) -> u64 {
+    metric(daemon, "codecache_worker_spawn_failures_total")
+}
+
+async fn add(client: &Client, add: u64) -> Result<Option<Kind>, Trap> {
+    let request = call(add, "f", vec![Kind::I32(1), Kind::I32(2)], ResultType::I32);
+    match client.execute(request).await.unwrap().outcome.unwrap() {
+        Outcome::Returned(it) => Ok(it.value.unwrap().kind),
+        Outcome::Trap(trap) => Err(trap),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_die_before_they_are_anybodys_are_forked_ever_more_rarely() {
+    let daemon = start(&[]);
+    let client = daemon.client().await;
+    let code = handle(&client.install(flat("add", ADD)).await.unwrap());
+    assert_eq!(add(&client, code).await, Ok(Some(Kind::I32(3))));
+    let spawned = || metric(&daemon, "codecache_worker_spawns_total");
+    let (all, before) = (workers(&daemon), spawned());
+    for _ in 0..100 {
+        // Whatever it is that ends them: it lasts.
+        kill(&workers(&daemon));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let more = spawned() - before;
+    assert!((1..20).contains(&more), "{more} workers were forked although all died");
+    assert!(failures(&daemon) > 0);
+    assert_eq!(daemon.log().matches("end before they can run anything").count(), 1, "{}", daemon.log());
+    assert_eq!(add(&client, code).await, Ok(Some(Kind::I32(3))), "when it is over");
+    assert!(workers(&daemon).is_disjoint(&all));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_signal_that_ends_a_worker_is_told_as_what_it_is() {
+    let daemon = start(&[]);
+    let client = daemon.client().await;
+    let rogue = handle(&client.install(elf("rogue", compile("rogue.S"))).await.unwrap());
+    for (symbol, signal) in [("lose_frame", 4), ("lose_frame_at_breakpoint", 5)] {
+        let trap = trapped(client.execute(call(rogue, symbol, vec![], ResultType::Void)).await.unwrap());
+        assert_eq!((trap.kind(), trap.stage(), trap.signal), (TrapKind::Worker, TrapStage::Call, signal), "{symbol}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_step_at_which_workers_fail_is_told_and_no_call_is_lost_once_it_works_again() {
+    let daemon = start(&[]);
+    let client = daemon.client().await;
+    let code = handle(&client.install(flat("add", ADD)).await.unwrap());
+    let descriptors = |limit: &str| {
+        let limit = ["--pid".to_owned(), zygote(&daemon).to_string(), format!("--nofile={limit}")];
+        assert!(Command::new("prlimit").args(limit).status().unwrap().success());
+    };
+    // So it cannot look into /proc.
+    descriptors("0:4096");
+    kill(&workers(&daemon));
+    let trap = until("a call without a worker", async || add(&client, code).await.err()).await;
+    assert_eq!((trap.kind(), trap.stage(), trap.exit_status), (TrapKind::Worker, TrapStage::Waiting, Some(98)));
+    assert_eq!(daemon.log().matches("\"step\":\"setting RLIMIT_AS\"").count(), 1, "{}", daemon.log());
+    assert!(failures(&daemon) >= 4);
+    descriptors("4096:4096");
+    // Those that are ready were forked before.
+    kill(&workers(&daemon));
+    until("a call", async || add(&client, code).await.ok()).await;
+}
