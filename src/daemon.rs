@@ -8,6 +8,7 @@ mod passed;
 mod sockets;
 
 use std::{
+    cell::Cell,
     collections::hash_map::RandomState,
     hash::BuildHasher,
     io,
@@ -49,6 +50,8 @@ use sockets::Sockets;
 const COMMIT_PER_BUDGET: f64 = 1.05;
 /// Beyond the grace, until the process is gone: the last answers, files for profilers, memory of the arenas.
 const END_GRACE: Duration = Duration::from_secs(5);
+/// How often it is looked whether the daemon can go on.
+const LOST_INTERVAL: Duration = Duration::from_millis(100);
 /// Time for the last answers to reach their clients.
 const ANSWER_GRACE: Duration = Duration::from_millis(500);
 
@@ -92,6 +95,9 @@ pub enum DaemonError {
     /// A socket that nobody asked for.
     #[error("the service manager passed a socket at {0}, where server.listen does not listen")]
     Passed(String),
+    /// Something that cannot be had again has gone.
+    #[error("the daemon cannot go on and must be started again: {0}")]
+    Lost(&'static str),
     /// The transport.
     #[error("serving failed: {0}")]
     Serve(Box<dyn std::error::Error + Send + Sync>),
@@ -106,10 +112,10 @@ impl From<exec::StartError> for DaemonError {
     }
 }
 
-/// Runs the daemon until SIGTERM or SIGINT, and drains it. Blocks.
+/// Runs the daemon until SIGTERM or SIGINT, or until it cannot go on, and drains it. Blocks.
 ///
 /// # Errors
-/// [`DaemonError`]; nothing was served if it comes from the start.
+/// [`DaemonError`]; nothing was served if it comes from the start, all if it is [`DaemonError::Lost`].
 pub fn serve(config: Config) -> Result<(), DaemonError> {
     let ground = Ground::open(&config)?;
     let sockets = Sockets::open(&config)?;
@@ -249,11 +255,18 @@ async fn run(config: &Config, sockets: Sockets, service: Service, metrics: Arc<M
         streams_per_connection_max: config.server.streams_per_connection_max,
     };
     let serving = server::serve(&service, listeners, &transport, health, stopping);
+    let is_lost = Cell::new(None);
     let drained = async {
         server::set_serving(&reporter, true).await;
         tracing::info!(listen = targets, metrics = metrics_address, pid = std::process::id(), "ready");
         manager.ready(&targets);
-        let signal = stop_signals.next().await;
+        let signal = tokio::select! {
+            signal = stop_signals.next() => signal,
+            why = lost(&service) => {
+                is_lost.set(Some(why));
+                "none"
+            }
+        };
         let grace = Duration::from_millis(config.server.grace_ms);
         let until = Instant::now() + grace;
         tracing::info!(signal, grace_ms = config.server.grace_ms, "draining");
@@ -273,7 +286,18 @@ async fn run(config: &Config, sockets: Sockets, service: Service, metrics: Arc<M
     upkeep.abort();
     watched.abort();
     tracing::info!("stopped");
-    result
+    is_lost.get().map_or(result, |why| Err(DaemonError::Lost(why)))
+}
+
+/// Comes back when the daemon cannot go on, with why.
+async fn lost(service: &Service) -> &'static str {
+    let mut interval = tokio::time::interval(LOST_INTERVAL);
+    loop {
+        interval.tick().await;
+        if let Err(why) = service.alive() {
+            return why;
+        }
+    }
 }
 
 /// Tells the service manager's watchdog that the daemon does not hang, for as long as that is so: the runtime gets to
@@ -307,9 +331,10 @@ fn serve_metrics(
     let Some(socket) = socket else { return Ok("off".to_owned()) };
     let bound = socket.local_addr()?;
     let listener = TcpListener::from_std(socket)?;
-    let (rendering, asked, shown) = (service.clone(), service.clone(), service.clone());
+    let (rendering, felt, asked, shown) = (service.clone(), service.clone(), service.clone(), service.clone());
     let pages = http::Pages {
         scrape: Arc::new(move || rendering.render_metrics()),
+        liveness: Arc::new(move || Ok(felt.alive()?)),
         readiness: Arc::new(move || asked.ready()),
         status: Arc::new(move || shown.status_json()),
     };

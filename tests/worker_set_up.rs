@@ -129,3 +129,64 @@ async fn the_step_at_which_workers_fail_is_told_and_no_call_is_lost_once_it_work
     kill(&workers(&daemon));
     until("a call", async || add(&client, code).await.ok()).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_process_that_forks_workers_the_daemon_says_so_drains_and_ends_by_itself() {
+    let mut daemon = start(&["--set", "server.grace_ms=30000"]);
+    let client = daemon.client().await;
+    let rogue = handle(&client.install(elf("rogue", compile("rogue.S"))).await.unwrap());
+    assert!(get(&daemon, "/livez").starts_with("HTTP/1.1 200"));
+    let mut request = call(rogue, "spin", vec![], ResultType::Void);
+    request.cpu_limit = Some(prost_types::Duration { seconds: 10, nanos: 0 });
+    let running = tokio::spawn({
+        let client = client.clone();
+        async move { trapped(client.execute(request).await.unwrap()) }
+    });
+    until("that it runs", async || (client.status().await.unwrap().executors?.running == 1).then_some(())).await;
+    kill(&BTreeSet::from([zygote(&daemon)]));
+    let lost = "the process that forks workers has ended";
+    until("that it is not alive", async || get(&daemon, "/livez").contains(lost).then_some(())).await;
+    until("that requests are not taken", async || {
+        let health = Command::new(env!("CARGO_BIN_EXE_codecachectl"));
+        (ended(health, &["--server", &daemon.target, "health"]) == Some(5)).then_some(())
+    })
+    .await;
+    assert!(!running.is_finished() && daemon.is_running(), "what runs is waited for");
+    // Nobody waits for it any more.
+    running.abort();
+    assert_eq!(daemon.wait(), Some(1));
+    until("why it has ended", async || daemon.log().contains(lost).then_some(())).await;
+}
+
+fn ended(mut command: Command, arguments: &[&str]) -> Option<i32> {
+    command.args(arguments).output().unwrap().status.code()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_process_that_forks_workers_is_stopped_deaths_are_told_and_calls_wait() {
+    let daemon = start(&[]);
+    let client = daemon.client().await;
+    let rogue = handle(&client.install(elf("rogue", compile("rogue.S"))).await.unwrap());
+    until("workers that are ready", async || (workers(&daemon).len() == 3).then_some(())).await;
+    let zygote = zygote(&daemon).to_string();
+    let signal = |signal: &str| assert_eq!(ended(Command::new("kill"), &[signal, &zygote]), Some(0));
+    signal("-STOP");
+    for _ in 0..3 {
+        let trap = trapped(client.execute(call(rogue, "lose_frame", vec![], ResultType::Void)).await.unwrap());
+        assert_eq!((trap.kind(), trap.stage()), (TrapKind::Worker, TrapStage::Call), "{trap:?}");
+    }
+    assert_eq!(workers(&daemon).len(), 0);
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move {
+            let request = call(rogue, "add", vec![Kind::I32(1), Kind::I32(2)], ResultType::I32);
+            client.execute(request).await.unwrap().outcome
+        }
+    });
+    // Longer than a fork takes.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!waiting.is_finished());
+    signal("-CONT");
+    assert!(matches!(waiting.await.unwrap(), Some(Outcome::Returned(_))));
+    assert!(get(&daemon, "/livez").starts_with("HTTP/1.1 200"));
+}

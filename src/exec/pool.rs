@@ -247,6 +247,11 @@ impl<C: Callee> Pool<C> {
         self.shared.nursery.as_ref().map(|nursery| nursery.stats())
     }
 
+    /// Whether calls run in worker processes, and no further one can be forked, for good.
+    pub fn is_barren(&self) -> bool {
+        self.shared.nursery.as_ref().is_some_and(|nursery| nursery.is_barren())
+    }
+
     /// Refuses new calls from now on and waits until all have ended and were answered, or `until`. Blocks. Answers
     /// whether all have.
     pub fn drain(&self, until: Instant) -> bool {
@@ -383,7 +388,7 @@ impl<C: Callee> Desk for Shared<C> {
     }
 }
 
-/// What executors will run under. It is tried out, even if it need not be had: either all executors have it or none.
+/// Starts a thread of this name.
 pub(super) fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
     thread::Builder::new().name(name.clone()).spawn(body).map_err(|error| StartError::Thread { name, error })
 }

@@ -175,6 +175,11 @@ impl Nursery {
         }
     }
 
+    /// Whether no further worker can be forked, for good.
+    pub(in crate::exec) fn is_barren(&self) -> bool {
+        self.zygote.is_gone()
+    }
+
     /// Nobody gets a worker from now on.
     pub(in crate::exec) fn close(&self) {
         self.lock().closed = true;
@@ -234,6 +239,12 @@ impl Nursery {
             self.tell_all();
         }
         let _ = self.bell.read();
+    }
+
+    /// Looks at all while a fork takes long: executors wait to be told of the ends of theirs.
+    fn look_around(&self) {
+        let living = self.lock().living.clone();
+        living.iter().for_each(|worker| self.look(worker, false));
     }
 
     /// Whether a worker has ended; then whoever waits for it is told.
@@ -374,7 +385,7 @@ impl Nursery {
 
     fn spawn(&self, cell: u32) -> Result<Arc<Worker>, Errno> {
         self.site.cell(cell as usize).store(0, Ordering::Release);
-        let pid = self.zygote.fork_worker(cell)?;
+        let pid = self.zygote.fork_worker(cell, || self.look_around())?;
         // It is this process's child, and nobody has waited for it: the number is still its own.
         let process = system::open_process(pid).inspect_err(|_| system::discard(pid))?;
         Ok(Arc::new(Worker::new(pid, process, cell)))
