@@ -52,6 +52,9 @@ const AIM_GUARDED_NS: f64 = 8.0;
 const AIM_TO_WASMTIME: f64 = 0.45;
 const AIM_RECOVERY_US: f64 = 4.0;
 
+/// A namespace with an entry `add`.
+const OTHER: &str = "other";
+
 /// `lea rax, [rdi + rsi]; ret`
 const ADD: &[u8] = &[0x48, 0x8d, 0x04, 0x37, 0xc3];
 /// `mulsd xmm0, xmm1; ret`
@@ -136,19 +139,24 @@ impl Code {
             ("endless", ENDLESS),
             ("count", COUNT),
         ];
-        for (key, blob) in blobs {
+        for (namespace, (key, blob)) in blobs.map(|blob| ("", blob)).into_iter().chain([(OTHER, ("add", ADD))]) {
             let entry = FlatEntry { name: "f".to_owned(), offset_bytes: 0 };
             let image = Image::parse_flat(blob, vec![entry], &Limits::default())?;
             let mut identity = [0; 32];
             identity[..key.len()].copy_from_slice(key.as_bytes());
-            let install = Install { name: name(key)?, digest: identity, identity, replace: false, reentrant: false };
+            let install =
+                Install { name: name(namespace, key)?, digest: identity, identity, replace: false, reentrant: false };
             cache.install(&install, image)?;
         }
         Ok(Self { arenas, cache })
     }
 
     fn pin(&self, key: &str) -> Pinned {
-        let name = name(key).expect("a name");
+        self.pin_in("", key)
+    }
+
+    fn pin_in(&self, namespace: &str, key: &str) -> Pinned {
+        let name = name(namespace, key).expect("a name");
         self.cache.pin(Target::Name(&name)).expect("an entry")
     }
 
@@ -160,8 +168,8 @@ impl Code {
     }
 }
 
-fn name(key: &str) -> Result<Name, Box<dyn Error>> {
-    Ok(Name::new(Namespace::new("")?, key.as_bytes())?)
+fn name(namespace: &str, key: &str) -> Result<Name, Box<dyn Error>> {
+    Ok(Name::new(Namespace::new(namespace)?, key.as_bytes())?)
 }
 
 #[inline(never)]

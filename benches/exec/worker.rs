@@ -8,15 +8,16 @@ use std::{
 
 use codecached::{
     cache::Pinned,
-    exec::{Arg, ExecConfig, Outcome, Pool, ResultType, Workers},
+    exec::{Arg, Call, ExecConfig, Outcome, Pool, ResultType, Workers},
 };
 use tokio::runtime::Runtime;
 
-use crate::{Code, ROUNDS, SERIES, quantile};
+use crate::{Code, OTHER, ROUNDS, SERIES, quantile};
 
 /// Longer than either side spins.
 const PAUSE: Duration = Duration::from_millis(2);
 const PARKED: usize = 1000;
+const TURNS: usize = 1000;
 /// Round trips as were measured of a bare ring: spinning, in nanoseconds, and by futex, in microseconds.
 const AIM_SPINNING_NS: f64 = 1000.0;
 const AIM_PARKED_US: f64 = 30.0;
@@ -38,6 +39,9 @@ pub fn all(code: &Code, workers: Workers, runtime: &Runtime) -> Result<(), Box<d
     println!("exec.worker.call_parked_p50 {median:.2} us");
     println!("exec.worker.call_parked_p99 {:.2} us", quantile(&mut parked, 0.99));
     crate::aim("worker_call_parked_us", median, AIM_PARKED_US, median <= AIM_PARKED_US);
+    let mut replaced = taking_turns(code, &pool, runtime);
+    println!("exec.worker.call_of_other_namespace_p50 {:.1} us", quantile(&mut replaced, 0.5));
+    println!("exec.worker.call_of_other_namespace_p99 {:.1} us", quantile(&mut replaced, 0.99));
     Ok(())
 }
 
@@ -54,6 +58,19 @@ fn spinning(code: &Code, pool: &Pool<Pinned>, runtime: &Runtime) -> f64 {
         walls.as_secs_f64() * 1e9 / SERIES as f64
     });
     quantile(&mut times.collect::<Vec<_>>(), 0.5)
+}
+
+/// Calls of two namespaces in turn, so that each may take the place of the other's worker.
+fn taking_turns(code: &Code, pool: &Pool<Pinned>, runtime: &Runtime) -> Vec<f64> {
+    let times = (0..TURNS).map(|at| {
+        let callee = code.pin_in(["", OTHER][at % 2], "add");
+        let entry = callee.function("f").expect("a function");
+        let call = Call { callee, entry, ..code.call("add", vec![Arg::U64(2), Arg::U64(3)], ResultType::U64) };
+        let done = runtime.block_on(pool.submit(call).map_err(|it| it.refusal).expect("room"));
+        assert!(matches!(done.outcome, Outcome::Returned { .. }), "{done:?}");
+        done.wall.as_secs_f64() * 1e6
+    });
+    times.collect()
 }
 
 /// From an executor's taking the call, when its worker has slept for a while.
