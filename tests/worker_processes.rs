@@ -398,6 +398,10 @@ async fn nothing_grows_and_nothing_is_left_at_the_end() {
         .await;
     let all = children(&daemon);
     assert_eq!(all.len(), 5, "and the process that forks them");
+    let told = client.status().await.unwrap().workers.unwrap();
+    assert_eq!((told.alive, told.ready, told.failed_spawns), (4, 2, 0), "{told:?}");
+    assert_eq!(told.spawned - told.exited - told.killed - told.stopped - told.replaced, 4, "{told:?}");
+    assert!(told.killed >= 250, "{told:?}");
     drop(client);
     daemon.terminate();
     assert_eq!(daemon.wait(), Some(0));

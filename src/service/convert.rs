@@ -6,7 +6,10 @@ use super::{failure::Failure, signature};
 use crate::{
     cache::{Dependency, Meta, Quarantine, Rank, View},
     code::PartKind,
-    exec::{Abi, Arg, FilterState, PoolStats, Priority, ResultType, Scalar, SystemCall, Trap, TrapKind, TrapStage},
+    exec::{
+        Abi, Arg, FilterState, PoolStats, Priority, ResultType, Scalar, SystemCall, Trap, TrapKind, TrapStage,
+        WorkerStats,
+    },
     metrics,
     proto::{self, value::Kind},
 };
@@ -203,6 +206,20 @@ fn system_call(call: SystemCall) -> proto::SystemCall {
         Abi::I386 => proto::SystemCallAbi::I386,
     };
     proto::SystemCall { abi: abi.into(), number: call.number, name: call.name().unwrap_or_default().to_owned() }
+}
+
+/// Worker processes, for GetStatus.
+pub(super) fn workers(stats: WorkerStats) -> proto::WorkerStatus {
+    proto::WorkerStatus {
+        alive: stats.alive as u32,
+        ready: stats.ready as u32,
+        spawned: stats.spawned,
+        failed_spawns: stats.failed_spawns,
+        exited: stats.exited,
+        killed: stats.killed,
+        stopped: stats.stopped,
+        replaced: stats.replaced,
+    }
 }
 
 /// Whether system calls are contained, and what the daemon itself was refused.

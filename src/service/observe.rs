@@ -73,6 +73,7 @@ impl Service {
                 inline_moved: pool.inline_moved,
             }),
             system_calls: Some(convert::system_calls(&pool)),
+            workers: self.pool.workers().map(convert::workers),
             counters: Some(CounterStatus {
                 lookup_hits: cache.lookups.hits,
                 lookup_misses: cache.lookups.misses,
