@@ -23,7 +23,7 @@ use super::system;
 use super::zygote::ExitOnPanic;
 use crate::confine::install;
 use crate::exec::arch::{self, Constants};
-use crate::exec::confine::{FilterPolicy, this_daemon};
+use crate::exec::confine::this_daemon;
 use crate::exec::filter::worker_program;
 use crate::exec::registers;
 use crate::exec::signals::ThreadSignals;
@@ -66,8 +66,8 @@ pub(super) fn live(site: &Site, cell: usize, daemon: pid_t) -> ! {
 
 /// What can be done before it is known whose it will be.
 fn prepare(daemon: pid_t) -> Result<(), Step> {
-    // If memory is short in the machine, workers go first. Where that cannot be said, they go when they go.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    // Where that cannot be said, they go when they go.
+    let _ = system::go_first();
     Step::Descriptors.of(system::close_all(0, u32::MAX))?;
     system::set_name(c"codecached-work");
     // Not inherited.
@@ -100,7 +100,7 @@ fn join(site: &Site, executor: usize, cell: &AtomicU32) -> Result<(), Step> {
     let signals = Step::Signals.of(ThreadSignals::enter(slot.alt_stack()))?;
     let context = &slot.frame().context;
     context.init(slot.stack().end);
-    let filtered = site.filter != FilterPolicy::Off;
+    let filtered = site.is_filtered;
     let (constants, blocked_signals) = (context.constants(), signals.blocked);
     let own = Own { slot, constants, blocked_signals, filtered, block: Block::copy() };
     let own: &'static Own = Box::leak(Box::new(own));
@@ -118,10 +118,7 @@ fn join(site: &Site, executor: usize, cell: &AtomicU32) -> Result<(), Step> {
     // Only this last step is not what each call takes.
     let confined = if filtered { install(&program) } else { Ok(()) };
     std::mem::forget(program);
-    match confined {
-        Err(_) if site.filter == FilterPolicy::Require => Err(Step::Filter),
-        _ => Ok(()),
-    }
+    Step::Filter.of(confined)
 }
 
 /// One call. Comes back, if at all, with nothing on the stack that is needed.

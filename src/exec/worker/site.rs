@@ -16,7 +16,6 @@ use std::sync::atomic::AtomicU32;
 
 use nix::errno::Errno;
 
-use crate::exec::confine::FilterPolicy;
 use crate::exec::seat::Seats;
 use crate::exec::stack::{Backing, Slot, map_shared, reserve_addresses, shared_file};
 use crate::exec::start::{ExecConfig, StartError, seats};
@@ -39,12 +38,13 @@ pub(in crate::exec) struct Site {
     layout: WindowLayout,
     /// Where code may lie.
     pub(super) code: Vec<Range<u64>>,
-    pub(super) filter: FilterPolicy,
+    /// Whether workers run under a filter of system calls.
+    pub(super) is_filtered: bool,
 }
 
 impl Site {
     /// For calls that may touch the addresses `data`, in which nothing is executable.
-    pub(super) fn lay_out(config: &ExecConfig, data: &[Range<u64>]) -> Result<Site, StartError> {
+    pub(super) fn lay_out(config: &ExecConfig, data: &[Range<u64>], is_filtered: bool) -> Result<Site, StartError> {
         let seats = Arc::new(seats(config, Backing::Shared)?);
         let executors = config.bounds().executors;
         let layout = WindowLayout::new(data);
@@ -53,7 +53,7 @@ impl Site {
         let windows = windows.map_err(shared)?;
         let cradle = Self::map_cradle().map_err(shared)?;
         let code = config.code.clone();
-        Ok(Site { seats, executors, windows, cradle, layout, code, filter: config.filter })
+        Ok(Site { seats, executors, windows, cradle, layout, code, is_filtered })
     }
 
     /// How many executors there are.

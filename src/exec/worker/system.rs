@@ -3,8 +3,10 @@
 
 use std::ffi::CStr;
 use std::fs;
+use std::io::Write as _;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::ptr;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
@@ -12,6 +14,8 @@ use std::time::Duration;
 use libc::{c_int, c_long, c_ulong, pid_t};
 use nix::errno::Errno;
 
+/// Where processes are told of, and tell of themselves.
+pub(super) const PROCESSES: &str = "/proc";
 /// How often a process with several threads is looked at again before it is not forked.
 const THREAD_LOOKS: u32 = 50;
 
@@ -90,6 +94,15 @@ pub(super) fn bind_to(parent_pid: pid_t) -> Result<(), Errno> {
     prctl(libc::PR_SET_DUMPABLE, 0)?;
     // It may have ended before the first line.
     if parent() == parent_pid { Ok(()) } else { Err(Errno::ESRCH) }
+}
+
+/// If memory is short in the machine, the calling process goes first. Others of its user can look into it from here to
+/// [`bind_to`]: as long as they cannot, what it would write to is not its own.
+pub(super) fn go_first() -> Result<(), Errno> {
+    prctl(libc::PR_SET_DUMPABLE, 1)?;
+    let path = Path::new(PROCESSES).join("self/oom_score_adj");
+    let written = fs::OpenOptions::new().append(true).open(path).and_then(|mut file| file.write_all(b"1000"));
+    written.map_err(|error| errno_of(&error))
 }
 
 fn prctl(option: c_int, value: c_ulong) -> Result<(), Errno> {
