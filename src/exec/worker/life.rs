@@ -88,8 +88,9 @@ fn wait_for_executor(cell: &AtomicU32) -> usize {
 /// Becomes an executor's worker: gives up what is not that one's, and can gain nothing afterwards.
 fn join(site: &Site, executor: usize, cell: &AtomicU32) -> Result<(), Step> {
     let slot = Step::Executor.of(site.slot(executor).ok_or(()))?;
-    let (all, own) = (all_slots(), slot.whole());
-    Step::OtherSlots.of(system::unmap(all.start..own.start).and_then(|()| system::unmap(own.end..all.end)))?;
+    let (all, own_slot) = (all_slots(), slot.whole());
+    let above = own_slot.end..all.end;
+    Step::OtherSlots.of(system::unmap(all.start..own_slot.start).and_then(|()| system::unmap(above)))?;
     for (number, window) in site.windows().iter().enumerate() {
         match number == executor {
             true => Step::OwnWindow.of(window.take())?,
@@ -109,7 +110,10 @@ fn join(site: &Site, executor: usize, cell: &AtomicU32) -> Result<(), Step> {
     let limited = system::mapped_bytes().and_then(|bytes| system::limit(libc::RLIMIT_AS, bytes + SPARE_BYTES));
     Step::Addresses.of(limited)?;
     let program = worker_program(&site.code, this_daemon(false));
-    Step::ReadOnly.of(seclude::keep_little(&own.block))?;
+    let mut shared = site.windows()[executor].taken();
+    shared.extend([own_slot, site.cradle()]);
+    Step::ReadOnly.of(seclude::keep_little(&own.block, &shared))?;
+    std::mem::forget(shared);
     // From here on nothing is allocated or freed.
     Step::NoDescriptors.of(system::limit(libc::RLIMIT_NOFILE, 0))?;
     // All that depends on the machine's state has been done: how this process ends is no more a matter of its set-up.

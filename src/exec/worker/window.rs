@@ -96,6 +96,12 @@ impl Window {
         Ok(())
     }
 
+    /// Where a worker has it that has taken it.
+    pub(super) fn taken(&self) -> Vec<Range<usize>> {
+        let columns = self.base + self.layout.data_bytes..self.base + self.layout.bytes();
+        self.layout.data().cloned().chain([columns]).collect()
+    }
+
     /// In other workers.
     pub(super) fn leave(&self) -> Result<(), Errno> {
         system::unmap(self.base..self.base + self.layout.bytes())
