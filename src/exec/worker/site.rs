@@ -20,6 +20,7 @@ use crate::exec::seat::Seats;
 use crate::exec::stack::{Backing, Slot, map_shared, reserve_addresses, shared_file};
 use crate::exec::start::{ExecConfig, StartError, seats};
 
+use super::system;
 use super::window::{Window, WindowLayout};
 
 const PAGE_BYTES: usize = 4096;
@@ -35,7 +36,7 @@ pub(in crate::exec) struct Site {
     executors: usize,
     windows: Vec<Window>,
     cradle: usize,
-    layout: WindowLayout,
+    layout: Arc<WindowLayout>,
     /// Where code may lie.
     pub(super) code: Vec<Range<u64>>,
     /// Whether workers run under a filter of system calls.
@@ -47,7 +48,7 @@ impl Site {
     pub(super) fn lay_out(config: &ExecConfig, data: &[Range<u64>], is_filtered: bool) -> Result<Site, StartError> {
         let seats = Arc::new(seats(config, Backing::Shared)?);
         let executors = config.bounds().executors;
-        let layout = WindowLayout::new(data);
+        let layout = Arc::new(WindowLayout::new(data));
         let windows = (0..executors).map(|_| Window::map(&layout)).collect::<Result<Vec<_>, _>>();
         let shared = |errno| StartError::Worker { step: "mapping shared memory", errno };
         let windows = windows.map_err(shared)?;
@@ -88,7 +89,15 @@ impl Site {
         &self.windows
     }
 
+    /// What windows have in common.
     pub(super) fn layout(&self) -> &WindowLayout {
         &self.layout
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        // Addresses that are left are no harm.
+        let _ = system::unmap(self.cradle());
     }
 }
