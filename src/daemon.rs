@@ -9,8 +9,6 @@ mod sockets;
 
 use std::{
     cell::Cell,
-    collections::hash_map::RandomState,
-    hash::BuildHasher,
     io,
     num::NonZero,
     sync::Arc,
@@ -18,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::errno::Errno;
 use tokio::{
     net::TcpListener,
     runtime::Runtime,
@@ -78,6 +77,9 @@ pub enum DaemonError {
     /// System calls of code cannot be contained, which the configuration requires.
     #[error("cannot start executors: {0}; {remedy}", remedy = check::required_remedy(.0))]
     Filter(exec::FilterError),
+    /// Numbers that nobody can foresee.
+    #[error("the system gives no random numbers: {0}")]
+    Random(Errno),
     /// No runtime, or no signals.
     #[error("cannot start the runtime: {0}")]
     Runtime(io::Error),
@@ -180,7 +182,10 @@ impl Ground {
     fn open(config: &Config) -> Result<Self, DaemonError> {
         let tools = Tools::start(&tools_config(config))?;
         let arenas = Arenas::map(&arena_config(config))?;
-        // Before sockets are opened, and before this process gives up what those that it forks still need.
+        // Before sockets are opened, and before this process gives up what those that it forks still need. And before
+        // anything is in memory that is not for code to read, such as keys or certificates: workers have all that is
+        // there now, for as long as they live, and code reads what its process can. Whatever is secret is loaded or
+        // made after this line, from the system's own random numbers.
         let workers = prepare_workers(config, &arenas)?;
         Ok(Self { tools, arenas, workers })
     }
@@ -192,7 +197,7 @@ impl Ground {
             tracing::warn!(%refused, "objects with absolute addresses in 32 bits are refused: arena.low_bytes has no effect");
         }
         arenas.start_upkeep()?;
-        let cache = cache(config, &arenas, tools.as_ref());
+        let cache = cache(config, &arenas, tools.as_ref())?;
         let pool = match workers {
             Some(workers) => Pool::start_with_workers(workers)?,
             None => Pool::start(exec_config(config, Some(&*arenas)))?,
@@ -209,13 +214,23 @@ impl Ground {
     }
 }
 
-fn cache(config: &Config, arenas: &Arc<Arenas>, tools: Option<&Arc<Tools>>) -> Cache {
+fn tenant_key() -> Result<[u8; 32], DaemonError> {
+    let mut key = [0; 32];
+    for part in key.chunks_exact_mut(8) {
+        part.copy_from_slice(&arena::random().map_err(DaemonError::Random)?.to_le_bytes());
+    }
+    Ok(key)
+}
+
+fn cache(config: &Config, arenas: &Arc<Arenas>, tools: Option<&Arc<Tools>>) -> Result<Cache, DaemonError> {
     let cache = Cache::new(
         &CacheConfig {
             budget_bytes: config.cache.budget_bytes,
             eviction_window: config.cache.eviction_window,
-            // Keyed anew in every process.
-            generation_seed: RandomState::new().hash_one(()),
+            // Anew in every process, and from the system: the keys of this thread's hash tables were there before the
+            // process that forks workers, in which code can read them.
+            generation_seed: arena::random().map_err(DaemonError::Random)?,
+            tenant_key: tenant_key()?,
             clock: Instant::now,
         },
         Arc::clone(arenas),
@@ -229,7 +244,7 @@ fn cache(config: &Config, arenas: &Arc<Arenas>, tools: Option<&Arc<Tools>>) -> C
         traps: config.exec.quarantine_traps,
         window: Duration::from_millis(config.exec.quarantine_window_ms),
     });
-    if config.tools.keep_addresses { cache.keeping_addresses() } else { cache }
+    Ok(if config.tools.keep_addresses { cache.keeping_addresses() } else { cache })
 }
 
 async fn run(config: &Config, sockets: Sockets, service: Service, metrics: Arc<Metrics>) -> Result<(), DaemonError> {

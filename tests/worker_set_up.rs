@@ -7,6 +7,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpStream,
+    os::unix::fs::{MetadataExt, chown},
     process::Command,
     time::Duration,
 };
@@ -15,7 +16,7 @@ use codecached::{
     client::Client,
     proto::{ResultType, Trap, TrapKind, TrapStage, execute_response::Outcome, value::Kind},
 };
-use support::{ADD, Daemon, call, compile, elf, flat, handle, trapped, until};
+use support::{ADD, Daemon, call, compile, elf, flat, handle, returned, trapped, until};
 
 fn start(flags: &[&str]) -> Daemon {
     let set =
@@ -156,6 +157,63 @@ async fn without_the_process_that_forks_workers_the_daemon_says_so_drains_and_en
     running.abort();
     assert_eq!(daemon.wait(), Some(1));
     until("why it has ended", async || daemon.log().contains(lost).then_some(())).await;
+}
+
+/// `unlink(path)` by this architecture's instruction: what the kernel says.
+fn unlinks(path: &std::path::Path) -> Vec<u8> {
+    // mov eax, 87; lea rdi, [rip + 3]; syscall; ret
+    let code = [0xb8, 87, 0, 0, 0, 0x48, 0x8d, 0x3d, 3, 0, 0, 0, 0x0f, 0x05, 0xc3];
+    [&code, path.to_str().unwrap().as_bytes(), b"\0"].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_daemon_gives_up_workers_give_up_too_and_more() {
+    let daemon = start(&["--set", "exec.system_call_filter=off", "--set", "confine.system_calls=require"]);
+    let client = daemon.client().await;
+    let all = until("workers", async || Some(workers(&daemon)).filter(|all| all.len() == 3)).await;
+    for pid in all.into_iter().chain([zygote(&daemon)]) {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        for line in ["NoNewPrivs:\t1", "Seccomp:\t2"] {
+            assert!(status.lines().any(|it| it == line), "{line} of {pid}: {status}");
+        }
+    }
+    if !daemon.log().contains("landlock, ") {
+        return println!("no landlock here");
+    }
+    // Where the daemon itself may remove its socket.
+    let victim = daemon.socket().with_file_name("victim");
+    fs::write(&victim, "").unwrap();
+    let code = handle(&client.install(flat("unlink", &unlinks(&victim))).await.unwrap());
+    let said = returned(client.execute(call(code, "f", vec![], ResultType::I64)).await.unwrap()).0;
+    assert_eq!(said, Some(Kind::I64(-13)), "EACCES");
+    assert!(victim.exists());
+}
+
+/// A daemon of a user without privileges, whoever runs this.
+fn of_nobody(flags: &[&str]) -> Daemon {
+    let directory = tempfile::tempdir().unwrap();
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return Daemon::start_by(directory, Command::new(env!("CARGO_BIN_EXE_codecached")), flags);
+    }
+    // The build may lie where nobody else can look.
+    let program = directory.path().join("codecached");
+    fs::copy(env!("CARGO_BIN_EXE_codecached"), &program).unwrap();
+    chown(directory.path(), Some(65534), Some(65534)).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(program);
+    Daemon::start_by(directory, command, flags)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_go_first_where_memory_is_short_and_what_forks_them_does_not() {
+    let daemon = of_nobody(&["--set", "exec.isolation=process"]);
+    let score = |pid: u32| fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim().to_owned();
+    let all = until("workers", async || Some(workers(&daemon)).filter(|all| all.len() > 2)).await;
+    for pid in all {
+        until("that it says so", async || (score(pid) == "1000").then_some(())).await;
+    }
+    assert_eq!(score(zygote(&daemon)), score(daemon.pid()));
+    assert_ne!(score(daemon.pid()), "1000");
 }
 
 fn ended(mut command: Command, arguments: &[&str]) -> Option<i32> {

@@ -81,20 +81,25 @@ impl<C: Callee> Pool<C> {
         config.check()?;
         signals::install().map_err(StartError::Signals)?;
         let seats = seats(&config, Backing::Private)?;
-        Self::start_over(config, Arc::new(seats), None)
+        let filter = filter_state(config.filter)?;
+        Self::start_over(config, Arc::new(seats), filter, None)
     }
 
     /// The same, but calls run in worker processes.
     pub fn start_with_workers(workers: Workers) -> Result<Pool<C>, StartError> {
-        let Workers { nursery, config } = workers;
+        let Workers { nursery, config, filter } = workers;
         let seats = Arc::clone(&nursery.site.seats);
-        Self::start_over(config, seats, Some(nursery))
+        Self::start_over(config, seats, filter, Some(nursery))
     }
 
-    fn start_over(config: ExecConfig, seats: Arc<Seats>, nursery: Option<Arc<Nursery>>) -> Result<Pool<C>, StartError> {
+    fn start_over(
+        config: ExecConfig,
+        seats: Arc<Seats>,
+        filter_state: FilterState,
+        nursery: Option<Arc<Nursery>>,
+    ) -> Result<Pool<C>, StartError> {
         let bounds = config.bounds();
         let (executors, epoch) = (bounds.executors, Instant::now());
-        let filter_state = filter_state(config.filter)?;
         let is_filtered = filter_state == FilterState::InForce;
         let shared = Arc::new(Shared {
             epoch,

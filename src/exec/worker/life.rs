@@ -23,7 +23,7 @@ use super::system;
 use super::zygote::ExitOnPanic;
 use crate::confine::install;
 use crate::exec::arch::{self, Constants};
-use crate::exec::confine::{FilterPolicy, this_daemon};
+use crate::exec::confine::this_daemon;
 use crate::exec::filter::worker_program;
 use crate::exec::registers;
 use crate::exec::signals::ThreadSignals;
@@ -66,8 +66,8 @@ pub(super) fn live(site: &Site, cell: usize, daemon: pid_t) -> ! {
 
 /// What can be done before it is known whose it will be.
 fn prepare(daemon: pid_t) -> Result<(), Step> {
-    // If memory is short in the machine, workers go first. Where that cannot be said, they go when they go.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    // Where that cannot be said, they go when they go.
+    let _ = system::go_first();
     Step::Descriptors.of(system::close_all(0, u32::MAX))?;
     system::set_name(c"codecached-work");
     // Not inherited.
@@ -88,8 +88,9 @@ fn wait_for_executor(cell: &AtomicU32) -> usize {
 /// Becomes an executor's worker: gives up what is not that one's, and can gain nothing afterwards.
 fn join(site: &Site, executor: usize, cell: &AtomicU32) -> Result<(), Step> {
     let slot = Step::Executor.of(site.slot(executor).ok_or(()))?;
-    let (all, own) = (all_slots(), slot.whole());
-    Step::OtherSlots.of(system::unmap(all.start..own.start).and_then(|()| system::unmap(own.end..all.end)))?;
+    let (all, own_slot) = (all_slots(), slot.whole());
+    let above = own_slot.end..all.end;
+    Step::OtherSlots.of(system::unmap(all.start..own_slot.start).and_then(|()| system::unmap(above)))?;
     for (number, window) in site.windows().iter().enumerate() {
         match number == executor {
             true => Step::OwnWindow.of(window.take())?,
@@ -100,7 +101,7 @@ fn join(site: &Site, executor: usize, cell: &AtomicU32) -> Result<(), Step> {
     let signals = Step::Signals.of(ThreadSignals::enter(slot.alt_stack()))?;
     let context = &slot.frame().context;
     context.init();
-    let filtered = site.filter != FilterPolicy::Off;
+    let filtered = site.is_filtered;
     let (constants, blocked_signals) = (context.constants(), signals.blocked);
     let own = Own { slot, constants, blocked_signals, filtered, block: Block::copy() };
     let own: &'static Own = Box::leak(Box::new(own));
@@ -109,7 +110,10 @@ fn join(site: &Site, executor: usize, cell: &AtomicU32) -> Result<(), Step> {
     let limited = system::mapped_bytes().and_then(|bytes| system::limit(libc::RLIMIT_AS, bytes + SPARE_BYTES));
     Step::Addresses.of(limited)?;
     let program = worker_program(&site.code, this_daemon(false));
-    Step::ReadOnly.of(seclude::keep_little(&own.block))?;
+    let mut shared = site.windows()[executor].taken();
+    shared.extend([own_slot, site.cradle()]);
+    Step::ReadOnly.of(seclude::keep_little(&own.block, &shared))?;
+    std::mem::forget(shared);
     // From here on nothing is allocated or freed.
     Step::NoDescriptors.of(system::limit(libc::RLIMIT_NOFILE, 0))?;
     // All that depends on the machine's state has been done: how this process ends is no more a matter of its set-up.
@@ -119,10 +123,7 @@ fn join(site: &Site, executor: usize, cell: &AtomicU32) -> Result<(), Step> {
     // Only this last step is not what each call takes.
     let confined = if filtered { install(&program) } else { Ok(()) };
     std::mem::forget(program);
-    match confined {
-        Err(_) if site.filter == FilterPolicy::Require => Err(Step::Filter),
-        _ => Ok(()),
-    }
+    Step::Filter.of(confined)
 }
 
 /// One call. Comes back, if at all, with nothing on the stack that is needed.

@@ -31,7 +31,7 @@ const STEPS: [(Step, &str); 13] = [
     (Step::OtherWindows, "unmapping the windows of other executors"),
     (Step::Signals, "setting up its alternate stack and signal mask"),
     (Step::Addresses, "setting RLIMIT_AS"),
-    (Step::ReadOnly, "making its memory read-only"),
+    (Step::ReadOnly, "making memory read-only that is not its executor's"),
     (Step::NoDescriptors, "setting RLIMIT_NOFILE"),
     (Step::Cradle, "unmapping what all workers share"),
     (Step::Filter, "installing its filter of system calls"),

@@ -20,6 +20,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, 
 use super::life::{self, status};
 use super::site::Site;
 use super::system;
+use crate::confine::{self, Needs};
 
 /// What the zygote says first.
 const READY: i32 = 0;
@@ -43,7 +44,7 @@ impl Zygote {
     ///
     /// # Errors
     /// The step and what the system said; `EBUSY` if this process has more than one thread.
-    pub(super) fn start(site: &Site) -> Result<Zygote, (&'static str, Errno)> {
+    pub(super) fn start(site: &Site, needs: &Needs) -> Result<Zygote, (&'static str, Errno)> {
         let flags = SockFlag::SOCK_CLOEXEC;
         let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags);
         let (control, other) = pair.map_err(|errno| ("making a socket pair", errno))?;
@@ -51,7 +52,7 @@ impl Zygote {
         let forked = system::fork().map_err(|errno| ("forking the process that forks workers", errno))?;
         let Some(pid) = forked else {
             drop(control);
-            serve(site, &other, daemon)
+            serve(site, needs, &other, daemon)
         };
         let process = system::open_process(pid).map_err(|errno| ("opening a descriptor of a process", errno))?;
         let zygote = Zygote { control, process, gone: AtomicBool::new(false) };
@@ -127,9 +128,9 @@ impl Drop for Zygote {
 }
 
 /// The zygote's own life.
-fn serve(site: &Site, control: &OwnedFd, daemon: pid_t) -> ! {
+fn serve(site: &Site, needs: &Needs, control: &OwnedFd, daemon: pid_t) -> ! {
     let _end = ExitOnPanic;
-    let set_up = set_up(site, control, daemon);
+    let set_up = set_up(site, control, daemon).and_then(|()| confine_as(needs));
     let answer = set_up.map_or_else(|errno| errno as i32, |()| READY);
     tell(control, answer);
     if set_up.is_err() {
@@ -165,6 +166,14 @@ fn set_up(site: &Site, control: &OwnedFd, daemon: pid_t) -> Result<(), Errno> {
     system::close_all(control + 1, u32::MAX)?;
     // The arenas' data is not here. Nothing else shall come to lie there.
     site.layout().data().try_for_each(|range| system::reserve_at(range.clone()))
+}
+
+/// Gives up what the daemon will, for itself and the workers; and what only the daemon needs. Of files a worker writes one:
+/// where it says that it goes first if memory is short. No code of clients can open it, as there are no descriptors.
+fn confine_as(daemon: &Needs) -> Result<(), Errno> {
+    let appends = vec![system::PROCESSES.into()];
+    let needs = Needs { removes: Vec::new(), appends, signals_children: false, inspected: false, ..daemon.clone() };
+    confine::apply(&needs).map(drop).map_err(|_| Errno::EPERM)
 }
 
 fn tell(control: &OwnedFd, answer: i32) {
