@@ -97,7 +97,6 @@ fn join(site: &Site, executor: usize) -> Result<(), Errno> {
         if number == executor { window.take()? } else { window.leave()? }
     }
     system::unmap(site.cradle())?;
-    system::leave_rseq();
     let signals = ThreadSignals::enter(slot.alt_stack())?;
     let context = &slot.frame().context;
     context.init(slot.stack().end);
