@@ -47,6 +47,7 @@ mod queue;
 mod refusal;
 mod registers;
 mod row_loop;
+mod rseq;
 mod schedule;
 mod seat;
 mod series;

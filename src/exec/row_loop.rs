@@ -18,7 +18,10 @@ use std::arch::naked_asm;
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::arch::{Context, INT_REGISTERS, Registers, SAVED_BYTES, STACK_ALIGN_BYTES, VECTOR_REGISTERS, resume};
+use super::arch::{
+    Context, INT_REGISTERS, Registers, SAVED_BYTES, STACK_ALIGN_BYTES, VECTOR_REGISTERS, other_thread, resume, whose,
+    whose_not,
+};
 use super::batch::{Batch, Column, ColumnType};
 use super::call::ARGS_MAX;
 use super::stack::{FRAME_BYTES, SLOT_BYTES};
@@ -214,9 +217,8 @@ unsafe extern "C" fn enter_rows() {
         // The call, and behind it as in `enter`: the context by the stack pointer.
         step!(
             "3",
-            "xor ebp, ebp; mov eax, 8; call [r11 + {entry}]; mov r11, rsp; or r11, {slot_mask}; sub r11, {frame_last}; \
-             cmp [r11 + {this}], r11; jne 4f; mov r10, [r11 + {row}]; mov rdx, [r11 + {results}]",
-            "jmp [r11 + {store}]; 4: ud2"
+            concat!("xor ebp, ebp; mov eax, 8; call [r11 + {entry}]\n", whose!("r11"), "mov r10, [r11 + {row}]"),
+            "mov rdx, [r11 + {results}]; jmp [r11 + {store}]"
         ),
         // The result: none, and of each kind and width.
         step!("1", "nop", "jmp 3f"),
@@ -230,7 +232,10 @@ unsafe extern "C" fn enter_rows() {
         "cmp r10, [r11 + {rows}]",
         "jb 2b",
         "mov rcx, r11",
-        "jmp {resume}",
+        "mov rdx, [rcx + {fs_base}]; cmp rdx, [rcx + {code_fs_base}]; je 3f",
+        "wrfsbase rdx", // rows that have a thread pointer of their own
+        "3: jmp {resume}",
+        whose_not!("r11"),
         ".cfi_endproc",
         slot_mask = const SLOT_BYTES - 1,
         host_sp_back = const FRAME_BYTES - 1 - offset_of!(Context, host_sp),
@@ -245,6 +250,10 @@ unsafe extern "C" fn enter_rows() {
         store = const ROWS + offset_of!(RowState, store),
         frame_last = const FRAME_BYTES - 1,
         this = const offset_of!(Context, this),
+        fs_base = const offset_of!(Context, fs_base),
+        code_fs_base = const offset_of!(Context, code_fs_base),
+        has_fsgsbase = const offset_of!(Context, has_fsgsbase),
+        other_thread = sym other_thread,
         resume = sym resume,
     )
 }

@@ -24,6 +24,7 @@
 
 mod away;
 mod trial;
+mod whose;
 
 use std::arch::{asm, naked_asm};
 use std::mem::offset_of;
@@ -37,6 +38,8 @@ use super::thread_switch::LentThread;
 pub(super) use trial::{trial_call, trial_call_range};
 
 pub(super) use away::{Constants, nothing_address, refetch};
+use whose::{OTHER_THREAD_BYTES, is_other_thread};
+pub(super) use whose::{has_fsgsbase, other_thread, whose, whose_not};
 
 /// Integer and pointer arguments that go in registers.
 pub(super) const INT_REGISTERS: usize = 6;
@@ -81,6 +84,10 @@ pub(super) struct Context {
     pub(super) int_result: AtomicU64,
     pub(super) vector_result: AtomicU64,
     pub(super) fs_base: AtomicU64,
+    /// The one that the code runs with, and has to return with.
+    pub(super) code_fs_base: AtomicU64,
+    /// Not zero: code can set the FS base, and it can be asked for.
+    pub(super) has_fsgsbase: AtomicU64,
     /// Code and stack segment selectors of this process.
     cs: AtomicU64,
     ss: AtomicU64,
@@ -126,6 +133,7 @@ impl Context {
     pub(super) fn init(&self) {
         self.this.store(self as *const Context as u64, Ordering::Relaxed);
         self.fs_base.store(fs_base(), Ordering::Relaxed);
+        self.has_fsgsbase.store(has_fsgsbase().into(), Ordering::Relaxed);
         self.lent.init();
         let (cs, ss) = selectors();
         self.cs.store(cs, Ordering::Relaxed);
@@ -239,6 +247,14 @@ impl SignalContext {
         self.rax = (-i64::from(errno)) as u64;
     }
 
+    /// If this is the trap of [`other_thread`] and `context` the one that was found, makes the return from the signal handler
+    /// go on behind it: the code returned properly.
+    pub(super) fn goes_on(&mut self, context: &Context) -> bool {
+        let is_own = is_other_thread(self.rip) && self.rcx == context as *const Context as u64;
+        self.rip += if is_own { OTHER_THREAD_BYTES } else { 0 };
+        is_own
+    }
+
     /// Makes the return from the signal handler go to [`resume`], with every mode as Rust expects it, and these signals
     /// blocked.
     pub(super) fn recover(&mut self, context: &Context, mask: u64) {
@@ -328,6 +344,7 @@ unsafe extern "C" fn enter(context: *const Context) {
         "mov rsi, [r11 + {ints} + 8]",
         "mov rdx, [r11 + {ints} + 16]",
         "mov rcx, [r11 + {ints} + 24]",
+        "mov r8, [r11 + {fs_base}]; mov [r11 + {code_fs_base}], r8",
         "mov r8, [r11 + {ints} + 32]",
         "mov r9, [r11 + {ints} + 40]",
         "xor ebp, ebp",                      // ends a chain of frame pointers
@@ -340,16 +357,11 @@ unsafe extern "C" fn enter(context: *const Context) {
         "mov eax, [r11 + {vectors_used}]",   // as variadic functions want to know
         "inc qword ptr [r11 + {seq}]",       // odd: from here on a fault is the code's
         "call [r11 + {entry}]",
-        "mov rcx, rsp",                      // perhaps not what it was (`ret 64`), but in the slot
-        "or rcx, {slot_mask}",               // last byte of the slot
-        "sub rcx, {frame_last}",             // the context
-        "cmp [rcx + {this}], rcx",           // faults, or differs, when the stack pointer is elsewhere
-        "jne 2f",
+        whose!("rcx"),                       // rsp perhaps not what it was (`ret 64`), but in the slot
         "mov [rcx + {int_result}], rax",
         "movsd [rcx + {vector_result}], xmm0",
         "jmp {resume}",
-        "2:",
-        "ud2", // the handler finds the context by its own stack
+        whose_not!("rcx"),
         "4:",
         ".irp n, 0, 1, 2, 3, 4, 5, 6, 7\n movsd xmm\\n, qword ptr [r11 + {vectors} + 8 * \\n]\n .endr",
         "jmp 3b",
@@ -366,13 +378,17 @@ unsafe extern "C" fn enter(context: *const Context) {
         slot_mask = const SLOT_BYTES - 1,
         frame_last = const FRAME_BYTES - 1,
         this = const offset_of!(Context, this),
+        fs_base = const offset_of!(Context, fs_base),
+        code_fs_base = const offset_of!(Context, code_fs_base),
+        has_fsgsbase = const offset_of!(Context, has_fsgsbase),
+        other_thread = sym other_thread,
         int_result = const offset_of!(Context, int_result),
         vector_result = const offset_of!(Context, vector_result),
         resume = sym resume,
     )
 }
 
-/// The way back of [`enter`]; rcx = context, everything else unknown. Each step can be done twice.
+/// The way back of [`enter`]; rcx = context, the FS base is the host's, everything else unknown. Each step can be done twice.
 #[unsafe(naked)]
 pub(super) unsafe extern "C" fn resume() {
     naked_asm!(
@@ -394,10 +410,6 @@ pub(super) unsafe extern "C" fn resume() {
         "je 5f",
         "vzeroupper", // dirty upper halves would slow the host's SSE instructions
         "5:",
-        "mov rax, fs:[0]", // the thread control block starts with its own address
-        "cmp rax, [rcx + {fs_base}]",
-        "jne 6f",
-        "7:",
         "cmp qword ptr [rcx + {has_pkeys}], 0",
         "jne 8f",
         "9:",
@@ -411,14 +423,6 @@ pub(super) unsafe extern "C" fn resume() {
         "push {clean}; .cfi_adjust_cfa_offset 8",
         "popfq; .cfi_adjust_cfa_offset -8",
         "jmp 3b",
-        "6:",
-        "mov r8, rcx", // a system call overwrites rcx and r11
-        "mov eax, {sys_arch_prctl}",
-        "mov edi, {set_fs}",
-        "mov rsi, [rcx + {fs_base}]",
-        "syscall",
-        "mov rcx, r8",
-        "jmp 7b",
         "8:",
         "mov r8, rcx",
         "xor ecx, ecx", // rdpkru wants ecx = 0 and gives edx = 0
@@ -435,11 +439,9 @@ pub(super) unsafe extern "C" fn resume() {
         saved = const SAVED_BYTES, host_sp = const offset_of!(Context, host_sp),
         ac_nt_df = const RFLAGS_AC_NT_DF,
         mxcsr = sym MXCSR_CLEAN, x87_control = sym X87_CONTROL_CLEAN,
-        has_avx = const offset_of!(Context, has_avx), fs_base = const offset_of!(Context, fs_base),
+        has_avx = const offset_of!(Context, has_avx),
         has_pkeys = const offset_of!(Context, has_pkeys), seq = const offset_of!(Context, seq),
         clean = const RFLAGS_CLEAN,
-        sys_arch_prctl = const SYS_ARCH_PRCTL,
-        set_fs = const ARCH_SET_FS,
         pkru = const offset_of!(Context, pkru),
     )
 }

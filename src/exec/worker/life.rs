@@ -97,7 +97,6 @@ fn join(site: &Site, executor: usize, cell: &AtomicU32) -> Result<(), Step> {
             false => Step::OtherWindows.of(window.leave())?,
         }
     }
-    system::leave_rseq();
     let signals = Step::Signals.of(ThreadSignals::enter(slot.alt_stack()))?;
     let context = &slot.frame().context;
     context.init();

@@ -154,25 +154,6 @@ pub(super) fn set_name(name: &CStr) {
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
 }
 
-/// Tells the kernel to forget the restartable sequences of the calling thread: code could write where the C library has
-/// them, and the process be ended for it much later. Where there are none, or another C library, there is nothing to do.
-pub(super) fn leave_rseq() {
-    /// What the registration is signed with (sys/rseq.h), and its size there.
-    const SIGNATURE: u32 = 0x5305_3053;
-    const AREA_BYTES: u32 = 32;
-    const UNREGISTER: c_int = 1;
-    // SAFETY: looks a name up.
-    let offset = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__rseq_offset".as_ptr()) };
-    if offset.is_null() {
-        return;
-    }
-    // SAFETY: the C library's constant of this name and type.
-    let offset = unsafe { *offset.cast::<isize>() };
-    let area = (crate::exec::arch::thread_pointer() as usize).wrapping_add_signed(offset);
-    // SAFETY: takes what was given away. An error means that it is registered otherwise, or not at all.
-    unsafe { libc::syscall(libc::SYS_rseq, area, AREA_BYTES, UNREGISTER, SIGNATURE) };
-}
-
 /// Moves a mapping to `to`, in the place of what is there: reserved addresses that nobody uses.
 pub(super) fn move_mapping(from: Range<usize>, to: usize) -> Result<(), Errno> {
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;

@@ -14,6 +14,7 @@ pub(in crate::exec) struct Constants {
     cs: u64,
     ss: u64,
     has_avx: u64,
+    has_fsgsbase: u64,
     has_pkeys: u64,
     pkru: u64,
 }
@@ -28,6 +29,7 @@ impl Context {
             cs: word(&self.cs),
             ss: word(&self.ss),
             has_avx: word(&self.has_avx),
+            has_fsgsbase: word(&self.has_fsgsbase),
             has_pkeys: word(&self.has_pkeys),
             pkru: word(&self.pkru),
         }
@@ -41,6 +43,7 @@ impl Context {
         self.cs.store(constants.cs, Ordering::Relaxed);
         self.ss.store(constants.ss, Ordering::Relaxed);
         self.has_avx.store(constants.has_avx, Ordering::Relaxed);
+        self.has_fsgsbase.store(constants.has_fsgsbase, Ordering::Relaxed);
         self.has_pkeys.store(constants.has_pkeys, Ordering::Relaxed);
         self.pkru.store(constants.pkru, Ordering::Relaxed);
     }
