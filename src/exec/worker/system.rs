@@ -184,7 +184,10 @@ pub(super) fn open_process(pid: pid_t) -> Result<OwnedFd, Errno> {
 /// Ends a child that nobody has waited for, and has no descriptor.
 pub(super) fn discard(pid: pid_t) {
     // SAFETY: takes numbers; that of a child stays its own until it is waited for.
-    unsafe { libc::kill(pid, libc::SIGKILL) };
+    if unsafe { libc::kill(pid, libc::SIGKILL) } != 0 {
+        // It would be waited for without end.
+        return;
+    }
     // SAFETY: as above, and writes nowhere.
     let wait = || Errno::result(unsafe { libc::waitpid(pid, ptr::null_mut(), 0) });
     while wait() == Err(Errno::EINTR) {}
