@@ -388,7 +388,12 @@ async fn nothing_grows_and_nothing_is_left_at_the_end() {
     };
     round(&client).await;
     let steady = async |what: &str| {
-        until(what, async || (workers(&daemon).len() == 4).then(|| (descriptors(&daemon), threads(&daemon)))).await
+        until(what, async || {
+            // Of two calls at one time each executor gets one, and asks for a worker if its own has died.
+            let _both = tokio::join!(add(&client, rogue, 2, 3), add(&client, rogue, 2, 3));
+            (workers(&daemon).len() == 4).then(|| (descriptors(&daemon), threads(&daemon)))
+        })
+        .await
     };
     let before = steady("two executors' workers and two that are ready").await;
     for _ in 0..4 {

@@ -185,7 +185,7 @@ mod tests {
         // tests/objects/rogue.S
         assert_eq!(
             (offset_of!(Context, seq), offset_of!(Context, int_result), offset_of!(Frame, desk)),
-            (8, 160, 1536)
+            (8, 160, 1600)
         );
     }
 }

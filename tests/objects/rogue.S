@@ -57,7 +57,7 @@ done stubborn
 /* Behind the frame's start: arguments and result, and the desk. See Context, Frame and Desk in src/exec. */
     .set FRAME_INTS, 40
     .set FRAME_RESULT, 160
-    .set DESK_TURN, 1536
+    .set DESK_TURN, 1600
     .set DESK_DONE, DESK_TURN + 64
 
     .macro frame_in_rax
