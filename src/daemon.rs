@@ -8,8 +8,7 @@ mod passed;
 mod sockets;
 
 use std::{
-    collections::hash_map::RandomState,
-    hash::BuildHasher,
+    cell::Cell,
     io,
     num::NonZero,
     sync::Arc,
@@ -17,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::errno::Errno;
 use tokio::{
     net::TcpListener,
     runtime::Runtime,
@@ -49,6 +49,8 @@ use sockets::Sockets;
 const COMMIT_PER_BUDGET: f64 = 1.05;
 /// Beyond the grace, until the process is gone: the last answers, files for profilers, memory of the arenas.
 const END_GRACE: Duration = Duration::from_secs(5);
+/// How often it is looked whether the daemon can go on.
+const LOST_INTERVAL: Duration = Duration::from_millis(100);
 /// Time for the last answers to reach their clients.
 const ANSWER_GRACE: Duration = Duration::from_millis(500);
 
@@ -75,6 +77,9 @@ pub enum DaemonError {
     /// System calls of code cannot be contained, which the configuration requires.
     #[error("cannot start executors: {0}; {remedy}", remedy = check::required_remedy(.0))]
     Filter(exec::FilterError),
+    /// Numbers that nobody can foresee.
+    #[error("the system gives no random numbers: {0}")]
+    Random(Errno),
     /// No runtime, or no signals.
     #[error("cannot start the runtime: {0}")]
     Runtime(io::Error),
@@ -92,6 +97,9 @@ pub enum DaemonError {
     /// A socket that nobody asked for.
     #[error("the service manager passed a socket at {0}, where server.listen does not listen")]
     Passed(String),
+    /// Something that cannot be had again has gone.
+    #[error("the daemon cannot go on and must be started again: {0}")]
+    Lost(&'static str),
     /// The transport.
     #[error("serving failed: {0}")]
     Serve(Box<dyn std::error::Error + Send + Sync>),
@@ -106,10 +114,10 @@ impl From<exec::StartError> for DaemonError {
     }
 }
 
-/// Runs the daemon until SIGTERM or SIGINT, and drains it. Blocks.
+/// Runs the daemon until SIGTERM or SIGINT, or until it cannot go on, and drains it. Blocks.
 ///
 /// # Errors
-/// [`DaemonError`]; nothing was served if it comes from the start.
+/// [`DaemonError`]; nothing was served if it comes from the start, all if it is [`DaemonError::Lost`].
 pub fn serve(config: Config) -> Result<(), DaemonError> {
     let ground = Ground::open(&config)?;
     let sockets = Sockets::open(&config)?;
@@ -174,7 +182,10 @@ impl Ground {
     fn open(config: &Config) -> Result<Self, DaemonError> {
         let tools = Tools::start(&tools_config(config))?;
         let arenas = Arenas::map(&arena_config(config))?;
-        // Before sockets are opened, and before this process gives up what those that it forks still need.
+        // Before sockets are opened, and before this process gives up what those that it forks still need. And before
+        // anything is in memory that is not for code to read, such as keys or certificates: workers have all that is
+        // there now, for as long as they live, and code reads what its process can. Whatever is secret is loaded or
+        // made after this line, from the system's own random numbers.
         let workers = prepare_workers(config, &arenas)?;
         Ok(Self { tools, arenas, workers })
     }
@@ -186,7 +197,7 @@ impl Ground {
             tracing::warn!(%refused, "objects with absolute addresses in 32 bits are refused: arena.low_bytes has no effect");
         }
         arenas.start_upkeep()?;
-        let cache = cache(config, &arenas, tools.as_ref());
+        let cache = cache(config, &arenas, tools.as_ref())?;
         let pool = match workers {
             Some(workers) => Pool::start_with_workers(workers)?,
             None => Pool::start(exec_config(config, Some(&*arenas)))?,
@@ -203,13 +214,23 @@ impl Ground {
     }
 }
 
-fn cache(config: &Config, arenas: &Arc<Arenas>, tools: Option<&Arc<Tools>>) -> Cache {
+fn tenant_key() -> Result<[u8; 32], DaemonError> {
+    let mut key = [0; 32];
+    for part in key.chunks_exact_mut(8) {
+        part.copy_from_slice(&arena::random().map_err(DaemonError::Random)?.to_le_bytes());
+    }
+    Ok(key)
+}
+
+fn cache(config: &Config, arenas: &Arc<Arenas>, tools: Option<&Arc<Tools>>) -> Result<Cache, DaemonError> {
     let cache = Cache::new(
         &CacheConfig {
             budget_bytes: config.cache.budget_bytes,
             eviction_window: config.cache.eviction_window,
-            // Keyed anew in every process.
-            generation_seed: RandomState::new().hash_one(()),
+            // Anew in every process, and from the system: the keys of this thread's hash tables were there before the
+            // process that forks workers, in which code can read them.
+            generation_seed: arena::random().map_err(DaemonError::Random)?,
+            tenant_key: tenant_key()?,
             clock: Instant::now,
         },
         Arc::clone(arenas),
@@ -223,7 +244,7 @@ fn cache(config: &Config, arenas: &Arc<Arenas>, tools: Option<&Arc<Tools>>) -> C
         traps: config.exec.quarantine_traps,
         window: Duration::from_millis(config.exec.quarantine_window_ms),
     });
-    if config.tools.keep_addresses { cache.keeping_addresses() } else { cache }
+    Ok(if config.tools.keep_addresses { cache.keeping_addresses() } else { cache })
 }
 
 async fn run(config: &Config, sockets: Sockets, service: Service, metrics: Arc<Metrics>) -> Result<(), DaemonError> {
@@ -249,11 +270,18 @@ async fn run(config: &Config, sockets: Sockets, service: Service, metrics: Arc<M
         streams_per_connection_max: config.server.streams_per_connection_max,
     };
     let serving = server::serve(&service, listeners, &transport, health, stopping);
+    let is_lost = Cell::new(None);
     let drained = async {
         server::set_serving(&reporter, true).await;
         tracing::info!(listen = targets, metrics = metrics_address, pid = std::process::id(), "ready");
         manager.ready(&targets);
-        let signal = stop_signals.next().await;
+        let signal = tokio::select! {
+            signal = stop_signals.next() => signal,
+            why = lost(&service) => {
+                is_lost.set(Some(why));
+                "none"
+            }
+        };
         let grace = Duration::from_millis(config.server.grace_ms);
         let until = Instant::now() + grace;
         tracing::info!(signal, grace_ms = config.server.grace_ms, "draining");
@@ -273,7 +301,18 @@ async fn run(config: &Config, sockets: Sockets, service: Service, metrics: Arc<M
     upkeep.abort();
     watched.abort();
     tracing::info!("stopped");
-    result
+    is_lost.get().map_or(result, |why| Err(DaemonError::Lost(why)))
+}
+
+/// Comes back when the daemon cannot go on, with why.
+async fn lost(service: &Service) -> &'static str {
+    let mut interval = tokio::time::interval(LOST_INTERVAL);
+    loop {
+        interval.tick().await;
+        if let Err(why) = service.alive() {
+            return why;
+        }
+    }
 }
 
 /// Tells the service manager's watchdog that the daemon does not hang, for as long as that is so: the runtime gets to
@@ -307,9 +346,10 @@ fn serve_metrics(
     let Some(socket) = socket else { return Ok("off".to_owned()) };
     let bound = socket.local_addr()?;
     let listener = TcpListener::from_std(socket)?;
-    let (rendering, asked, shown) = (service.clone(), service.clone(), service.clone());
+    let (rendering, felt, asked, shown) = (service.clone(), service.clone(), service.clone(), service.clone());
     let pages = http::Pages {
         scrape: Arc::new(move || rendering.render_metrics()),
+        liveness: Arc::new(move || Ok(felt.alive()?)),
         readiness: Arc::new(move || asked.ready()),
         status: Arc::new(move || shown.status_json()),
     };

@@ -359,27 +359,3 @@ async fn short_calls_run_inline_in_threads_only() {
         }
     }
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn without_the_process_that_forks_workers_the_daemon_is_not_ready_and_calls_end_as_said() {
-    let daemon = start(&["--set", "exec.executors=1", "--set", "exec.spare_executors=0"]);
-    let client = daemon.client().await;
-    let rogue = handle(&client.install(elf("rogue", compile("rogue.S"))).await.unwrap());
-    assert_eq!(add(&client, rogue, 1, 2).await, Some(Kind::I32(3)));
-    assert!(client.status().await.unwrap().ready);
-    let all = until("the workers", async || Some(workers(&daemon)).filter(|it| it.len() == 3)).await;
-    let forks: Vec<_> = children(&daemon).difference(&all).copied().collect();
-    assert_eq!(forks.len(), 1);
-    let killed = std::process::Command::new("kill").args(["-KILL", &forks[0].to_string()]).status().unwrap();
-    assert!(killed.success());
-    until("that it is not ready", async || (!client.status().await.unwrap().ready).then_some(())).await;
-    // Whoever is there still runs calls.
-    for left in [2, 1, 0] {
-        assert_eq!(add(&client, rogue, 1, 2).await, Some(Kind::I32(3)));
-        trapped(client.execute(void(rogue, "lose_frame", vec![])).await.unwrap());
-        until("the end of a worker", async || (workers(&daemon).len() == left).then_some(())).await;
-    }
-    let request = call(rogue, "add", vec![Kind::I32(1), Kind::I32(2)], ResultType::I32);
-    let trap = trapped(client.execute(request).await.unwrap());
-    assert_eq!((trap.kind(), trap.stage()), (Worker, TrapStage::Waiting), "{trap:?}");
-}

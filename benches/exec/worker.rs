@@ -8,6 +8,7 @@ use std::{
 
 use codecached::{
     cache::Pinned,
+    confine::Needs,
     exec::{Arg, ExecConfig, Outcome, Pool, ResultType, Workers},
 };
 use tokio::runtime::Runtime;
@@ -23,7 +24,7 @@ const AIM_PARKED_US: f64 = 30.0;
 
 /// Forks what forks workers: while there is one thread.
 pub fn prepare(code: &Code, config: &ExecConfig) -> Result<Workers, Box<dyn Error>> {
-    Ok(Workers::prepare(config, &code.arenas.data_ranges(), 100)?)
+    Ok(Workers::prepare(config, &code.arenas.data_ranges(), 100, &Needs::default())?)
 }
 
 pub fn all(code: &Code, workers: Workers, runtime: &Runtime) -> Result<(), Box<dyn Error>> {

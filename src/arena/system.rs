@@ -241,7 +241,11 @@ pub(super) fn membarrier(command: libc::c_int) -> Result<(), Errno> {
     Errno::result(unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }).map(drop)
 }
 
-pub(super) fn random() -> Result<u64, Errno> {
+/// A number that nobody can foresee, whatever they know of this process.
+///
+/// # Errors
+/// Of getrandom.
+pub fn random() -> Result<u64, Errno> {
     let mut bytes = [0; 8];
     // SAFETY: The buffer is ours and has the length that is named.
     let read = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };

@@ -37,9 +37,8 @@ pub(super) struct Places {
 }
 
 /// Restricts the calling thread, and those that it starts later: no file is written, made, removed or run but in
-/// `places`, no port is bound or connected to by TCP, and no signal goes to other processes unless
-/// `places` says so. Files may be read, and
-/// what is open already stays so.
+/// `places`, no port is bound or connected to by TCP, and no signal goes to other processes unless `places` says so.
+/// Files may be read, and what is open already stays so.
 pub(super) fn restrict(places: &Places) -> Taken {
     match try_restrict(places) {
         Ok(Some(version)) => (told(version, places.signals), if version >= PORTS_SINCE { BY_LANDLOCK } else { &[] }),

@@ -105,7 +105,7 @@ fn worker_processes(config: &Config) -> String {
         Isolation::Thread => "not used, as exec.isolation is thread",
         Isolation::Process => "used",
     };
-    match exec::try_workers(&exec) {
+    match exec::try_workers(&exec, &confinement::needs(config, None)) {
         Ok(()) => format!("{state}; one ran something"),
         Err(error) => format!("{state}; cannot be had: {error}"),
     }

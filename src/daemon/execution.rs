@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{DaemonError, cores, worker_threads};
+use super::{DaemonError, confinement, cores, worker_threads};
 use crate::{
     arena::Arenas,
     config::{Config, Isolation, SystemCallFilter},
@@ -18,7 +18,8 @@ pub(super) fn prepare_workers(config: &Config, arenas: &Arenas) -> Result<Option
         return Err(DaemonError::NoWorkers);
     }
     let spawns_max_per_s = config.exec.worker_spawns_max_per_s;
-    Ok(Some(Workers::prepare(&exec_config(config, Some(arenas)), &arenas.data_ranges(), spawns_max_per_s)?))
+    let (exec, needs) = (exec_config(config, Some(arenas)), confinement::needs(config, Some(arenas)));
+    Ok(Some(Workers::prepare(&exec, &arenas.data_ranges(), spawns_max_per_s, &needs)?))
 }
 
 /// Of calls into these arenas, if into any.

@@ -59,10 +59,10 @@ const ALWAYS: &[libc::c_long] = &[
 /// What worker processes may call whatever the arguments. They have no descriptor, allocate nothing while they run code,
 /// and share with others but the memory in which they and their executor wait for each other.
 const WORKER_ALWAYS: &[libc::c_long] = &[
-    libc::SYS_futex,           // waiting for a call, and waking who waits for its end
-    libc::SYS_clock_gettime,   // how long to look before waiting, where the vDSO has no clock
     libc::SYS_rt_sigreturn,    // the end of each signal handler
     libc::SYS_exit_group,      // the end of the process
+    libc::SYS_getpid,          // a signal that ends it: to whom it goes
+    libc::SYS_gettid,          // as above
     libc::SYS_restart_syscall, // a wait that goes on after a debugger stopped it
     SYS_URETPROBE,             // made by the kernel's own page for probes, elsewhere a SIGILL
     SYS_UPROBE,                // as above
@@ -127,6 +127,12 @@ fn conditional(code: &[Range<u64>], daemon: Daemon) -> Vec<(libc::c_long, Vec<Te
 /// What worker processes may call only with such arguments, as [`conditional`] says of executors.
 fn worker_conditional(worker: Daemon) -> Vec<(libc::c_long, Vec<Test>)> {
     let mut rules = vec![
+        // Waiting for a call, and waking who waits for its end: no other operation of a futex, on memory on which the daemon
+        // sleeps too.
+        (libc::SYS_futex, vec![Test::is(1, libc::FUTEX_WAIT as u32)]),
+        (libc::SYS_futex, vec![Test::is(1, libc::FUTEX_WAKE as u32)]),
+        // How long to look before waiting, where the vDSO has no clock. Others tell how busy other processes are.
+        (libc::SYS_clock_gettime, vec![Test::is(0, libc::CLOCK_MONOTONIC as u32)]),
         (libc::SYS_arch_prctl, vec![Test::is(0, ARCH_SET_FS as u32)]),
         (libc::SYS_arch_prctl, vec![Test::is(0, ARCH_GET_FS as u32)]),
         (libc::SYS_rt_sigaction, Test::exactly(1, worker.default_action).to_vec()),

@@ -181,7 +181,8 @@ fn a_worker_gets_what_it_takes_to_wait_to_recover_and_to_end_and_nothing_else() 
         run(&program, &Data { number: number as u32, arch: AUDIT_ARCH_X86_64, pointer, arguments }) == 0x7fff_0000
     };
     let allowed: Vec<libc::c_long> = (0..1000).filter(|number| ask(*number, 0x5000, [0; 6])).collect();
-    let mut listed = WORKER_ALWAYS.to_vec();
+    // Whose arguments are zeros: FUTEX_WAIT.
+    let mut listed = [WORKER_ALWAYS, &[libc::SYS_futex]].concat();
     listed.sort_unstable();
     assert_eq!(allowed, listed);
     assert!((0..1000).all(|number| !ask(number, 0x1800, [0; 6])), "made by code");
@@ -194,6 +195,13 @@ fn a_worker_gets_what_it_takes_to_wait_to_recover_and_to_end_and_nothing_else() 
         (libc::SYS_tgkill, [process, process, 11, 0, 0, 0], true),
         (libc::SYS_tgkill, [process + 1, process + 1, 11, 0, 0, 0], false),
         (libc::SYS_tgkill, [process, process, 9, 0, 0, 0], false),
+        (libc::SYS_futex, [0x5000, 1, 0, 0, 0, 0], true),
+        (libc::SYS_futex, [0x5000, 128, 0, 0, 0, 0], false),
+        (libc::SYS_futex, [0x5000, 4, 0, 0, 0, 0], false),
+        (libc::SYS_futex, [0x5000, 6, 0, 0, 0, 0], false),
+        (libc::SYS_clock_gettime, [1, 0x5000, 0, 0, 0, 0], true),
+        (libc::SYS_clock_gettime, [0, 0x5000, 0, 0, 0, 0], false),
+        (libc::SYS_clock_gettime, [(!process << 3) | 2, 0x5000, 0, 0, 0, 0], false),
         (libc::SYS_mmap, [0, 4096, 3, 0x22, u64::MAX, 0], false),
         (libc::SYS_madvise, [0x5000, 4096, 4, 0, 0, 0], false),
         (libc::SYS_mprotect, [0x5000, 4096, 3, 0, 0, 0], false),

@@ -191,6 +191,7 @@ impl Placed {
                 next += size_of::<u64>();
             }
         }
+        placed.registers.vectors_used = vectors.min(VECTOR_REGISTERS);
         placed
     }
 

@@ -81,20 +81,25 @@ impl<C: Callee> Pool<C> {
         config.check()?;
         signals::install().map_err(StartError::Signals)?;
         let seats = seats(&config, Backing::Private)?;
-        Self::start_over(config, Arc::new(seats), None)
+        let filter = filter_state(config.filter)?;
+        Self::start_over(config, Arc::new(seats), filter, None)
     }
 
     /// The same, but calls run in worker processes.
     pub fn start_with_workers(workers: Workers) -> Result<Pool<C>, StartError> {
-        let Workers { nursery, config } = workers;
+        let Workers { nursery, config, filter } = workers;
         let seats = Arc::clone(&nursery.site.seats);
-        Self::start_over(config, seats, Some(nursery))
+        Self::start_over(config, seats, filter, Some(nursery))
     }
 
-    fn start_over(config: ExecConfig, seats: Arc<Seats>, nursery: Option<Arc<Nursery>>) -> Result<Pool<C>, StartError> {
+    fn start_over(
+        config: ExecConfig,
+        seats: Arc<Seats>,
+        filter_state: FilterState,
+        nursery: Option<Arc<Nursery>>,
+    ) -> Result<Pool<C>, StartError> {
         let bounds = config.bounds();
         let (executors, epoch) = (bounds.executors, Instant::now());
-        let filter_state = filter_state(config.filter)?;
         let is_filtered = filter_state == FilterState::InForce;
         let shared = Arc::new(Shared {
             epoch,
@@ -247,6 +252,11 @@ impl<C: Callee> Pool<C> {
         self.shared.nursery.as_ref().map(|nursery| nursery.stats())
     }
 
+    /// Whether calls run in worker processes, and no further one can be forked, for good.
+    pub fn is_barren(&self) -> bool {
+        self.shared.nursery.as_ref().is_some_and(|nursery| nursery.is_barren())
+    }
+
     /// Refuses new calls from now on and waits until all have ended and were answered, or `until`. Blocks. Answers
     /// whether all have.
     pub fn drain(&self, until: Instant) -> bool {
@@ -383,7 +393,7 @@ impl<C: Callee> Desk for Shared<C> {
     }
 }
 
-/// What executors will run under. It is tried out, even if it need not be had: either all executors have it or none.
+/// Starts a thread of this name.
 pub(super) fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
     thread::Builder::new().name(name.clone()).spawn(body).map_err(|error| StartError::Thread { name, error })
 }

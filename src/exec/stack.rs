@@ -26,6 +26,9 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonym
 use super::frame::Frame;
 use super::thread;
 
+/// Nobody can execute the file, as `vm.memfd_noexec` may demand; Linux 6.3.
+const MFD_NOEXEC_SEAL: MFdFlags = MFdFlags::from_bits_retain(0x8);
+
 /// Most executors of one process. Bounds the reservation to 64 GiB of addresses, which cost nothing.
 pub const EXECUTORS_MAX: usize = 256;
 
@@ -256,7 +259,12 @@ pub(super) fn give_back(range: Range<usize>, backing: Backing) {
 
 /// A file of memory, without a name, whose size nobody can change.
 pub(super) fn shared_file(bytes: usize) -> Result<OwnedFd, Errno> {
-    let file = memfd_create("codecached-worker", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let (name, flags) = ("codecached-worker", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING);
+    let file = match memfd_create(name, flags | MFD_NOEXEC_SEAL) {
+        // Of kernels that do not know it.
+        Err(Errno::EINVAL) => memfd_create(name, flags),
+        created => created,
+    }?;
     nix::unistd::ftruncate(&file, libc::off_t::try_from(bytes).map_err(|_| Errno::EFBIG)?)?;
     let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;

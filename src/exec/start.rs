@@ -136,7 +136,7 @@ pub enum StartError {
         executor: usize,
     },
     /// A step towards worker processes.
-    #[error("worker processes: {step}: {errno}")]
+    #[error("worker processes: {step}: {errno}{}", worker_remedy(*errno))]
     Worker {
         /// Which one.
         step: &'static str,
@@ -151,6 +151,18 @@ pub enum StartError {
         /// Why.
         errno: Errno,
     },
+}
+
+fn worker_remedy(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EPERM | Errno::EACCES => {
+            "; if this runs under a seccomp profile, take one that lets it fork (deploy/seccomp/process.*)"
+        }
+        Errno::ENOSYS => "; use Linux 5.9 or newer, and a seccomp profile that knows close_range and pidfd_open",
+        Errno::EAGAIN => "; raise the limit of processes that this runs under",
+        Errno::EBUSY => "; start the daemon without libraries that start threads",
+        _ => "",
+    }
 }
 
 /// What executors will run under. It is tried out, even if it need not be had: either all executors have it or none.

@@ -51,6 +51,8 @@ pub(super) const STACK_ALIGN_BYTES: usize = 16;
 const RFLAGS_CLEAN: u64 = 0x202;
 /// AC: alignment checks. NT: nested task, which makes a later `iret` fault.
 const RFLAGS_AC_NT: u64 = 0x4_4000;
+/// And DF: the direction of string instructions.
+const RFLAGS_AC_NT_DF: u64 = RFLAGS_AC_NT | 0x400;
 /// Every exception masked, round to nearest.
 static MXCSR_CLEAN: u32 = 0x1f80;
 /// Every exception masked, 64-bit mantissa, round to nearest.
@@ -79,6 +81,8 @@ pub(super) struct Context {
     pub(super) entry: AtomicU64,
     ints: [AtomicU64; INT_REGISTERS],
     vectors: [AtomicU64; VECTOR_REGISTERS],
+    /// How many vector registers hold arguments. None: what `vectors` holds is not looked at.
+    vectors_used: AtomicU64,
     pub(super) int_result: AtomicU64,
     pub(super) vector_result: AtomicU64,
     pub(super) fs_base: AtomicU64,
@@ -107,6 +111,8 @@ pub(super) struct Registers {
     pub(super) ints: [u64; INT_REGISTERS],
     /// Low halves of xmm0 to xmm7.
     pub(super) vectors: [u64; VECTOR_REGISTERS],
+    /// How many of these hold arguments; the others are zero.
+    pub(super) vectors_used: usize,
     /// Bytes of the arguments that stand on the stack already, a multiple of [`STACK_ALIGN_BYTES`].
     pub(super) stack_bytes: usize,
 }
@@ -142,8 +148,11 @@ impl Context {
         for (to, from) in self.ints.iter().zip(registers.ints) {
             to.store(from, Ordering::Relaxed);
         }
-        for (to, from) in self.vectors.iter().zip(registers.vectors) {
-            to.store(from, Ordering::Relaxed);
+        self.vectors_used.store(registers.vectors_used as u64, Ordering::Relaxed);
+        if registers.vectors_used > 0 {
+            for (to, from) in self.vectors.iter().zip(registers.vectors) {
+                to.store(from, Ordering::Relaxed);
+            }
         }
     }
 
@@ -328,14 +337,17 @@ unsafe extern "C" fn enter(context: *const Context) {
         ".cfi_escape 0x0f, 15, 0x77, 0, 0x0c, {slot_mask} & 255, ({slot_mask} >> 8) & 255",
         ".cfi_escape ({slot_mask} >> 16) & 255, ({slot_mask} >> 24) & 255, 0x21",
         ".cfi_escape 0x0a, {host_sp_back} & 255, {host_sp_back} >> 8, 0x1c, 0x06, 0x23, {saved}",
-        "movsd xmm0, [r11 + {vectors} + 0]",
-        "movsd xmm1, [r11 + {vectors} + 8]",
-        "movsd xmm2, [r11 + {vectors} + 16]",
-        "movsd xmm3, [r11 + {vectors} + 24]",
-        "movsd xmm4, [r11 + {vectors} + 32]",
-        "movsd xmm5, [r11 + {vectors} + 40]",
-        "movsd xmm6, [r11 + {vectors} + 48]",
-        "movsd xmm7, [r11 + {vectors} + 56]",
+        "cmp qword ptr [r11 + {vectors_used}], 0",
+        "jne 4f",
+        "xorps xmm0, xmm0",
+        "xorps xmm1, xmm1",
+        "xorps xmm2, xmm2",
+        "xorps xmm3, xmm3",
+        "xorps xmm4, xmm4",
+        "xorps xmm5, xmm5",
+        "xorps xmm6, xmm6",
+        "xorps xmm7, xmm7",
+        "3:",
         "mov rdi, [r11 + {ints} + 0]",
         "mov rsi, [r11 + {ints} + 8]",
         "mov rdx, [r11 + {ints} + 16]",
@@ -345,18 +357,29 @@ unsafe extern "C" fn enter(context: *const Context) {
         "mov r9, [r11 + {ints} + 40]",
         "xor ebp, ebp",                      // ends a chain of frame pointers
         "xor ebx, ebx",                      // whatever the host has in its registers is not for the code
-        "xor r10d, r10d",
         "xor r12d, r12d",
         "xor r13d, r13d",
         "xor r14d, r14d",
         "xor r15d, r15d",
-        "mov eax, 8",                        // vector registers in use, for variadic functions
+        "mov eax, [r11 + {vectors_used}]",   // as variadic functions want to know
+        "mov r10, [r11 + {entry}]",
         "inc qword ptr [r11 + {seq}]",       // odd: from here on a fault is the code's
-        "call [r11 + {entry}]",
+        "xor r11d, r11d",                    // the context least of all
+        "call r10",
         whose!("rcx"),                       // rsp perhaps not what it was (`ret 64`), but in the slot
         "mov [rcx + {int_result}], rax",
         "movsd [rcx + {vector_result}], xmm0",
         "jmp {resume}",
+        "4:",
+        "movsd xmm0, [r11 + {vectors} + 0]",
+        "movsd xmm1, [r11 + {vectors} + 8]",
+        "movsd xmm2, [r11 + {vectors} + 16]",
+        "movsd xmm3, [r11 + {vectors} + 24]",
+        "movsd xmm4, [r11 + {vectors} + 32]",
+        "movsd xmm5, [r11 + {vectors} + 40]",
+        "movsd xmm6, [r11 + {vectors} + 48]",
+        "movsd xmm7, [r11 + {vectors} + 56]",
+        "jmp 3b",
         whose_not!("rcx"),
         ".cfi_endproc",
         saved = const SAVED_BYTES,
@@ -364,6 +387,7 @@ unsafe extern "C" fn enter(context: *const Context) {
         host_sp = const offset_of!(Context, host_sp),
         code_sp = const offset_of!(Context, code_sp),
         vectors = const offset_of!(Context, vectors),
+        vectors_used = const offset_of!(Context, vectors_used),
         ints = const offset_of!(Context, ints),
         seq = const offset_of!(Context, seq),
         entry = const offset_of!(Context, entry),
@@ -390,10 +414,9 @@ pub(super) unsafe extern "C" fn resume() {
         ".cfi_offset 6, -16; .cfi_offset 3, -24; .cfi_offset 12, -32; .cfi_offset 13, -40",
         ".cfi_offset 14, -48; .cfi_offset 15, -56",
         "mov rsp, [rcx + {host_sp}]; .cfi_def_cfa 7, {saved}",
-        "cld",
         "pushfq; .cfi_adjust_cfa_offset 8", // into the unused part of the host's stack
         "pop rdx; .cfi_adjust_cfa_offset -8",
-        "test edx, {ac_nt}",
+        "test edx, {ac_nt_df}", // one look at all is faster than to clear DF each time
         "jne 4f",
         "3:",
         "emms", // empties the x87 stack; an unmasked pending exception faults here and is recovered
@@ -413,7 +436,7 @@ pub(super) unsafe extern "C" fn resume() {
         "pop rbx; .cfi_def_cfa_offset 16; .cfi_restore 3; pop rbp; .cfi_def_cfa_offset 8; .cfi_restore 6",
         "ret; .cfi_restore_state",
         "4:",
-        "push {clean}; .cfi_adjust_cfa_offset 8", // flags that `cld` does not reach
+        "push {clean}; .cfi_adjust_cfa_offset 8",
         "popfq; .cfi_adjust_cfa_offset -8",
         "jmp 3b",
         "8:",
@@ -430,7 +453,7 @@ pub(super) unsafe extern "C" fn resume() {
         "jmp 9b",
         ".cfi_endproc",
         saved = const SAVED_BYTES, host_sp = const offset_of!(Context, host_sp),
-        ac_nt = const RFLAGS_AC_NT,
+        ac_nt_df = const RFLAGS_AC_NT_DF,
         mxcsr = sym MXCSR_CLEAN, x87_control = sym X87_CONTROL_CLEAN,
         has_avx = const offset_of!(Context, has_avx),
         has_pkeys = const offset_of!(Context, has_pkeys), seq = const offset_of!(Context, seq),

@@ -79,8 +79,10 @@ pub(super) const EXECUTIONS_IN_FLIGHT: Named = ("codecache_executions_in_flight"
 pub(super) const WORKERS: Named =
     ("codecache_workers", "Worker processes that are alive; 0 where calls run in threads.");
 pub(super) const WORKER_SPAWNS: Named = ("codecache_worker_spawns_total", "Worker processes that were forked.");
-pub(super) const WORKER_SPAWN_FAILURES: Named =
-    ("codecache_worker_spawn_failures_total", "Worker processes that could not be forked.");
+pub(super) const WORKER_SPAWN_FAILURES: Named = (
+    "codecache_worker_spawn_failures_total",
+    "Worker processes that could not be forked, or died before they could run anything.",
+);
 pub(super) const WORKER_DEATHS: Named = ("codecache_worker_deaths_total", "Worker processes that ended, by cause.");
 
 pub(super) const GRPC_DURATION: Histogram = Histogram {

@@ -36,7 +36,16 @@ function lose_frame
     ud2
 done lose_frame
 
-/* The same, and goes on for ever: the signal that ends a call does nothing. */
+/* The same, by what comes behind the instruction: to let it happen again is not enough for the signal to end the process. */
+function lose_frame_at_breakpoint
+    mov %rsp, %rax
+    or $0xfffffff, %rax
+    sub $4095, %rax
+    movq $0, 8(%rax)
+    int3
+done lose_frame_at_breakpoint
+
+/* The same as lose_frame, and goes on for ever: the signal that ends a call does nothing. */
 function stubborn
     mov %rsp, %rax
     or $0xfffffff, %rax

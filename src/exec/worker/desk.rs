@@ -6,17 +6,12 @@
 //!
 //! What the worker or its code stores here can make the executor wait until a limit ends the worker, or take garbage for
 //! the result of that call; nothing else. All the executor decides by is its own.
+//!
+//! `tests/loom` explores the interleavings of this file.
 
-use std::hint::spin_loop;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::system;
-
-/// Time that either side spins: longer than it takes to wake a thread, so that sleeping would not have been faster.
-const SPIN: Duration = Duration::from_micros(15);
-/// Looks between two looks at the clock.
-const SPINS: u32 = 64;
+use super::sync::{AtomicU32, Ordering, fence, futex_wait, futex_wake, spin};
 
 /// The worker drops what it has fetched; see [`super::life`].
 const REFETCH: u32 = 1;
@@ -34,7 +29,7 @@ pub(super) struct Before {
 
 /// One executor's desk. Zeroed memory is one at which no turn has been taken.
 #[repr(C, align(64))]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(in crate::exec) struct Desk {
     /// The turn that the worker is to take; it sleeps on this.
     turn: AtomicU32,
@@ -63,10 +58,11 @@ impl Desk {
         let flags = flag(before.refetches, REFETCH) | flag(before.clears_registers, CLEAR);
         self.before.store(flags, Ordering::Relaxed);
         self.executor_sleeps.store(0, Ordering::Relaxed);
-        // SeqCst, as is the worker's announcement that it sleeps: one of the two sees the other's store.
-        self.turn.store(turn, Ordering::SeqCst);
-        if self.worker_sleeps.load(Ordering::SeqCst) != 0 {
-            system::futex_wake(&self.turn);
+        self.turn.store(turn, Ordering::Release);
+        // With the worker's, between its announcement that it sleeps and its look: one of the two sees the other's store.
+        fence(Ordering::SeqCst);
+        if self.worker_sleeps.load(Ordering::Relaxed) != 0 {
+            futex_wake(&self.turn);
         }
     }
 
@@ -75,11 +71,12 @@ impl Desk {
         if spin(|| self.done.load(Ordering::Acquire) == turn) {
             return true;
         }
-        let before = self.done.load(Ordering::SeqCst);
-        self.executor_sleeps.store(1, Ordering::SeqCst);
-        let done = self.done.load(Ordering::SeqCst);
+        let before = self.done.load(Ordering::Relaxed);
+        self.executor_sleeps.store(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        let done = self.done.load(Ordering::Relaxed);
         if done != turn && done == before {
-            system::futex_wait(&self.done, done, Some(slice));
+            futex_wait(&self.done, done, Some(slice));
         }
         self.executor_sleeps.store(0, Ordering::Relaxed);
         self.done.load(Ordering::Acquire) == turn
@@ -93,7 +90,7 @@ impl Desk {
     /// Whoever knows that the worker is dead: makes an executor look that sleeps. Nothing is stored, as the desk may be the
     /// next worker's by now; an executor that is just about to sleep looks again after its slice.
     pub(super) fn ring(&self) {
-        system::futex_wake(&self.done);
+        futex_wake(&self.done);
     }
 
     /// The worker: waits for a turn that is not the last one.
@@ -104,9 +101,10 @@ impl Desk {
             if spin(is_posted) {
                 break;
             }
-            self.worker_sleeps.store(1, Ordering::SeqCst);
-            if self.turn.load(Ordering::SeqCst) == done {
-                system::futex_wait(&self.turn, done, None);
+            self.worker_sleeps.store(1, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+            if self.turn.load(Ordering::Relaxed) == done {
+                futex_wait(&self.turn, done, None);
             }
             self.worker_sleeps.store(0, Ordering::Relaxed);
         }
@@ -126,29 +124,10 @@ impl Desk {
 
     /// The worker: the turn is over, whichever it was.
     pub(super) fn finish(&self) {
-        self.done.store(self.turn.load(Ordering::Relaxed), Ordering::SeqCst);
-        if self.executor_sleeps.load(Ordering::SeqCst) != 0 {
-            system::futex_wake(&self.done);
+        self.done.store(self.turn.load(Ordering::Relaxed), Ordering::Release);
+        fence(Ordering::SeqCst);
+        if self.executor_sleeps.load(Ordering::Relaxed) != 0 {
+            futex_wake(&self.done);
         }
     }
-}
-
-/// Looks until `is_so`, for a moment. False: it was not.
-fn spin(is_so: impl Fn() -> bool) -> bool {
-    let looks = || {
-        (0..SPINS).any(|_| {
-            spin_loop();
-            is_so()
-        })
-    };
-    if is_so() || looks() {
-        return true;
-    }
-    let end = Instant::now() + SPIN;
-    while Instant::now() < end {
-        if looks() {
-            return true;
-        }
-    }
-    false
 }

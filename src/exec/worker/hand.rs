@@ -6,7 +6,6 @@
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::desk::Before;
@@ -175,8 +174,7 @@ impl Hand {
             }
             let since: Instant = *over_since.get_or_insert_with(Instant::now);
             if since.elapsed() >= GRACE {
-                self.nursery.stopped.fetch_add(1, Ordering::Relaxed);
-                worker.signal(libc::SIGKILL);
+                worker.stop();
                 stopped = true;
             }
         }

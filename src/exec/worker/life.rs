@@ -15,23 +15,23 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use libc::pid_t;
-use nix::errno::Errno;
 
 use super::seclude::{self, Block};
-use super::site::Site;
+use super::site::{JOINED, Site};
+use super::step::Step;
 use super::system;
 use super::zygote::ExitOnPanic;
 use crate::confine::install;
 use crate::exec::arch::{self, Constants};
-use crate::exec::confine::{FilterPolicy, this_daemon};
+use crate::exec::confine::this_daemon;
 use crate::exec::filter::worker_program;
 use crate::exec::registers;
 use crate::exec::signals::ThreadSignals;
 use crate::exec::stack::{Slot, all_slots};
 
-/// With which a worker ends itself.
+/// With which a process ends itself; a worker that could not be set up, with that of a [`Step`].
 pub(super) mod status {
-    /// It could not be set up.
+    /// The zygote could not be set up.
     pub(crate) const SET_UP: i32 = 81;
     /// A panic.
     pub(crate) const PANIC: i32 = 82;
@@ -54,12 +54,10 @@ static OWN: AtomicPtr<Own> = AtomicPtr::new(ptr::null_mut());
 /// All of it, in a process that was forked for it.
 pub(super) fn live(site: &Site, cell: usize, daemon: pid_t) -> ! {
     let _end = ExitOnPanic;
-    if prepare(daemon).is_err() {
-        system::exit(status::SET_UP);
-    }
-    let executor = wait_for_executor(site.cell(cell));
-    if join(site, executor).is_err() {
-        system::exit(status::SET_UP);
+    let cell = site.cell(cell);
+    let set_up = prepare(daemon).and_then(|()| join(site, wait_for_executor(cell), cell));
+    if let Err(step) = set_up {
+        system::exit(step.status());
     }
     loop {
         turn();
@@ -67,14 +65,14 @@ pub(super) fn live(site: &Site, cell: usize, daemon: pid_t) -> ! {
 }
 
 /// What can be done before it is known whose it will be.
-fn prepare(daemon: pid_t) -> Result<(), Errno> {
-    // If memory is short in the machine, workers go first. Where that cannot be said, they go when they go.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
-    system::close_all(0, u32::MAX)?;
+fn prepare(daemon: pid_t) -> Result<(), Step> {
+    // Where that cannot be said, they go when they go.
+    let _ = system::go_first();
+    Step::Descriptors.of(system::close_all(0, u32::MAX))?;
     system::set_name(c"codecached-work");
     // Not inherited.
-    system::bind_to(daemon)?;
-    system::limit(libc::RLIMIT_NPROC, 0)
+    Step::Parent.of(system::bind_to(daemon))?;
+    Step::NoProcesses.of(system::limit(libc::RLIMIT_NPROC, 0))
 }
 
 /// The executor's number.
@@ -88,35 +86,42 @@ fn wait_for_executor(cell: &AtomicU32) -> usize {
 }
 
 /// Becomes an executor's worker: gives up what is not that one's, and can gain nothing afterwards.
-fn join(site: &Site, executor: usize) -> Result<(), Errno> {
-    let slot = site.slot(executor).ok_or(Errno::EINVAL)?;
-    let (all, own) = (all_slots(), slot.whole());
-    system::unmap(all.start..own.start)?;
-    system::unmap(own.end..all.end)?;
+fn join(site: &Site, executor: usize, cell: &AtomicU32) -> Result<(), Step> {
+    let slot = Step::Executor.of(site.slot(executor).ok_or(()))?;
+    let (all, own_slot) = (all_slots(), slot.whole());
+    let above = own_slot.end..all.end;
+    Step::OtherSlots.of(system::unmap(all.start..own_slot.start).and_then(|()| system::unmap(above)))?;
     for (number, window) in site.windows().iter().enumerate() {
-        if number == executor { window.take()? } else { window.leave()? }
+        match number == executor {
+            true => Step::OwnWindow.of(window.take())?,
+            false => Step::OtherWindows.of(window.leave())?,
+        }
     }
-    system::unmap(site.cradle())?;
-    let signals = ThreadSignals::enter(slot.alt_stack())?;
+    let signals = Step::Signals.of(ThreadSignals::enter(slot.alt_stack()))?;
     let context = &slot.frame().context;
     context.init(slot.stack().end);
-    let filtered = site.filter != FilterPolicy::Off;
+    let filtered = site.is_filtered;
     let (constants, blocked_signals) = (context.constants(), signals.blocked);
     let own = Own { slot, constants, blocked_signals, filtered, block: Block::copy() };
     let own: &'static Own = Box::leak(Box::new(own));
     std::mem::forget(signals);
     OWN.store(ptr::from_ref(own).cast_mut(), Ordering::Release);
-    system::limit(libc::RLIMIT_AS, system::mapped_bytes()? + SPARE_BYTES)?;
+    let limited = system::mapped_bytes().and_then(|bytes| system::limit(libc::RLIMIT_AS, bytes + SPARE_BYTES));
+    Step::Addresses.of(limited)?;
     let program = worker_program(&site.code, this_daemon(false));
-    seclude::keep_little(&own.block)?;
-    system::limit(libc::RLIMIT_NOFILE, 0)?;
-    // From here on nothing is allocated or freed, and only this last step is not what each call takes.
+    let mut shared = site.windows()[executor].taken();
+    shared.extend([own_slot, site.cradle()]);
+    Step::ReadOnly.of(seclude::keep_little(&own.block, &shared))?;
+    std::mem::forget(shared);
+    // From here on nothing is allocated or freed.
+    Step::NoDescriptors.of(system::limit(libc::RLIMIT_NOFILE, 0))?;
+    // All that depends on the machine's state has been done: how this process ends is no more a matter of its set-up.
+    cell.store(JOINED, Ordering::Release);
+    Step::Cradle.of(system::unmap(site.cradle()))?;
+    // Only this last step is not what each call takes.
     let confined = if filtered { install(&program) } else { Ok(()) };
     std::mem::forget(program);
-    match confined {
-        Err(_) if site.filter == FilterPolicy::Require => Err(Errno::EPERM),
-        _ => Ok(()),
-    }
+    Step::Filter.of(confined)
 }
 
 /// One call. Comes back, if at all, with nothing on the stack that is needed.

@@ -19,6 +19,8 @@ mod life;
 mod nursery;
 mod seclude;
 mod site;
+mod step;
+mod sync;
 mod system;
 mod trial;
 mod window;
@@ -27,8 +29,10 @@ mod zygote;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::confine::FilterState;
 use super::signals;
-use super::start::{ExecConfig, StartError};
+use super::start::{ExecConfig, StartError, filter_state};
+use crate::confine::Needs;
 
 pub(super) use desk::Desk;
 pub(super) use hand::{Hand, Lost, Turn, Watch};
@@ -45,25 +49,33 @@ pub use trial::try_workers;
 pub struct Workers {
     pub(super) nursery: Arc<Nursery>,
     pub(super) config: ExecConfig,
+    pub(super) filter: FilterState,
 }
 
 impl Workers {
     /// Forks it. Only while the process has one thread, and when executable memory is mapped. `data` are the addresses of
     /// all writable data that calls may touch, in whole pages; `spawns_max_per_s` bounds how many workers are forked in a
-    /// second.
+    /// second; `needs` are those of this process, as it will give up what it does not need: so do workers.
     ///
     /// # Errors
     /// [`StartError`], with `EBUSY` if there are other threads.
-    pub fn prepare(config: &ExecConfig, data: &[Range<u64>], spawns_max_per_s: u32) -> Result<Workers, StartError> {
+    pub fn prepare(
+        config: &ExecConfig,
+        data: &[Range<u64>],
+        spawns_max_per_s: u32,
+        needs: &Needs,
+    ) -> Result<Workers, StartError> {
         let config = config.in_processes();
         config.check()?;
         let children = system::keep_children();
         children.map_err(|errno| StartError::Worker { step: "being told of the end of a process", errno })?;
         // Workers inherit it.
         signals::install().map_err(StartError::Signals)?;
-        let site = site::Site::lay_out(&config, data)?;
-        let zygote = zygote::Zygote::start(&site).map_err(|(step, errno)| StartError::Worker { step, errno })?;
+        // Tried out here, on a thread that ends: workers are under the filter if this says so, and only then.
+        let filter = filter_state(config.filter)?;
+        let site = site::Site::lay_out(&config, data, filter == FilterState::InForce)?;
+        let zygote = zygote::Zygote::start(&site, needs).map_err(|(step, errno)| StartError::Worker { step, errno })?;
         let nursery = Nursery::new(site, zygote, spawns_max_per_s.max(1))?;
-        Ok(Workers { nursery: Arc::new(nursery), config })
+        Ok(Workers { nursery: Arc::new(nursery), config, filter })
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -17,15 +17,17 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::site::{CELLS, Site};
+use super::site::{CELLS, JOINED, Site};
+use super::step::Step;
 use super::system::{self, Death};
 use super::zygote::Zygote;
 use crate::exec::start::StartError;
 
 /// Workers that stand ready beside those that executors have.
 const READY: usize = 2;
-/// After a fork that failed.
+/// After a fork that failed, or a worker that died before it could run anything; then twice that, and so on.
 const RETRY: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// One worker process, a child of this one.
 pub(in crate::exec) struct Worker {
@@ -35,6 +37,9 @@ pub(in crate::exec) struct Worker {
     death: OnceLock<Death>,
     /// The executor that it is of, and one; 0 before.
     executor: AtomicUsize,
+    /// It is killed as its code cannot be stopped otherwise.
+    stopped: AtomicBool,
+    born: Instant,
 }
 
 impl Worker {
@@ -51,6 +56,12 @@ impl Worker {
     /// Sends it a signal, unless it has ended.
     pub(in crate::exec) fn signal(&self, signal: c_int) {
         system::send_signal(self.process.as_fd(), signal);
+    }
+
+    /// Kills it, as its code cannot be stopped otherwise.
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.signal(libc::SIGKILL);
     }
 }
 
@@ -71,7 +82,7 @@ pub struct WorkerStats {
     pub ready: usize,
     /// Forked.
     pub spawned: u64,
-    /// That could not be forked.
+    /// That could not be forked, or died before they could run anything.
     pub failed_spawns: u64,
     /// Ended by themselves or by their code, with whatever status.
     pub exited: u64,
@@ -90,10 +101,12 @@ struct State {
     /// Forks that are allowed now, and when that was counted.
     allowed: f64,
     counted: Option<Instant>,
-    /// No fork before.
+    /// No fork before; how long that was after the last failure, and when that was.
     not_before: Option<Instant>,
-    /// Why the last fork failed, if it did.
-    obstacle: Option<Errno>,
+    retry: Duration,
+    failed_at: Option<Instant>,
+    /// What failed last, unless a worker has come through its set-up since.
+    obstacle: Option<Obstacle>,
     /// Nobody gets one any more.
     closed: bool,
     stopping: bool,
@@ -114,7 +127,7 @@ pub(in crate::exec) struct Nursery {
     failed: AtomicU64,
     exited: AtomicU64,
     killed: AtomicU64,
-    pub(super) stopped: AtomicU64,
+    stopped: AtomicU64,
 }
 
 impl Nursery {
@@ -166,7 +179,6 @@ impl Nursery {
 
     pub(in crate::exec) fn stats(&self) -> WorkerStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let stopped = read(&self.stopped);
         let state = self.lock();
         WorkerStats {
             is_barren: self.zygote.is_gone(),
@@ -175,9 +187,14 @@ impl Nursery {
             spawned: read(&self.spawned),
             failed_spawns: read(&self.failed),
             exited: read(&self.exited),
-            killed: read(&self.killed).saturating_sub(stopped),
-            stopped,
+            killed: read(&self.killed),
+            stopped: read(&self.stopped),
         }
+    }
+
+    /// Whether no further worker can be forked, for good.
+    pub(in crate::exec) fn is_barren(&self) -> bool {
+        self.zygote.is_gone()
     }
 
     /// Nobody gets a worker from now on.
@@ -238,10 +255,19 @@ impl Nursery {
         let _ = self.bell.read();
     }
 
+    /// Looks at all while a fork takes long: executors wait to be told of the ends of theirs.
+    fn look_around(&self) {
+        let living = self.lock().living.clone();
+        living.iter().for_each(|worker| self.look(worker, false));
+    }
+
     /// Whether a worker has ended; then whoever waits for it is told.
     fn look(&self, worker: &Arc<Worker>, wait: bool) {
         let Some(death) = system::reap(worker.process.as_fd(), wait) else { return };
+        let has_joined = self.has_joined(worker);
         let counter = match death {
+            _ if !has_joined => &self.failed,
+            _ if worker.stopped.load(Ordering::Relaxed) => &self.stopped,
             Death::Exit(_) => &self.exited,
             Death::Signal(_) => &self.killed,
         };
@@ -252,6 +278,9 @@ impl Nursery {
             let mut state = self.lock();
             state.living.retain(|it| !Arc::ptr_eq(it, worker));
             state.ready.retain(|it| !Arc::ptr_eq(it, worker));
+        }
+        if !has_joined && !wait {
+            self.hold_back(Obstacle::Death(death));
         }
         let executor = worker.executor.load(Ordering::Acquire).checked_sub(1);
         if let Some(slot) = executor.and_then(|executor| self.site.slot(executor)) {
@@ -271,7 +300,6 @@ impl Nursery {
                 Ok(worker) => {
                     self.spawned.fetch_add(1, Ordering::Relaxed);
                     let mut state = self.lock();
-                    state.obstacle = None;
                     state.living.push(Arc::clone(&worker));
                     state.ready.push_back(worker);
                     drop(state);
@@ -279,17 +307,37 @@ impl Nursery {
                 }
                 Err(errno) => {
                     self.failed.fetch_add(1, Ordering::Relaxed);
-                    let mut state = self.lock();
-                    state.not_before = Some(Instant::now() + RETRY);
-                    let before = state.obstacle.replace(errno);
-                    drop(state);
+                    self.hold_back(Obstacle::Fork(errno));
                     self.changed.notify_all();
-                    if before != Some(errno) {
-                        tracing::warn!(%errno, "no worker process can be forked");
-                    }
                 }
             }
         }
+    }
+
+    /// No further one is forked for a while: the longer, the more have failed one after the other.
+    fn hold_back(&self, obstacle: Obstacle) {
+        let (mut state, now) = (self.lock(), Instant::now());
+        let since = state.failed_at.replace(now);
+        let works = since
+            .is_none_or(|failed| state.living.iter().any(|worker| worker.born > failed && self.has_joined(worker)));
+        if works {
+            (state.retry, state.obstacle) = (Duration::ZERO, None);
+        }
+        // Those that fail at the same time are one failure.
+        if state.not_before.is_none_or(|when| when <= now) {
+            state.retry = (state.retry * 2).clamp(RETRY, RETRY_MAX);
+            state.not_before = Some(now + state.retry);
+        }
+        let before = state.obstacle.replace(obstacle);
+        drop(state);
+        if before != Some(obstacle) {
+            obstacle.tell();
+        }
+    }
+
+    /// Whether it has come through its set-up. Told in memory that no code has.
+    fn has_joined(&self, worker: &Worker) -> bool {
+        self.site.cell(worker.cell as usize).load(Ordering::Acquire) == JOINED
     }
 
     fn permit(&self, now: Instant) -> Permit {
@@ -309,9 +357,12 @@ impl Nursery {
             return Permit::Later(now + Duration::from_secs_f64((1.0 - state.allowed) / rate));
         }
         state.allowed -= 1.0;
-        // Those that wait are the latest, and few.
-        state.next_cell = (state.next_cell + 1) % CELLS as u32;
-        Permit::Now(state.next_cell)
+        // One that nobody has: there are far more than workers.
+        let mut cells = (1..CELLS as u32).map(|more| (state.next_cell + more) % CELLS as u32);
+        let is_free = |cell: &u32| state.living.iter().all(|worker| worker.cell != *cell);
+        let cell = cells.find(is_free).unwrap_or_default();
+        state.next_cell = cell;
+        Permit::Now(cell)
     }
 
     fn burst(site: &Site, spawns_max_per_s: u32) -> f64 {
@@ -320,10 +371,11 @@ impl Nursery {
 
     fn spawn(&self, cell: u32) -> Result<Arc<Worker>, Errno> {
         self.site.cell(cell as usize).store(0, Ordering::Release);
-        let pid = self.zygote.fork_worker(cell)?;
+        let pid = self.zygote.fork_worker(cell, || self.look_around())?;
         // It is this process's child, and nobody has waited for it: the number is still its own.
         let process = system::open_process(pid).inspect_err(|_| system::discard(pid))?;
-        Ok(Arc::new(Worker { pid, process, cell, death: OnceLock::new(), executor: AtomicUsize::new(0) }))
+        let (death, executor, stopped) = (OnceLock::new(), AtomicUsize::new(0), AtomicBool::new(false));
+        Ok(Arc::new(Worker { pid, process, cell, death, executor, stopped, born: Instant::now() }))
     }
 
     fn ring(&self) {
@@ -334,6 +386,27 @@ impl Nursery {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Only values are moved under it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why there is no worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Obstacle {
+    Fork(Errno),
+    /// It died before it could run anything.
+    Death(Death),
+}
+
+impl Obstacle {
+    fn tell(self) {
+        match self {
+            Self::Fork(errno) => tracing::warn!(%errno, "no worker process can be forked"),
+            Self::Death(death) => {
+                let status = if let Death::Exit(status) = death { Some(status) } else { None };
+                let step = status.and_then(Step::named).unwrap_or("none that says so");
+                tracing::warn!(?death, step, "worker processes end before they can run anything");
+            }
+        }
     }
 }
 

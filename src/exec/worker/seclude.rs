@@ -18,8 +18,8 @@ use crate::exec::{arch, errno};
 const PAGE_BYTES: usize = 4096;
 /// Above the thread pointer is what the C library has of a thread.
 const THREAD_BYTES: usize = PAGE_BYTES;
-/// Mappings of a process at most that are looked at.
-const MAPPINGS_MAX: usize = 4096;
+/// Mappings of a process at most, as kernels are set up. With more of them there is no worker.
+const MAPPINGS_MAX: usize = 1 << 16;
 
 /// Around the error number: the C library's own thread-local variables, such as its locale.
 const AROUND_BYTES: usize = 256;
@@ -64,15 +64,20 @@ impl Block {
     }
 }
 
-/// Makes everything read-only but the stack and `block`. Nothing may be allocated or freed afterwards.
-pub(super) fn keep_little(block: &Block) -> Result<(), Errno> {
+/// Makes everything read-only but the stack and `block`. Nothing may be allocated or freed afterwards. `shared` are the
+/// addresses of what is written by other processes too.
+///
+/// # Errors
+/// Of the system; `E2BIG` if there are too many mappings to look at, `EPERM` if somebody has mapped other memory that is
+/// shared and written, or some that is written and run.
+pub(super) fn keep_little(block: &Block, shared: &[Range<usize>]) -> Result<(), Errno> {
     let marker = 0_u8;
     let stack = &raw const marker as usize;
     // Thread-local variables lie below the thread pointer, and of them all that is written is around the error number.
     let thread = block.pages();
     let maps = fs::read_to_string("/proc/self/maps").map_err(|_| Errno::EIO)?;
     let mut parts = Vec::new();
-    for range in maps.lines().take(MAPPINGS_MAX).filter_map(private_writable).filter(|range| !range.contains(&stack)) {
+    for range in private_writable(&maps, shared)?.into_iter().filter(|range| !range.contains(&stack)) {
         parts.push(range.start..range.end.min(thread.start.max(range.start)));
         parts.push(range.start.max(thread.end.min(range.end))..range.end);
     }
@@ -82,12 +87,40 @@ pub(super) fn keep_little(block: &Block) -> Result<(), Errno> {
     result
 }
 
-/// The addresses of a line of `/proc/self/maps`, if they are written by this process alone.
-fn private_writable(line: &str) -> Option<Range<usize>> {
+/// What is written by this process alone, of the lines of `/proc/self/maps`.
+fn private_writable(maps: &str, shared: &[Range<usize>]) -> Result<Vec<Range<usize>>, Errno> {
+    let mut private = Vec::new();
+    for (number, line) in maps.lines().enumerate() {
+        if number == MAPPINGS_MAX {
+            return Err(Errno::E2BIG);
+        }
+        let (range, rights) = mapping(line).ok_or(Errno::EIO)?;
+        match rights {
+            "rw-p" => private.push(range),
+            "rw-s" if is_covered(&range, shared) => {}
+            _ if rights.contains('w') => return Err(Errno::EPERM),
+            _ => {}
+        }
+    }
+    Ok(private)
+}
+
+/// Addresses and rights.
+fn mapping(line: &str) -> Option<(Range<usize>, &str)> {
     let (range, rest) = line.split_once(' ')?;
     let (start, end) = range.split_once('-')?;
     let address = |text| usize::from_str_radix(text, 16).ok();
-    rest.starts_with("rw-p").then_some(address(start)?..address(end)?)
+    Some((address(start)?..address(end)?, rest.get(..4)?))
+}
+
+/// Whether each address is in one of `parts`, which may lie side by side: the kernel tells such as one mapping.
+fn is_covered(range: &Range<usize>, parts: &[Range<usize>]) -> bool {
+    let mut at = range.start;
+    while at < range.end {
+        let Some(part) = parts.iter().find(|part| part.contains(&at)) else { return false };
+        at = part.end;
+    }
+    true
 }
 
 #[cfg(test)]
@@ -96,8 +129,9 @@ mod tests {
 
     #[test]
     fn all_that_is_put_back_lies_in_pages_that_stay_writable() {
-        // The error number is close to the start of a page, and what is around it in the page before.
-        for (around_at, head_at) in [(0x4ff0, 0x5740), (0x5000, 0x5200), (0x3e00, 0x6ff0)] {
+        // The error number is close to the start of a page, and what is around it in the page before; or the thread pointer,
+        // which is aligned to 64 B, is close to the end of one.
+        for (around_at, head_at) in [(0x4ff0, 0x5740), (0x5000, 0x5200), (0x3e00, 0x6fc0)] {
             let (around, head) = ([0; 2 * AROUND_BYTES], [0; HEAD_BYTES]);
             let block = Block { around, head, around_at, head_at };
             let pages = block.pages();
@@ -110,11 +144,24 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_memory_that_is_private_and_writable_are_told_from_others() {
-        let of = private_writable;
-        assert_eq!(of("7f00-8000 rw-p 00000000 00:00 0   [heap]"), Some(0x7f00..0x8000));
-        for line in ["7f00-8000 rw-s 0 0:0 0", "7f00-8000 r--p 0 0:0 0", "7f00-8000 rwxp 0 0:0 0", "", "x-y rw-p"] {
-            assert_eq!(of(line), None, "{line}");
+    fn what_is_private_and_writable_is_told_from_the_rest_and_what_should_not_be_there_is_an_error() {
+        let shared = [0x3000..0x4000, 0x4000..0x6000, 0x8000..0x9000];
+        let of = |maps: &str| private_writable(maps, &shared);
+        let heap = "7f00-8000 rw-p 00000000 00:00 0   [heap]\n9000-a000 rw-p 0 0:0 0\n";
+        let private = vec![0x7f00..0x8000, 0x9000..0xa000];
+        assert_eq!(of(heap), Ok(private.clone()));
+        for fine in ["7f00-8000 r--p 0 0:0 0", "3000-4000 rw-s 0 0:0 0", "3000-6000 rw-s 0 0:0 0", "1-2 r-xs 0 0:0 0"] {
+            assert_eq!(of(&[heap, fine].concat()), Ok(private.clone()), "{fine}");
         }
+        for foreign in
+            ["7f00-8000 rw-s 0 0:0 0", "5000-8800 rw-s 0 0:0 0", "1-2 rwxp 0 0:0 0", "3000-4000 rwxs 0 0:0 0"]
+        {
+            assert_eq!(of(&[heap, foreign].concat()), Err(Errno::EPERM), "{foreign}");
+        }
+        for broken in ["\n", "x-y rw-p", "1-2 rw", "12 rw-p"] {
+            assert_eq!(of(broken), Err(Errno::EIO), "{broken}");
+        }
+        assert_eq!(of(&heap.repeat(MAPPINGS_MAX / 2)).map(|all| all.len()), Ok(MAPPINGS_MAX));
+        assert_eq!(of(&heap.repeat(MAPPINGS_MAX / 2 + 1)), Err(Errno::E2BIG));
     }
 }

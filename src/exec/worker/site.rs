@@ -16,16 +16,18 @@ use std::sync::atomic::AtomicU32;
 
 use nix::errno::Errno;
 
-use crate::exec::confine::FilterPolicy;
 use crate::exec::seat::Seats;
 use crate::exec::stack::{Backing, Slot, map_shared, reserve_addresses, shared_file};
 use crate::exec::start::{ExecConfig, StartError, seats};
 
+use super::system;
 use super::window::{Window, WindowLayout};
 
 const PAGE_BYTES: usize = 4096;
 /// Words of the cradle, which are used in turn. Far more than there are workers that wait.
 pub(super) const CELLS: usize = PAGE_BYTES / size_of::<AtomicU32>();
+/// What a worker stores in its cell when it has come through its set-up.
+pub(super) const JOINED: u32 = u32::MAX;
 
 /// Where everything is.
 #[derive(Debug)]
@@ -34,24 +36,25 @@ pub(in crate::exec) struct Site {
     executors: usize,
     windows: Vec<Window>,
     cradle: usize,
-    layout: WindowLayout,
+    layout: Arc<WindowLayout>,
     /// Where code may lie.
     pub(super) code: Vec<Range<u64>>,
-    pub(super) filter: FilterPolicy,
+    /// Whether workers run under a filter of system calls.
+    pub(super) is_filtered: bool,
 }
 
 impl Site {
     /// For calls that may touch the addresses `data`, in which nothing is executable.
-    pub(super) fn lay_out(config: &ExecConfig, data: &[Range<u64>]) -> Result<Site, StartError> {
+    pub(super) fn lay_out(config: &ExecConfig, data: &[Range<u64>], is_filtered: bool) -> Result<Site, StartError> {
         let seats = Arc::new(seats(config, Backing::Shared)?);
         let executors = config.bounds().executors;
-        let layout = WindowLayout::new(data);
+        let layout = Arc::new(WindowLayout::new(data));
         let windows = (0..executors).map(|_| Window::map(&layout)).collect::<Result<Vec<_>, _>>();
         let shared = |errno| StartError::Worker { step: "mapping shared memory", errno };
         let windows = windows.map_err(shared)?;
         let cradle = Self::map_cradle().map_err(shared)?;
         let code = config.code.clone();
-        Ok(Site { seats, executors, windows, cradle, layout, code, filter: config.filter })
+        Ok(Site { seats, executors, windows, cradle, layout, code, is_filtered })
     }
 
     /// How many executors there are.
@@ -71,7 +74,7 @@ impl Site {
         Ok(start)
     }
 
-    /// The word by which a worker that waits is told whose it is: the executor's number and one.
+    /// The word by which a worker that waits is told whose it is: the executor's number and one. It answers [`JOINED`].
     pub(super) fn cell(&self, cell: usize) -> &AtomicU32 {
         let address = (self.cradle + cell % CELLS * size_of::<AtomicU32>()) as *const AtomicU32;
         // SAFETY: within the page that was mapped with this value and stays as long as it.
@@ -86,7 +89,15 @@ impl Site {
         &self.windows
     }
 
+    /// What windows have in common.
     pub(super) fn layout(&self) -> &WindowLayout {
         &self.layout
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        // Addresses that are left are no harm.
+        let _ = system::unmap(self.cradle());
     }
 }

@@ -3,8 +3,10 @@
 
 use std::ffi::CStr;
 use std::fs;
+use std::io::Write as _;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::ptr;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
@@ -12,6 +14,8 @@ use std::time::Duration;
 use libc::{c_int, c_long, c_ulong, pid_t};
 use nix::errno::Errno;
 
+/// Where processes are told of, and tell of themselves.
+pub(super) const PROCESSES: &str = "/proc";
 /// How often a process with several threads is looked at again before it is not forked.
 const THREAD_LOOKS: u32 = 50;
 
@@ -92,6 +96,15 @@ pub(super) fn bind_to(parent_pid: pid_t) -> Result<(), Errno> {
     if parent() == parent_pid { Ok(()) } else { Err(Errno::ESRCH) }
 }
 
+/// If memory is short in the machine, the calling process goes first. Others of its user can look into it from here to
+/// [`bind_to`]: as long as they cannot, what it would write to is not its own.
+pub(super) fn go_first() -> Result<(), Errno> {
+    prctl(libc::PR_SET_DUMPABLE, 1)?;
+    let path = Path::new(PROCESSES).join("self/oom_score_adj");
+    let written = fs::OpenOptions::new().append(true).open(path).and_then(|mut file| file.write_all(b"1000"));
+    written.map_err(|error| errno_of(&error))
+}
+
 fn prctl(option: c_int, value: c_ulong) -> Result<(), Errno> {
     let unused: c_ulong = 0;
     // SAFETY: these options change the calling process, and take numbers.
@@ -124,7 +137,7 @@ pub(super) fn unmap(range: Range<usize>) -> Result<(), Errno> {
     if range.is_empty() {
         return Ok(());
     }
-    // SAFETY: the callers pass memory of other workers, which this process has no reference to.
+    // SAFETY: the callers pass memory of other workers, which this process has no reference to, or their own at its end.
     Errno::result(unsafe { libc::munmap(range.start as *mut libc::c_void, range.len()) }).map(drop)
 }
 
@@ -171,9 +184,13 @@ pub(super) fn open_process(pid: pid_t) -> Result<OwnedFd, Errno> {
 /// Ends a child that nobody has waited for, and has no descriptor.
 pub(super) fn discard(pid: pid_t) {
     // SAFETY: takes numbers; that of a child stays its own until it is waited for.
-    unsafe { libc::kill(pid, libc::SIGKILL) };
+    if unsafe { libc::kill(pid, libc::SIGKILL) } != 0 {
+        // It would be waited for without end.
+        return;
+    }
     // SAFETY: as above, and writes nowhere.
-    unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
+    let wait = || Errno::result(unsafe { libc::waitpid(pid, ptr::null_mut(), 0) });
+    while wait() == Err(Errno::EINTR) {}
 }
 
 /// Children of the calling process can be waited for, whatever it was started with.
@@ -195,17 +212,22 @@ pub(super) fn reap(process: BorrowedFd<'_>, wait: bool) -> Option<Death> {
     // SAFETY: a plain C struct that the kernel fills.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     let flags = libc::WEXITED | if wait { 0 } else { libc::WNOHANG };
-    // SAFETY: writes to a local.
-    let result = unsafe { libc::waitid(libc::P_PIDFD, process.as_raw_fd() as libc::id_t, &raw mut info, flags) };
+    loop {
+        // SAFETY: writes to a local.
+        let result = unsafe { libc::waitid(libc::P_PIDFD, process.as_raw_fd() as libc::id_t, &raw mut info, flags) };
+        match Errno::result(result) {
+            Ok(_) => break,
+            Err(Errno::EINTR) => {}
+            // Somebody else has waited for it.
+            Err(Errno::ECHILD) => return Some(Death::Signal(0)),
+            Err(_) => return None,
+        }
+    }
     // SAFETY: the kernel filled it, or it is zero.
     let pid = unsafe { info.si_pid() };
     // SAFETY: as above.
     let status = unsafe { info.si_status() };
-    if result != 0 && Errno::last() == Errno::ECHILD {
-        // Somebody else has waited for it.
-        return Some(Death::Signal(0));
-    }
-    if result != 0 || pid == 0 {
+    if pid == 0 {
         return None;
     }
     Some(if info.si_code == libc::CLD_EXITED { Death::Exit(status) } else { Death::Signal(status) })

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::Workers;
+use crate::confine::Needs;
 use crate::exec::call::Callee;
 use crate::exec::pool::Pool;
 use crate::exec::start::{ExecConfig, StartError};
@@ -31,8 +32,8 @@ impl Callee for Nothing {
 ///
 /// # Errors
 /// [`StartError`], as from a pool.
-pub fn try_workers(config: &ExecConfig) -> Result<(), StartError> {
+pub fn try_workers(config: &ExecConfig, needs: &Needs) -> Result<(), StartError> {
     let config = ExecConfig { executors: 1, spare_executors: 0, ..config.clone() };
-    let workers = Workers::prepare(&config, &[], 10)?;
+    let workers = Workers::prepare(&config, &[], 10, needs)?;
     Pool::<Nothing>::start_with_workers(workers).map(drop)
 }

@@ -10,6 +10,7 @@
 #![allow(unsafe_code)] // Copies between memory that code writes.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
@@ -76,15 +77,15 @@ impl WindowLayout {
 #[derive(Debug)]
 pub(in crate::exec) struct Window {
     base: usize,
-    layout: WindowLayout,
+    layout: Arc<WindowLayout>,
 }
 
 impl Window {
-    pub(super) fn map(layout: &WindowLayout) -> Result<Window, Errno> {
+    pub(super) fn map(layout: &Arc<WindowLayout>) -> Result<Window, Errno> {
         let bytes = layout.bytes();
-        let base = reserve_addresses(bytes)?;
-        map_shared(&shared_file(bytes)?, base..base + bytes, 0)?;
-        Ok(Window { base, layout: layout.clone() })
+        let window = Window { base: reserve_addresses(bytes)?, layout: Arc::clone(layout) };
+        map_shared(&shared_file(bytes)?, window.whole(), 0)?;
+        Ok(window)
     }
 
     /// In the worker whose window it is: puts it where code looks for data.
@@ -96,9 +97,19 @@ impl Window {
         Ok(())
     }
 
+    /// Where a worker has it that has taken it.
+    pub(super) fn taken(&self) -> Vec<Range<usize>> {
+        let columns = self.base + self.layout.data_bytes..self.base + self.layout.bytes();
+        self.layout.data().cloned().chain([columns]).collect()
+    }
+
     /// In other workers.
     pub(super) fn leave(&self) -> Result<(), Errno> {
-        system::unmap(self.base..self.base + self.layout.bytes())
+        system::unmap(self.whole())
+    }
+
+    fn whole(&self) -> Range<usize> {
+        self.base..self.base + self.layout.bytes()
     }
 
     /// Copies the columns of a batch to where the worker sees them, if [`fits`] says that they fit, with room for results.
@@ -151,7 +162,7 @@ impl Window {
 
     /// Leaves zeros, and takes no memory.
     pub(super) fn clear(&self) {
-        give_back(self.base..self.base + self.layout.bytes(), Backing::Shared);
+        give_back(self.whole(), Backing::Shared);
     }
 
     fn address(&self, data: &Range<u64>) -> Option<usize> {
@@ -159,6 +170,13 @@ impl Window {
         let holds = |(range, _): &&(Range<usize>, usize)| range.start <= start && start <= end && end <= range.end;
         let (range, offset) = self.layout.data.iter().find(holds)?;
         Some(self.base + offset + (start - range.start))
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // Addresses that are left are no harm.
+        let _ = system::unmap(self.whole());
     }
 }
 
@@ -180,7 +198,7 @@ mod tests {
     #[test]
     fn data_goes_to_its_place_in_the_window_and_back_and_what_has_none_is_told() {
         let ((_first, one), (mut second, two)) = (pages(1), pages(2));
-        let window = Window::map(&WindowLayout::new(&[one.clone(), two.clone()])).unwrap();
+        let window = Window::map(&Arc::new(WindowLayout::new(&[one.clone(), two.clone()]))).unwrap();
         assert_eq!(window.address(&(two.start + 8..two.start + 16)), Some(window.base + 4096 + 8));
         let part = two.start + 800..two.start + 1600;
         assert!(window.copy_in(&part) && window.copy_in(&one));
@@ -196,8 +214,20 @@ mod tests {
     }
 
     #[test]
+    fn a_window_that_is_dropped_is_unmapped() {
+        // No other one is as large.
+        let (_memory, data) = pages(7);
+        let window = Window::map(&Arc::new(WindowLayout::new(&[data]))).unwrap();
+        let line = format!("{:x}-{:x} rw-s", window.whole().start, window.whole().end);
+        let is_mapped = || std::fs::read_to_string("/proc/self/maps").unwrap().contains(&line);
+        assert!(is_mapped());
+        drop(window);
+        assert!(!is_mapped());
+    }
+
+    #[test]
     fn a_batch_is_placed_behind_the_data_with_room_for_its_results() {
-        let window = Window::map(&WindowLayout::new(&[])).unwrap();
+        let window = Window::map(&Arc::new(WindowLayout::new(&[]))).unwrap();
         let column = |value: u8, bytes: usize| Column { kind: ColumnType::I64, values: vec![value; bytes].into() };
         let batch = Batch::new(3, vec![column(1, 24), column(2, 8)]).unwrap();
         assert!(fits(&batch, 24));
