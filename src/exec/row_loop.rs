@@ -34,7 +34,7 @@ const VECTOR_STEPS: [usize; 3] = [25, 33, 41];
 const STACK_STEPS: [usize; 4] = [49, 50, 51, 52];
 const CALL_STEP: usize = 53;
 /// Behind the call: nothing, then the low half and all of the result register, of integers and of vectors.
-const STORE_STEPS: [usize; 5] = [56, 57, 58, 59, 60];
+const STORE_STEPS: [usize; 5] = [57, 58, 59, 60, 61];
 
 /// What the assembly here reads and writes, beside the rest of the context.
 #[repr(C)]
@@ -186,7 +186,7 @@ macro_rules! loads {
     };
 }
 
-/// Where [`super::arch`]'s trampoline calls code; r11 = context.
+/// Where [`super::arch`]'s trampoline calls code; r10 and r11 are free.
 #[unsafe(naked)]
 unsafe extern "C" fn enter_rows() {
     naked_asm!(
@@ -199,7 +199,7 @@ unsafe extern "C" fn enter_rows() {
         ".cfi_offset 14, -48; .cfi_offset 15, -56",
         // For each row: r10 = its number. The stack pointer is set also over the return address into `enter`: the way
         // out is `resume`. r12 is a register that code keeps, though nothing depends on that.
-        step!("1", "xor r10d, r10d; 2: mov rsp, [r11 + {sp}]; lea r12, [r11 + {steps}]", "jmp [r12]"),
+        step!("1", "mov r11, rsp; or r11, {slot_mask}; sub r11, {frame_last}; xor r10d, r10d", "jmp 28f"),
         // Integers: with their sign, with zeros, all 64 bits, the same for all rows.
         loads!("rdi, rsi, rdx, rcx, r8, r9", "mov rax, [r12 + 8]; movsxd \\register, dword ptr [rax + r10*4]"),
         loads!("edi, esi, edx, ecx, r8d, r9d", "mov rax, [r12 + 8]; mov \\register, [rax + r10*4]"),
@@ -216,9 +216,12 @@ unsafe extern "C" fn enter_rows() {
         loads!("rax", "push qword ptr [r12 + 8]"),
         // The call, and behind it as in `enter`: the context by the stack pointer.
         step!(
-            "3",
-            concat!("xor ebp, ebp; mov eax, 8; call [r11 + {entry}]\n", whose!("r11"), "mov r10, [r11 + {row}]"),
-            "mov rdx, [r11 + {results}]; jmp [r11 + {store}]"
+            "4",
+            concat!(
+                "xor ebp, ebp; mov eax, 8; mov r10, [r11 + {entry}]; xor r11d, r11d; xor r12d, r12d; call r10\n",
+                whose!("r11")
+            ),
+            "mov r10, [r11 + {row}]; mov rdx, [r11 + {results}]; jmp [r11 + {store}]"
         ),
         // The result: none, and of each kind and width.
         step!("1", "nop", "jmp 3f"),
@@ -230,8 +233,9 @@ unsafe extern "C" fn enter_rows() {
         "inc r10",
         "mov [r11 + {row}], r10", // this row is done
         "cmp r10, [r11 + {rows}]",
-        "jb 2b",
-        "mov rcx, r11",
+        "jae 27f",
+        "28: mov rsp, [r11 + {sp}]; lea r12, [r11 + {steps}]; jmp [r12]",
+        "27: mov rcx, r11",
         "mov rdx, [rcx + {fs_base}]; cmp rdx, [rcx + {code_fs_base}]; je 3f",
         "wrfsbase rdx", // rows that have a thread pointer of their own
         "3: jmp {resume}",

@@ -83,15 +83,20 @@ pub fn thread_switch() -> Option<(u64, Vec<u64>)> {
     has_fsgsbase().then(|| (switch as *const () as u64, host::direct()))
 }
 
-/// Between `enter` and the code: r11 = context, everything else is for the code.
+/// Between `enter` and the code: r10 and r11 are free, everything else is for the code.
 #[unsafe(naked)]
 unsafe extern "C" fn enter_thread() {
     naked_asm!(
+        "mov r11, rsp", // where `enter` has set it
+        "or r11, {slot_mask}",
+        "sub r11, {frame_last}",
         "mov r10, [r11 + {pointer}]",
         "wrfsbase r10",
         "mov [r11 + {code_fs_base}], r10",
         "add rsp, 8", // our return address takes the place of `enter`'s
-        "call [r11 + {entry}]",
+        "mov r10, [r11 + {entry}]",
+        "xor r11d, r11d",
+        "call r10",
         whose!("rcx"), // from here on as `enter` does
         "mov r10, [rcx + {fs_base}]",
         "wrfsbase r10",

@@ -349,22 +349,23 @@ unsafe extern "C" fn enter(context: *const Context) {
         "mov r9, [r11 + {ints} + 40]",
         "xor ebp, ebp",                      // ends a chain of frame pointers
         "xor ebx, ebx",                      // whatever the host has in its registers is not for the code
-        "xor r10d, r10d",
         "xor r12d, r12d",
         "xor r13d, r13d",
         "xor r14d, r14d",
         "xor r15d, r15d",
         "mov eax, [r11 + {vectors_used}]",   // as variadic functions want to know
+        "mov r10, [r11 + {entry}]",
         "inc qword ptr [r11 + {seq}]",       // odd: from here on a fault is the code's
-        "call [r11 + {entry}]",
+        "xor r11d, r11d",                    // the context least of all
+        "call r10",
         whose!("rcx"),                       // rsp perhaps not what it was (`ret 64`), but in the slot
         "mov [rcx + {int_result}], rax",
         "movsd [rcx + {vector_result}], xmm0",
         "jmp {resume}",
-        whose_not!("rcx"),
         "4:",
         ".irp n, 0, 1, 2, 3, 4, 5, 6, 7\n movsd xmm\\n, qword ptr [r11 + {vectors} + 8 * \\n]\n .endr",
         "jmp 3b",
+        whose_not!("rcx"),
         ".cfi_endproc",
         saved = const SAVED_BYTES,
         host_sp_back = const FRAME_BYTES - 1 - offset_of!(Context, host_sp),
@@ -420,8 +421,7 @@ pub(super) unsafe extern "C" fn resume() {
         "pop rbx; .cfi_def_cfa_offset 16; .cfi_restore 3; pop rbp; .cfi_def_cfa_offset 8; .cfi_restore 6",
         "ret; .cfi_restore_state",
         "4:",
-        "push {clean}; .cfi_adjust_cfa_offset 8",
-        "popfq; .cfi_adjust_cfa_offset -8",
+        "push {clean}; .cfi_adjust_cfa_offset 8; popfq; .cfi_adjust_cfa_offset -8",
         "jmp 3b",
         "8:",
         "mov r8, rcx",

@@ -12,7 +12,7 @@ use codecached::{
 
 use crate::{
     generate::Generator,
-    support::{Daemon, Random, call, flat, handle},
+    support::{ADD, Daemon, Random, call, flat, handle},
 };
 
 /// CPU time of each call.
@@ -21,12 +21,14 @@ const LIMIT: Duration = Duration::from_millis(1);
 const SILENCE: Duration = Duration::from_secs(30);
 const TRIES: u32 = 20;
 const ALIGN_BYTES: usize = 16;
+/// The key of what means well.
+const GOOD: &str = "good";
 const TRAP: u8 = 0xcc;
 
 /// How calls ended, by how often.
 pub type Ends = BTreeMap<String, u64>;
 
-/// The daemon is no more.
+/// The daemon is no more, or not what it was.
 #[derive(Debug)]
 pub struct Lost {
     /// The input that was under way.
@@ -35,10 +37,12 @@ pub struct Lost {
 
 pub async fn start(isolation: &str) -> Daemon {
     let isolation = format!("exec.isolation={isolation}");
-    Daemon::start_with(&["--set", &isolation, "--set", "exec.worker_spawns_max_per_s=10000"])
+    let daemon = Daemon::start_with(&["--set", &isolation, "--set", "exec.worker_spawns_max_per_s=10000"]);
+    daemon.client().await.install(flat(GOOD, ADD)).await.unwrap();
+    daemon
 }
 
-/// Installs the inputs of this range and calls each once, in order.
+/// Installs the inputs of this range and calls each once, in order. Then a call that means well must be answered as ever.
 pub async fn run(client: &Client, generator: &Generator, range: Range<u64>, ends: &mut Ends) -> Result<(), Lost> {
     let inputs: Vec<_> = range.clone().map(|number| (number, generator.input(number))).collect();
     let mut pieces = vec![inputs];
@@ -55,7 +59,21 @@ pub async fn run(client: &Client, generator: &Generator, range: Range<u64>, ends
             }
         }
     }
-    Ok(())
+    match answered(client.execute(good())).await {
+        Ok(Ok(answer)) if is_42(&answer) => Ok(()),
+        _ => Err(Lost { at: range.end - 1 }),
+    }
+}
+
+fn good() -> ExecuteRequest {
+    let mut request = call(0, "f", vec![Kind::I32(20), Kind::I32(22)], ResultType::I32);
+    request.target = Some(proto::execute_request::Target::Key(GOOD.into()));
+    request
+}
+
+fn is_42(answer: &ExecuteResponse) -> bool {
+    let Some(Outcome::Returned(returned)) = &answer.outcome else { return false };
+    returned.value.as_ref().is_some_and(|value| value.kind == Some(Kind::I32(42)))
 }
 
 async fn call_each(client: &Client, entry: u64, piece: &[(u64, Vec<u8>)], ends: &mut Ends) -> Result<(), Lost> {

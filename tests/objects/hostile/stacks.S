@@ -43,18 +43,18 @@ back(back_with_previous_stack, sub $0x10000000, %rsp)
 
 of(call_what_called, push $0; mov 8(%rsp), %rcx; mov $42, %eax; call *%rcx)
 
-function again_from_where_it_was_called /* the call instruction of seven bytes, with no context */
+function again_from_where_it_was_called /* the call instruction of three bytes, of nothing */
     mov (%rsp), %rax
-    sub $7, %rax
-    xor %r11d, %r11d
+    sub $3, %rax
+    xor %r10d, %r10d
     jmp *%rax
 done again_from_where_it_was_called
 
-function again_and_again                /* the same with its context: a recursion through it */
+function again_and_again                /* the same of itself: a recursion through it */
     mov (%rsp), %rax
-    cmpb $0x41, -7(%rax)                /* as it begins */
+    cmpb $0x41, -3(%rax)                /* as it begins */
     jne 1f
-    sub $7, %rax
+    sub $3, %rax
     jmp *%rax
 1:  ud2
 done again_and_again

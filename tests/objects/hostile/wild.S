@@ -79,6 +79,7 @@ done write_slot
 function before_return                  /* (distance): so many bytes before where it was to return to */
     mov (%rsp), %rax
     sub %rdi, %rax
+    frame %r11
     mov %r11, %rdi
     jmp *%rax
 done before_return
