@@ -2,7 +2,7 @@
 #   docker build -t codecached --build-arg REVISION="$(git rev-parse HEAD)" .
 #   docker run --rm --read-only --cap-drop=ALL --security-opt no-new-privileges \
 #       --security-opt seccomp=deploy/seccomp/thread.docker.json -v codecached:/run/codecached codecached
-# Clients reach it by the socket in the volume. deploy/README.md has the rest.
+# With exec.isolation = process: deploy/seccomp/process.docker.json. Clients reach it by the socket in the volume. deploy/README.md has the rest.
 
 # Where it is built: Rust 1.88 or later, and a C compiler to link with.
 ARG BUILDER=rust:1.88-slim-bookworm

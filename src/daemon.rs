@@ -2,13 +2,13 @@
 
 mod check;
 mod confinement;
+mod execution;
 mod manager;
 mod passed;
 mod sockets;
 
 use std::{
-    collections::hash_map::RandomState,
-    hash::BuildHasher,
+    cell::Cell,
     io,
     num::NonZero,
     sync::Arc,
@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::errno::Errno;
 use tokio::{
     net::TcpListener,
     runtime::Runtime,
@@ -25,11 +26,11 @@ use tokio::{
 
 use crate::{
     arena::{self, ArenaConfig, Arenas, MapError},
-    cache::{Cache, CacheConfig, Pinned, QuarantineRule},
+    cache::{Cache, CacheConfig, QuarantineRule},
     code::{self, ImportTable, ThreadSwitch},
-    config::{Config, HugePages, Perf, SystemCallFilter, WriteWindow},
+    config::{Config, HugePages, Isolation, Perf, WriteWindow},
     confine::ConfineError,
-    exec::{self, ExecConfig, FilterPolicy, FilterState, Pool},
+    exec::{self, FilterState, Pool, Workers},
     metrics::{BuildInfo, Metrics},
     service::{
         Limits, SAMPLE_INTERVAL, Service, http,
@@ -40,6 +41,7 @@ use crate::{
 
 pub use check::{Explained, check, explain};
 pub use confinement::{Confined, confinement};
+use execution::{exec_config, isolation, prepare_workers, runs_inline};
 use manager::Manager;
 use sockets::Sockets;
 
@@ -47,6 +49,8 @@ use sockets::Sockets;
 const COMMIT_PER_BUDGET: f64 = 1.05;
 /// Beyond the grace, until the process is gone: the last answers, files for profilers, memory of the arenas.
 const END_GRACE: Duration = Duration::from_secs(5);
+/// How often it is looked whether the daemon can go on.
+const LOST_INTERVAL: Duration = Duration::from_millis(100);
 /// Time for the last answers to reach their clients.
 const ANSWER_GRACE: Duration = Duration::from_millis(500);
 
@@ -62,12 +66,20 @@ pub enum DaemonError {
     /// What tools ask for.
     #[error("cannot serve profilers: {0}")]
     Tools(#[from] FileError),
+    /// Memory that is made writable and runnable in turn is one process's.
+    #[error(
+        "exec.isolation = \"process\" needs executable memory that can be mapped twice, which this system does not give"
+    )]
+    NoWorkers,
     /// No executors.
     #[error("cannot start executors: {0}")]
     Exec(exec::StartError),
     /// System calls of code cannot be contained, which the configuration requires.
     #[error("cannot start executors: {0}; {remedy}", remedy = check::required_remedy(.0))]
     Filter(exec::FilterError),
+    /// Numbers that nobody can foresee.
+    #[error("the system gives no random numbers: {0}")]
+    Random(Errno),
     /// No runtime, or no signals.
     #[error("cannot start the runtime: {0}")]
     Runtime(io::Error),
@@ -85,6 +97,9 @@ pub enum DaemonError {
     /// A socket that nobody asked for.
     #[error("the service manager passed a socket at {0}, where server.listen does not listen")]
     Passed(String),
+    /// Something that cannot be had again has gone.
+    #[error("the daemon cannot go on and must be started again: {0}")]
+    Lost(&'static str),
     /// The transport.
     #[error("serving failed: {0}")]
     Serve(Box<dyn std::error::Error + Send + Sync>),
@@ -99,10 +114,10 @@ impl From<exec::StartError> for DaemonError {
     }
 }
 
-/// Runs the daemon until SIGTERM or SIGINT, and drains it. Blocks.
+/// Runs the daemon until SIGTERM or SIGINT, or until it cannot go on, and drains it. Blocks.
 ///
 /// # Errors
-/// [`DaemonError`]; nothing was served if it comes from the start.
+/// [`DaemonError`]; nothing was served if it comes from the start, all if it is [`DaemonError::Lost`].
 pub fn serve(config: Config) -> Result<(), DaemonError> {
     let ground = Ground::open(&config)?;
     let sockets = Sockets::open(&config)?;
@@ -159,41 +174,63 @@ fn imports() -> ImportTable {
 struct Ground {
     tools: Option<Arc<Tools>>,
     arenas: Arc<Arenas>,
+    /// If calls are to run in such.
+    workers: Option<Workers>,
 }
 
 impl Ground {
     fn open(config: &Config) -> Result<Self, DaemonError> {
-        Ok(Self { tools: Tools::start(&tools_config(config))?, arenas: Arenas::map(&arena_config(config))? })
+        let tools = Tools::start(&tools_config(config))?;
+        let arenas = Arenas::map(&arena_config(config))?;
+        // Before sockets are opened, and before this process gives up what those that it forks still need. And before
+        // anything is in memory that is not for code to read, such as keys or certificates: workers have all that is
+        // there now, for as long as they live, and code reads what its process can. Whatever is secret is loaded or
+        // made after this line, from the system's own random numbers.
+        let workers = prepare_workers(config, &arenas)?;
+        Ok(Self { tools, arenas, workers })
     }
 
     /// The parts on top of it, with their threads.
     fn build(self, config: &Config) -> Result<Parts, DaemonError> {
-        let Self { tools, arenas } = self;
+        let Self { tools, arenas, workers } = self;
         if let Some(refused) = arenas.low_refused() {
             tracing::warn!(%refused, "objects with absolute addresses in 32 bits are refused: arena.low_bytes has no effect");
         }
         arenas.start_upkeep()?;
-        let cache = cache(config, &arenas, tools.as_ref());
-        let pool = pool(config, &arenas)?;
+        let cache = cache(config, &arenas, tools.as_ref())?;
+        let pool = match workers {
+            Some(workers) => Pool::start_with_workers(workers)?,
+            None => Pool::start(exec_config(config, Some(&*arenas)))?,
+        };
         let metrics = Arc::new(Metrics::new(&BuildInfo {
             version: env!("CARGO_PKG_VERSION"),
             revision: option_env!("CODECACHED_REVISION").unwrap_or("unknown"),
             arch: std::env::consts::ARCH,
             strategy: arenas.stats().strategy,
-            isolation: "thread",
+            isolation: isolation(config),
         }));
         let service = Service::new(arenas, cache, pool, Arc::clone(&metrics), limits(config));
         Ok(Parts { service, metrics, tools })
     }
 }
 
-fn cache(config: &Config, arenas: &Arc<Arenas>, tools: Option<&Arc<Tools>>) -> Cache {
+fn tenant_key() -> Result<[u8; 32], DaemonError> {
+    let mut key = [0; 32];
+    for part in key.chunks_exact_mut(8) {
+        part.copy_from_slice(&arena::random().map_err(DaemonError::Random)?.to_le_bytes());
+    }
+    Ok(key)
+}
+
+fn cache(config: &Config, arenas: &Arc<Arenas>, tools: Option<&Arc<Tools>>) -> Result<Cache, DaemonError> {
     let cache = Cache::new(
         &CacheConfig {
             budget_bytes: config.cache.budget_bytes,
             eviction_window: config.cache.eviction_window,
-            // Keyed anew in every process.
-            generation_seed: RandomState::new().hash_one(()),
+            // Anew in every process, and from the system: the keys of this thread's hash tables were there before the
+            // process that forks workers, in which code can read them.
+            generation_seed: arena::random().map_err(DaemonError::Random)?,
+            tenant_key: tenant_key()?,
             clock: Instant::now,
         },
         Arc::clone(arenas),
@@ -207,28 +244,7 @@ fn cache(config: &Config, arenas: &Arc<Arenas>, tools: Option<&Arc<Tools>>) -> C
         traps: config.exec.quarantine_traps,
         window: Duration::from_millis(config.exec.quarantine_window_ms),
     });
-    if config.tools.keep_addresses { cache.keeping_addresses() } else { cache }
-}
-
-fn pool(config: &Config, arenas: &Arenas) -> Result<Pool<Pinned>, DaemonError> {
-    Ok(Pool::start(ExecConfig {
-        executors: executors(config),
-        spare_executors: config.exec.spare_executors,
-        queue_max: config.exec.queue_max,
-        queue_tenant_max: queue_namespace_max(config),
-        stack_bytes: config.exec.stack_bytes,
-        stack_guard_bytes: config.exec.stack_guard_bytes,
-        call_memory_max_bytes: config.exec.call_memory_max_bytes,
-        inline_threads: inline_threads(config),
-        inline: Duration::from_micros(config.exec.inline_us),
-        stuck_after: Duration::from_millis(config.exec.stuck_after_ms),
-        stuck_max: config.exec.stuck_max,
-        cpu_limit_default: Duration::from_millis(config.exec.cpu_limit_default_ms),
-        tick: Duration::from_micros(config.exec.watchdog_tick_us),
-        code: arenas.executable_ranges().collect(),
-        code_flips: arenas.flips_protection(),
-        filter: filter_policy(config),
-    })?)
+    Ok(if config.tools.keep_addresses { cache.keeping_addresses() } else { cache })
 }
 
 async fn run(config: &Config, sockets: Sockets, service: Service, metrics: Arc<Metrics>) -> Result<(), DaemonError> {
@@ -254,11 +270,18 @@ async fn run(config: &Config, sockets: Sockets, service: Service, metrics: Arc<M
         streams_per_connection_max: config.server.streams_per_connection_max,
     };
     let serving = server::serve(&service, listeners, &transport, health, stopping);
+    let is_lost = Cell::new(None);
     let drained = async {
         server::set_serving(&reporter, true).await;
         tracing::info!(listen = targets, metrics = metrics_address, pid = std::process::id(), "ready");
         manager.ready(&targets);
-        let signal = stop_signals.next().await;
+        let signal = tokio::select! {
+            signal = stop_signals.next() => signal,
+            why = lost(&service) => {
+                is_lost.set(Some(why));
+                "none"
+            }
+        };
         let grace = Duration::from_millis(config.server.grace_ms);
         let until = Instant::now() + grace;
         tracing::info!(signal, grace_ms = config.server.grace_ms, "draining");
@@ -278,7 +301,18 @@ async fn run(config: &Config, sockets: Sockets, service: Service, metrics: Arc<M
     upkeep.abort();
     watched.abort();
     tracing::info!("stopped");
-    result
+    is_lost.get().map_or(result, |why| Err(DaemonError::Lost(why)))
+}
+
+/// Comes back when the daemon cannot go on, with why.
+async fn lost(service: &Service) -> &'static str {
+    let mut interval = tokio::time::interval(LOST_INTERVAL);
+    loop {
+        interval.tick().await;
+        if let Err(why) = service.alive() {
+            return why;
+        }
+    }
 }
 
 /// Tells the service manager's watchdog that the daemon does not hang, for as long as that is so: the runtime gets to
@@ -312,9 +346,10 @@ fn serve_metrics(
     let Some(socket) = socket else { return Ok("off".to_owned()) };
     let bound = socket.local_addr()?;
     let listener = TcpListener::from_std(socket)?;
-    let (rendering, asked, shown) = (service.clone(), service.clone(), service.clone());
+    let (rendering, felt, asked, shown) = (service.clone(), service.clone(), service.clone(), service.clone());
     let pages = http::Pages {
         scrape: Arc::new(move || rendering.render_metrics()),
+        liveness: Arc::new(move || Ok(felt.alive()?)),
         readiness: Arc::new(move || asked.ready()),
         status: Arc::new(move || shown.status_json()),
     };
@@ -342,20 +377,13 @@ fn arena_config(config: &Config) -> ArenaConfig {
         },
         directory: (!directory.as_os_str().is_empty()).then(|| directory.clone()),
         allow_mprotect: config.arena.allow_mprotect,
+        inherited: config.exec.isolation == Isolation::Process,
         huge_pages: match config.arena.huge_pages {
             HugePages::Never => arena::HugePages::Never,
             HugePages::Collapse => arena::HugePages::Collapse,
             HugePages::Hugetlb => arena::HugePages::Hugetlb,
         },
         ..ArenaConfig::new(config.arena.reserve_max_bytes, commit_limit_bytes)
-    }
-}
-
-fn filter_policy(config: &Config) -> FilterPolicy {
-    match config.exec.system_call_filter {
-        SystemCallFilter::Require => FilterPolicy::Require,
-        SystemCallFilter::Try => FilterPolicy::Try,
-        SystemCallFilter::Off => FilterPolicy::Off,
     }
 }
 
@@ -413,36 +441,12 @@ fn shards(config: &Config) -> u32 {
     }
 }
 
-/// At least two, so that one slow call does not hold up all others.
-fn executors(config: &Config) -> usize {
-    match config.exec.executors {
-        0 => cores().clamp(2, exec::EXECUTORS_MAX),
-        executors => executors,
-    }
-}
-
-fn queue_namespace_max(config: &Config) -> usize {
-    match config.exec.queue_namespace_max {
-        0 => config.exec.queue_max - config.exec.queue_max / 4,
-        max => max.min(config.exec.queue_max),
-    }
-}
-
 fn runtime(config: &Config) -> io::Result<Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if config.exec.inline_us > 0 {
+    if runs_inline(config) {
         builder.on_thread_start(exec::lend_thread);
     }
     builder.worker_threads(worker_threads(config)).thread_name("grpc").enable_all().build()
-}
-
-/// No more than the executors leave.
-fn inline_threads(config: &Config) -> usize {
-    match config.exec.inline_us {
-        0 => 0,
-        _ => worker_threads(config)
-            .min(exec::EXECUTORS_MAX - executors(config) - config.exec.spare_executors - config.exec.stuck_max),
-    }
 }
 
 fn worker_threads(config: &Config) -> usize {

@@ -28,7 +28,8 @@ use serde_json::Value;
 use support::{PATIENCE, sure, trial};
 
 const SOURCE: &str = include_str!("../deploy/seccomp/rules.toml");
-const VARIANT: &str = "thread";
+/// Of code in the daemon's process, and in worker processes.
+const VARIANTS: [&str; 2] = ["thread", "process"];
 /// A daemon that lacks something does not come back from it, however long it is waited for.
 const IMPATIENCE: Duration = Duration::from_secs(8);
 const EPERM: i32 = 1;
@@ -47,23 +48,34 @@ fn main() {
             resolver().is_none().then_some("scmp_sys_resolver"),
             known,
         ),
-        contained("what_a_daemon_never_asks_for_is_refused", probed),
+        contained("worker_processes_under_the_profile_of_threads_say_what_they_lack", mistaken),
         contained("without_a_profile_the_probe_may_do_what_the_profile_refuses", probed_without),
-        contained("the_audit_profile_lets_everything_through", probed_in_audit),
-        contained("a_daemon_lives_under_the_docker_profile", || lives(Form::Docker)),
-        contained("a_daemon_lives_under_the_oci_profile", || lives(Form::Oci)),
     ];
-    for (index, rule) in rules().of(VARIANT).into_iter().enumerate().filter(|(_, rule)| rule.stays.is_none()) {
-        let foreign = rule.arch.as_deref().filter(|arch| *arch != env::consts::ARCH).map(str::to_owned);
-        let name = format!("a_daemon_fails_without_{}", rule.name());
-        let lacks = foreign.or_else(|| unable.as_ref().map(ToString::to_string));
-        tests.push(trial("CODECACHED_REQUIRE_RUNC", name, lacks, move || needed(index)));
+    for variant in VARIANTS {
+        let mut add = |name: String, run: fn(&str)| {
+            tests.push(trial("CODECACHED_REQUIRE_RUNC", name, unable.as_ref(), move || run(variant)));
+        };
+        add(format!("what_a_daemon_of_{variant}_never_asks_for_is_refused"), probed);
+        add(format!("the_audit_profile_of_{variant}_lets_everything_through"), probed_in_audit);
+        add(format!("a_daemon_lives_under_the_docker_profile_of_{variant}"), |it| lives(it, Form::Docker));
+        add(format!("a_daemon_lives_under_the_oci_profile_of_{variant}"), |it| lives(it, Form::Oci));
+        for (index, rule) in rules().of(variant).into_iter().enumerate().filter(|(_, rule)| rule.is_missed(variant)) {
+            let foreign = rule.arch.as_deref().filter(|arch| *arch != env::consts::ARCH).map(str::to_owned);
+            let name = format!("a_daemon_of_{variant}_fails_without_{}", rule.name());
+            let lacks = foreign.or_else(|| unable.as_ref().map(ToString::to_string));
+            tests.push(trial("CODECACHED_REQUIRE_RUNC", name, lacks, move || needed(variant, index)));
+        }
     }
     libtest_mimic::run(&arguments, tests).exit();
 }
 
-fn lives(form: Form) {
-    scenario::run(&kept(form, false), PATIENCE).unwrap_or_else(|error| panic!("{error}"));
+fn lives(variant: &str, form: Form) {
+    scenario::run(variant, &kept(variant, form, false), PATIENCE).unwrap_or_else(|error| panic!("{error}"));
+}
+
+fn mistaken() {
+    let said = scenario::run("process", &kept("thread", Form::Oci, false), PATIENCE).unwrap_err();
+    assert!(said.contains("EPERM") && said.contains("deploy/seccomp/process"), "{said}");
 }
 
 fn rules() -> Rules {
@@ -77,8 +89,8 @@ fn path(variant: &str, form: Form, audit: bool) -> PathBuf {
 }
 
 /// A shipped profile.
-fn kept(form: Form, audit: bool) -> Value {
-    let mut profile: Value = serde_json::from_slice(&fs::read(path(VARIANT, form, audit)).unwrap()).unwrap();
+fn kept(variant: &str, form: Form, audit: bool) -> Value {
+    let mut profile: Value = serde_json::from_slice(&fs::read(path(variant, form, audit)).unwrap()).unwrap();
     if form == Form::Docker {
         as_runtime_reads(&mut profile);
     }
@@ -98,7 +110,8 @@ fn as_runtime_reads(profile: &mut Value) {
 
 fn shipped() {
     let rules = rules();
-    for variant in rules.variants.keys() {
+    assert!(rules.variants.keys().all(|variant| VARIANTS.contains(&variant.as_str())));
+    for variant in VARIANTS {
         for (form, audit) in Form::ALL.into_iter().flat_map(|form| [(form, false), (form, true)]) {
             let (path, text) = (path(variant, form, audit), rules::text(&profile(&rules.of(variant), form, audit)));
             let _: Value = serde_json::from_str(&text).unwrap();
@@ -117,7 +130,7 @@ fn reasons() {
     for rule in &rules.rule {
         assert!(names.insert(rule.name()), "{} is there twice", rule.name());
         assert!(rule.reason.len() > 4 && rule.stays.as_ref().is_none_or(|why| why.len() > 10), "{}", rule.name());
-        for variant in rule.variants.iter().flatten() {
+        for variant in rule.variants.iter().chain(&rule.stays_in).flatten() {
             assert!(rules.variants.contains_key(variant), "{}: no variant {variant}", rule.name());
         }
     }
@@ -172,12 +185,12 @@ fn unable() -> Option<String> {
     }
 }
 
-fn needed(index: usize) {
+fn needed(variant: &str, index: usize) {
     let rules = rules();
-    let mut rules = rules.of(VARIANT);
+    let mut rules = rules.of(variant);
     let rule = rules.remove(index);
     let profile = profile(&rules, Form::Oci, false);
-    let outcome = scenario::run(&profile, IMPATIENCE);
+    let outcome = scenario::run(variant, &profile, IMPATIENCE);
     assert!(outcome.is_err(), "{} was not missed: it must go, or say why it stays", rule.name());
 }
 
@@ -209,6 +222,9 @@ const ALLOWED: &[&str] = &[
     "socket-tcp",
 ];
 
+/// What a daemon with worker processes does beside.
+const ALLOWED_TO_FORK: &[&str] = &["open-append", "pidfd_open", "prctl-pdeathsig"];
+
 /// Refused by the profile alone: without it, this user may.
 const REFUSED_HERE: &[&str] = &[
     "mmap-write-exec",
@@ -235,13 +251,14 @@ const REFUSED_HERE: &[&str] = &[
     "ptrace",
 ];
 
-fn probed() {
+fn probed(variant: &str) {
     for form in Form::ALL {
-        let found = probe(Some(&kept(form, false)));
+        let found = probe(Some(&kept(variant, form, false)));
         assert!(found.len() >= 40, "{found:?}");
         for (name, &errno) in &found {
             let wanted = match name.as_str() {
                 name if ALLOWED.contains(&name) => 0,
+                name if variant == "process" && ALLOWED_TO_FORK.contains(&name) => 0,
                 "clone3" => ENOSYS,
                 _ => EPERM,
             };
@@ -257,10 +274,10 @@ fn probed_without() {
     }
 }
 
-fn probed_in_audit() {
-    let found = probe(Some(&kept(Form::Oci, true)));
+fn probed_in_audit(variant: &str) {
+    let found = probe(Some(&kept(variant, Form::Oci, true)));
     for name in ALLOWED.iter().chain(REFUSED_HERE) {
         assert!(found.get(*name).is_none_or(|&errno| errno == 0), "{name}: {found:?}");
     }
-    scenario::run(&kept(Form::Docker, true), PATIENCE).unwrap_or_else(|error| panic!("{error}"));
+    scenario::run(variant, &kept(variant, Form::Docker, true), PATIENCE).unwrap_or_else(|error| panic!("{error}"));
 }

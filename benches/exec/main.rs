@@ -1,4 +1,5 @@
-//! What a call costs: the guard, the recovery, the hand-over to an executor, and many calls at once, in process and by gRPC.
+//! What a call costs: the guard, the recovery, the hand-over to an executor, many calls at once, and limits of time, in
+//! process, in worker processes and by gRPC.
 //!
 //! ```text
 //! cargo bench --bench exec -- [--peer FILE ...]
@@ -10,6 +11,8 @@
 #![allow(clippy::print_stdout)] // Its figures are its output.
 
 mod grpc;
+mod limits;
+mod worker;
 
 use std::{
     error::Error,
@@ -44,6 +47,13 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Rows per second that a batch aims at, and how many times a plain call a guarded one may take.
 const AIM_ROWS: f64 = 100e6;
 const AIM_RATIO: f64 = 4.0;
+const AIM_GUARDED_NS: f64 = 8.0;
+/// Of Wasmtime's typed call.
+const AIM_TO_WASMTIME: f64 = 0.45;
+const AIM_RECOVERY_US: f64 = 4.0;
+
+/// A namespace with an entry `add`.
+const OTHER: &str = "other";
 
 /// `lea rax, [rdi + rsi]; ret`
 const ADD: &[u8] = &[0x48, 0x8d, 0x04, 0x37, 0xc3];
@@ -53,6 +63,10 @@ const MULTIPLY: &[u8] = &[0xf2, 0x0f, 0x59, 0xc1, 0xc3];
 const INVALID: &[u8] = &[0x0f, 0x0b];
 /// `call` to itself.
 const RECURSION: &[u8] = &[0xe8, 0xfb, 0xff, 0xff, 0xff];
+/// `jmp` to itself.
+const ENDLESS: &[u8] = &[0xeb, 0xfe];
+/// `dec rdi; jnz` to that`; ret`
+const COUNT: &[u8] = &[0x48, 0xff, 0xcf, 0x75, 0xfb, 0xc3];
 /// `sub rsp, 2 MiB; push rax; ud2`: a frame that the stack is too small for.
 const LARGE_FRAME: &[u8] = &[0x48, 0x81, 0xec, 0x00, 0x00, 0x20, 0x00, 0x50, 0x0f, 0x0b];
 
@@ -66,8 +80,24 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     let code = Code::new()?;
+    let config = config(&code);
+    let workers = worker::prepare(&code, &config)?;
     guarded(&code, &peer)?;
-    let pool = Pool::start(ExecConfig {
+    let pool = Pool::start(config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    recovery(&code, &pool, &runtime);
+    handover(&code, &pool, &runtime);
+    batches(&code, &pool, &runtime)?;
+    series(&code, &pool, &runtime);
+    limits::all(&code, &pool, &runtime);
+    // Its threads spin for a moment after a call, as those of the daemon do.
+    drop(pool);
+    worker::all(&code, workers, &runtime)?;
+    grpc::all(&runtime, &peer)
+}
+
+fn config(code: &Code) -> ExecConfig {
+    ExecConfig {
         executors: 2,
         spare_executors: 0,
         queue_max: 1024,
@@ -84,15 +114,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         code: code.arenas.executable_ranges().collect(),
         code_flips: code.arenas.flips_protection(),
         filter: FilterPolicy::Require,
-    })?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    recovery(&code, &pool, &runtime);
-    handover(&code, &pool, &runtime);
-    batches(&code, &pool, &runtime)?;
-    series(&code, &pool, &runtime);
-    // Its threads spin for a moment after a call, as those of the daemon do.
-    drop(pool);
-    grpc::all(&runtime, &peer)
+    }
 }
 
 /// Entries to call.
@@ -103,9 +125,15 @@ struct Code {
 
 impl Code {
     fn new() -> Result<Self, Box<dyn Error>> {
-        let arenas = Arenas::map(&ArenaConfig::new(64 << 20, 64 << 20))?;
-        let config =
-            CacheConfig { budget_bytes: 32 << 20, eviction_window: 16, generation_seed: 1, clock: Instant::now };
+        // So that worker processes have it, too.
+        let arenas = Arenas::map(&ArenaConfig { inherited: true, ..ArenaConfig::new(64 << 20, 64 << 20) })?;
+        let config = CacheConfig {
+            budget_bytes: 32 << 20,
+            eviction_window: 16,
+            generation_seed: 1,
+            tenant_key: [7; 32],
+            clock: Instant::now,
+        };
         let cache = Cache::new(&config, Arc::clone(&arenas), ImportTable::default());
         let blobs = [
             ("add", ADD),
@@ -113,20 +141,27 @@ impl Code {
             ("invalid", INVALID),
             ("large_frame", LARGE_FRAME),
             ("recursion", RECURSION),
+            ("endless", ENDLESS),
+            ("count", COUNT),
         ];
-        for (key, blob) in blobs {
+        for (namespace, (key, blob)) in blobs.map(|blob| ("", blob)).into_iter().chain([(OTHER, ("add", ADD))]) {
             let entry = FlatEntry { name: "f".to_owned(), offset_bytes: 0 };
             let image = Image::parse_flat(blob, vec![entry], &Limits::default())?;
             let mut identity = [0; 32];
             identity[..key.len()].copy_from_slice(key.as_bytes());
-            let install = Install { name: name(key)?, digest: identity, identity, replace: false, reentrant: false };
+            let install =
+                Install { name: name(namespace, key)?, digest: identity, identity, replace: false, reentrant: false };
             cache.install(&install, image)?;
         }
         Ok(Self { arenas, cache })
     }
 
     fn pin(&self, key: &str) -> Pinned {
-        let name = name(key).expect("a name");
+        self.pin_in("", key)
+    }
+
+    fn pin_in(&self, namespace: &str, key: &str) -> Pinned {
+        let name = name(namespace, key).expect("a name");
         self.cache.pin(Target::Name(&name)).expect("an entry")
     }
 
@@ -138,8 +173,8 @@ impl Code {
     }
 }
 
-fn name(key: &str) -> Result<Name, Box<dyn Error>> {
-    Ok(Name::new(Namespace::new("")?, key.as_bytes())?)
+fn name(namespace: &str, key: &str) -> Result<Name, Box<dyn Error>> {
+    Ok(Name::new(Namespace::new(namespace)?, key.as_bytes())?)
 }
 
 #[inline(never)]
@@ -165,8 +200,10 @@ fn guarded(code: &Code, peer: &str) -> Result<(), Box<dyn Error>> {
     println!("exec.guarded_call {guarded:.2} ns");
     println!("exec.ratio.guarded_to_plain {:.2} x", guarded / plain);
     aim("guarded_to_plain", guarded / plain, AIM_RATIO, guarded / plain <= AIM_RATIO);
+    aim("guarded_ns", guarded, AIM_GUARDED_NS, guarded <= AIM_GUARDED_NS);
     if let Some(theirs) = value(peer, "wasmtime.call_typed") {
         println!("exec.ratio.guarded_to_wasmtime_typed {:.3} x", guarded / theirs);
+        aim("guarded_to_wasmtime_typed", guarded / theirs, AIM_TO_WASMTIME, guarded / theirs <= AIM_TO_WASMTIME);
     }
     black_box(sum);
     Ok(())
@@ -187,7 +224,9 @@ fn recovery(code: &Code, pool: &Pool<Pinned>, runtime: &Runtime) {
                 done.wall.as_secs_f64() * 1e6
             })
             .collect();
-        println!("exec.recovery.{key} {:.2} us", quantile(&mut walls, 0.5));
+        let median = quantile(&mut walls, 0.5);
+        println!("exec.recovery.{key} {median:.2} us");
+        aim(&format!("recovery_{key}_us"), median, AIM_RECOVERY_US, median <= AIM_RECOVERY_US);
         println!("exec.recovery.{key}_p99 {:.2} us", quantile(&mut walls, 0.99));
     }
 }

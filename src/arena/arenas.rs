@@ -263,6 +263,14 @@ impl Arenas {
         self.memory.views.low_range().and_then(Result::err)
     }
 
+    /// The addresses of all writable data that published code may have.
+    pub fn data_ranges(&self) -> Vec<Range<u64>> {
+        let (geometry, views) = (self.memory.geometry(), &self.memory.views);
+        let data = geometry.areas().filter(|area| area.kind == PartKind::Data);
+        let range = |area: AreaId| (views.run_address(area) as u64, geometry.area_bytes_of(area.arena));
+        data.map(range).map(|(start, bytes)| start..start + bytes).collect()
+    }
+
     /// Whether code memory is made writable and executable by turns, for want of a second view.
     pub fn flips_protection(&self) -> bool {
         !self.memory.views.strategy().is_dual_mapping()

@@ -56,6 +56,9 @@ pub struct ArenaConfig {
     pub allow_mprotect: bool,
     /// Huge pages.
     pub huge_pages: HugePages,
+    /// Child processes that are forked later have what is run and what is read, as this process has it, for good; not the
+    /// data, and no window. Where memory can be mapped only once they have nothing.
+    pub inherited: bool,
 }
 
 impl ArenaConfig {
@@ -72,6 +75,7 @@ impl ArenaConfig {
             directory: None,
             allow_mprotect: false,
             huge_pages: HugePages::default(),
+            inherited: false,
         }
     }
 }

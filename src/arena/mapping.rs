@@ -124,7 +124,7 @@ impl Views {
             Some(window) => views.map_file(window, config)?,
             None => views.map_private()?,
         }
-        views.advise().map_err(Step::Advise.failed())?;
+        views.advise(config.inherited).map_err(Step::Advise.failed())?;
         Ok(views)
     }
 
@@ -338,14 +338,20 @@ impl Views {
         start..start + self.geometry.area_bytes_of(area.arena)
     }
 
-    fn advise(&self) -> Result<(), Errno> {
+    fn advise(&self, inherited: bool) -> Result<(), Errno> {
         for range in self.ranges().map(|(range, _)| range).chain(&self.window) {
             range.advise_all(Advice::DontFork)?;
             range.advise_all(Advice::DontDump)?;
             // So that committing a page commits that page alone. A kernel without huge pages refuses, and need not know.
             let _ = range.advise_all(Advice::HugePages(false));
         }
-        Ok(())
+        // What comes from a descriptor that cannot write cannot be made writable in a child either.
+        let kinds: &[PartKind] = match inherited && self.window.is_some() {
+            true => &[PartKind::Code, PartKind::Rodata],
+            false => &[],
+        };
+        let mut areas = kinds.iter().flat_map(|kind| self.areas(*kind));
+        areas.try_for_each(|area| self.range_of(area).advise(self.part(area), Advice::DoFork))
     }
 
     fn set_window(&self, arena: u32, open: bool) -> Result<(), Errno> {

@@ -82,3 +82,4 @@ pub use occupancy::{OccupancyRun, RunState};
 pub use published::Published;
 pub use stats::{AreaStats, ArenaStats, KindStats};
 pub use strategy::{Attempt, Step, StepError, StrategyKind};
+pub use system::random;

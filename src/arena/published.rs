@@ -42,6 +42,12 @@ impl Published {
         self.holding.range(PartKind::Data)
     }
 
+    /// How many barriers there have been. Code that is published where other code has run sees another number than that
+    /// code did, as long as it is asked for when either is about to be called.
+    pub fn barriers(&self) -> u64 {
+        self.holding.memory().epochs.barriers()
+    }
+
     /// Copies `initial` to the start of the data and makes the rest zero. The caller sees to it that no call runs and
     /// that no other thread does the same: what the data holds afterwards is else undetermined.
     ///

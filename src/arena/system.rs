@@ -55,6 +55,8 @@ pub(super) enum Call {
 pub(super) enum Advice {
     /// Not in child processes.
     DontFork,
+    /// In child processes, too.
+    DoFork,
     /// Not in core dumps.
     DontDump,
     /// Huge pages may be used, or not.
@@ -75,6 +77,7 @@ impl Advice {
     fn number(self) -> libc::c_int {
         match self {
             Self::DontFork => libc::MADV_DONTFORK,
+            Self::DoFork => libc::MADV_DOFORK,
             Self::DontDump => libc::MADV_DONTDUMP,
             Self::HugePages(true) => libc::MADV_HUGEPAGE,
             Self::HugePages(false) => libc::MADV_NOHUGEPAGE,
@@ -88,7 +91,7 @@ impl Advice {
 
     fn call(self) -> Call {
         match self {
-            Self::DontFork | Self::DontDump | Self::HugePages(_) => Call::Advise,
+            Self::DontFork | Self::DoFork | Self::DontDump | Self::HugePages(_) => Call::Advise,
             Self::PopulateWrite => Call::Commit,
             Self::Remove | Self::DontNeed => Call::GiveBack,
             Self::PopulateRead | Self::Collapse => Call::Collapse,
@@ -238,7 +241,11 @@ pub(super) fn membarrier(command: libc::c_int) -> Result<(), Errno> {
     Errno::result(unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }).map(drop)
 }
 
-pub(super) fn random() -> Result<u64, Errno> {
+/// A number that nobody can foresee, whatever they know of this process.
+///
+/// # Errors
+/// Of getrandom.
+pub fn random() -> Result<u64, Errno> {
     let mut bytes = [0; 8];
     // SAFETY: The buffer is ours and has the length that is named.
     let read = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };

@@ -230,6 +230,16 @@ impl Pinned {
         self.entry.published.code_range()
     }
 
+    /// Run addresses of all writable data that its calls may touch, its own and that of what it is linked against.
+    pub fn data_ranges(&self) -> Vec<Range<u64>> {
+        self.touched().map(|entry| entry.published.data_range()).filter(|range| !range.is_empty()).collect()
+    }
+
+    /// See [`Published::barriers`].
+    pub fn barriers(&self) -> u64 {
+        self.entry.published.barriers()
+    }
+
     /// Run address of the read-only data.
     pub fn rodata_start(&self) -> u64 {
         self.entry.published.addresses().rodata

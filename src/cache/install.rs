@@ -203,7 +203,7 @@ impl Cache {
         let (shares, reached) = dependencies.into_shares();
         let meta = Meta {
             name: install.name.clone(),
-            tenant: install.name.tenant(&self.tenants),
+            tenant: install.name.tenant(&self.tenant_key),
             digest: install.digest,
             identity: install.identity,
             sizes,

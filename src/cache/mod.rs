@@ -39,7 +39,6 @@ mod watch_tests;
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
-    hash::RandomState,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -76,6 +75,8 @@ pub struct CacheConfig {
     pub eviction_window: usize,
     /// Any number; handles of a process with another one are stale here.
     pub generation_seed: u64,
+    /// What the numbers of namespaces are made with, by which code of one is told from another's: random, and kept to itself.
+    pub tenant_key: [u8; 32],
     /// Where the time comes from.
     pub clock: Clock,
 }
@@ -152,7 +153,7 @@ pub struct Cache {
     watcher: Option<Watcher>,
     /// Makes numbers of namespaces. Its keys are nobody's to know, so that nobody can find a namespace with the number of
     /// another.
-    tenants: RandomState,
+    tenant_key: [u8; 32],
     ward: Arc<Ward>,
     kept: Option<Kept>,
 }
@@ -168,7 +169,7 @@ impl Cache {
             eviction_window: config.eviction_window,
             clock: config.clock,
             watcher: None,
-            tenants: RandomState::new(),
+            tenant_key: config.tenant_key,
             ward: Ward::new(QuarantineRule { traps: 0, window: Duration::ZERO }, config.clock),
             kept: None,
         }

@@ -1,10 +1,6 @@
 //! What an entry is called: a namespace and a key.
 
-use std::{
-    fmt,
-    hash::{BuildHasher, RandomState},
-    sync::Arc,
-};
+use std::{fmt, sync::Arc};
 
 /// Bytes of a key at most: room for a hash, or a hash with a readable prefix.
 pub const KEY_MAX_BYTES: usize = 256;
@@ -86,8 +82,11 @@ impl Name {
     }
 
     /// A number for the namespace: the same for all its keys, and another one for others, but for a chance of nothing.
-    pub(super) fn tenant(&self, keys: &RandomState) -> u64 {
-        keys.hash_one(&self.bytes[..self.namespace_bytes])
+    pub(super) fn tenant(&self, key: &[u8; 32]) -> u64 {
+        let hash = blake3::keyed_hash(key, &self.bytes[..self.namespace_bytes]);
+        let mut number = [0; 8];
+        number.copy_from_slice(&hash.as_bytes()[..8]);
+        u64::from_le_bytes(number)
     }
 
     /// What the index sorts by.
@@ -122,6 +121,14 @@ mod tests {
             assert_eq!(Namespace::new(bad), Err(NameError::Namespace), "{bad:?}");
         }
         assert!(Namespace::new(&"a".repeat(63)).is_ok());
+    }
+
+    #[test]
+    fn the_number_of_a_namespace_is_that_of_all_its_keys_and_told_by_the_key_of_the_process_alone() {
+        let number = |key: u8, namespace: &str, of: &[u8]| name(namespace, of).tenant(&[key; 32]);
+        assert_eq!(number(1, "a", b"x"), number(1, "a", b"y"));
+        assert_ne!(number(1, "a", b"x"), number(1, "b", b"x"));
+        assert_ne!(number(1, "a", b"x"), number(2, "a", b"x"));
     }
 
     #[test]

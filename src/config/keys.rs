@@ -128,6 +128,8 @@ pub const KEYS: &[Key] = &[
     milliseconds("exec.quarantine_window_ms", 1, HOUR_MS),
     Key { path: "exec.watchdog_tick_us", kind: Kind::Number { unit: Unit::Microseconds, min: 100, max: 1_000_000 } },
     Key { path: "exec.system_call_filter", kind: Kind::Word(&["require", "try", "off"]) },
+    Key { path: "exec.isolation", kind: Kind::Word(&["thread", "process"]) },
+    count("exec.worker_spawns_max_per_s", 1, 10_000),
     Key { path: "confine.system_calls", kind: Kind::Word(&["require", "try", "off"]) },
     Key { path: "confine.landlock", kind: Kind::Word(&["require", "try", "off"]) },
     Key { path: "tools.perf", kind: Kind::Word(&["off", "map", "jitdump"]) },

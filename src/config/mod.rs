@@ -17,6 +17,6 @@ pub use keys::{KEYS, Key, Kind, Unit};
 pub use layers::{Origin, Origins, Setting, Sources};
 pub use listen::{Listen, ListenError};
 pub use tree::{
-    Arena, Cache, Code, Config, Confine, Confinement, Exec, HugePages, Log, LogFormat, Perf, Screen, Server,
+    Arena, Cache, Code, Config, Confine, Confinement, Exec, HugePages, Isolation, Log, LogFormat, Perf, Screen, Server,
     SystemCallFilter, Tools, WriteWindow,
 };

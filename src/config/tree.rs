@@ -200,6 +200,10 @@ pub struct Exec {
     pub watchdog_tick_us: u64,
     /// Whether system calls of code are contained.
     pub system_call_filter: SystemCallFilter,
+    /// Where calls run.
+    pub isolation: Isolation,
+    /// Worker processes that are forked in a second.
+    pub worker_spawns_max_per_s: u32,
 }
 
 /// Whether executors run under a filter that keeps code from system calls.
@@ -236,6 +240,17 @@ pub enum Confinement {
     Try,
     /// No.
     Off,
+}
+
+/// Where calls run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// In threads of the daemon.
+    #[default]
+    Thread,
+    /// In worker processes.
+    Process,
 }
 
 /// What profilers and debuggers are told of resident code.
@@ -443,6 +458,8 @@ impl Default for Exec {
             quarantine_window_ms: 60_000,
             watchdog_tick_us: 1_000,
             system_call_filter: SystemCallFilter::Require,
+            isolation: Isolation::Thread,
+            worker_spawns_max_per_s: 200,
         }
     }
 }

@@ -57,6 +57,8 @@ pub struct Needs {
     pub removes: Vec<PathBuf>,
     /// Directories of files that it opens to append to them.
     pub appends: Vec<PathBuf>,
+    /// Sends signals to processes that it started before.
+    pub signals_children: bool,
     /// Debuggers and profilers of the same user may look into it.
     pub inspected: bool,
 }
@@ -110,7 +112,11 @@ type Step<'a> = &'a dyn Fn() -> Taken;
 /// What is required cannot be had. The process may have given up a part already.
 pub fn apply(needs: &Needs) -> Result<Vec<Measure>, ConfineError> {
     let mut measures = vec![no_new_privileges(), no_core_dumps(), not_inspected(needs.inspected)];
-    let places = files::Places { removes: needs.removes.clone(), writes: needs.appends.clone() };
+    let places = files::Places {
+        removes: needs.removes.clone(),
+        writes: needs.appends.clone(),
+        signals: needs.signals_children,
+    };
     let process = filter::Process {
         code: needs.code.clone(),
         flips_protection: needs.flips_protection,

@@ -2,10 +2,13 @@
 
 use nix::errno::Errno;
 
-use super::{DaemonError, Ground, Parts, arena_config, confinement, executors, filter_policy};
+use super::{
+    DaemonError, Ground, Parts, arena_config, confinement,
+    execution::{exec_config, executors, filter_policy},
+};
 use crate::{
     arena::{self, ArenaStats, Finding, FindingLevel},
-    config::Config,
+    config::{Config, Isolation},
     exec::{self, FilterError, FilterPolicy, FilterState},
 };
 
@@ -60,6 +63,8 @@ fn filter(policy: FilterPolicy, tried: Result<(), FilterError>) -> Finding {
 /// # Errors
 /// [`DaemonError`]: what would stop the daemon from starting.
 pub fn check(config: &Config) -> Result<Vec<(String, String)>, DaemonError> {
+    // Ends its threads before there may be none.
+    let workers = worker_processes(config);
     let ground = Ground::open(config)?;
     let measures = confinement::confine(config, &ground.arenas)?;
     let Parts { service, tools, .. } = ground.build(config)?;
@@ -75,18 +80,35 @@ pub fn check(config: &Config) -> Result<Vec<(String, String)>, DaemonError> {
             format!("{} bytes for each of code, read-only data and data", config.arena.reserve_max_bytes),
         ),
         ("low arena", low_arena(config.arena.low_bytes, &arena)),
-        (
-            "executors",
-            format!(
-                "{} threads and {} spare ones, a fault in one was recovered",
-                executors(config),
-                config.exec.spare_executors
-            ),
-        ),
+        ("executors", executors_found(config)),
         ("system calls from code", contained(service.filter_state())),
+        ("worker processes", workers),
     ]
     .map(|(name, finding)| (name.to_owned(), finding));
     Ok(parts.into_iter().chain(confinement::told(&measures)).collect())
+}
+
+fn executors_found(config: &Config) -> String {
+    let (executors, spare) = (executors(config), config.exec.spare_executors);
+    match config.exec.isolation {
+        Isolation::Thread => format!("{executors} threads and {spare} spare ones, a fault in one was recovered"),
+        Isolation::Process => {
+            format!("{executors} threads and {spare} spare ones, a worker process of each ran something")
+        }
+    }
+}
+
+/// Whether they can be had. If they are to be used, a failure is found again, and told as such.
+fn worker_processes(config: &Config) -> String {
+    let exec = exec_config(config, None);
+    let state = match config.exec.isolation {
+        Isolation::Thread => "not used, as exec.isolation is thread",
+        Isolation::Process => "used",
+    };
+    match exec::try_workers(&exec, &confinement::needs(config, None)) {
+        Ok(()) => format!("{state}; one ran something"),
+        Err(error) => format!("{state}; cannot be had: {error}"),
+    }
 }
 
 fn low_arena(asked_bytes: u64, arena: &ArenaStats) -> String {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{DaemonError, arena_config};
 use crate::{
     arena::Arenas,
-    config::{Config, Confinement, Listen, Perf},
+    config::{Config, Confinement, Isolation, Listen, Perf},
     confine::{self, Measure, Needs, Policy, State},
 };
 
@@ -14,10 +14,11 @@ use crate::{
 /// # Errors
 /// [`DaemonError::Confine`].
 pub(super) fn confine(config: &Config, arenas: &Arenas) -> Result<Vec<Measure>, DaemonError> {
-    Ok(confine::apply(&needs(config, arenas))?)
+    Ok(confine::apply(&needs(config, Some(arenas)))?)
 }
 
-fn needs(config: &Config, arenas: &Arenas) -> Needs {
+/// What such a daemon still needs when it has started, of these arenas, if of any.
+pub(super) fn needs(config: &Config, arenas: Option<&Arenas>) -> Needs {
     let mut removes: Vec<PathBuf> = config.server.listen.iter().filter_map(directory).collect();
     // A file that says nothing goes at the end.
     let writes_perf = config.tools.perf != Perf::Off;
@@ -25,11 +26,13 @@ fn needs(config: &Config, arenas: &Arenas) -> Needs {
     Needs {
         system_calls: policy(config.confine.system_calls),
         landlock: policy(config.confine.landlock),
-        code: arenas.executable_ranges().collect(),
-        flips_protection: arenas.flips_protection(),
+        code: arenas.map(|arenas| arenas.executable_ranges().collect()).unwrap_or_default(),
+        flips_protection: arenas.is_some_and(Arenas::flips_protection),
         removes,
         // What is appended to is open already.
         appends: Vec::new(),
+        // Workers are stopped by signals.
+        signals_children: config.exec.isolation == Isolation::Process,
         inspected: writes_perf || config.tools.gdb,
     }
 }

@@ -373,6 +373,7 @@ fn calls_are_cancelled_by_their_id_wherever_they_are() {
         signal: 0,
         system_call: None,
         stage: TrapStage::Waiting,
+        exit_status: None,
     };
     assert!(pool.cancel(waiting_id) && pool.cancel(rows.id().unwrap()));
     assert_eq!(wait_for(waiting).outcome, Outcome::Trap(before_start));

@@ -31,6 +31,18 @@ pub trait Callee: Send + Sync + 'static {
         None
     }
 
+    /// Addresses of all writable data that its calls may touch, its own and that of what it is linked against: there as
+    /// long as the callee is held.
+    fn data(&self) -> Vec<Range<u64>> {
+        Vec::new()
+    }
+
+    /// A number that is another one whenever its code may lie where other code has run: for processes which the barriers
+    /// of this one do not reach. Read before each call.
+    fn code_epoch(&self) -> u64 {
+        0
+    }
+
     /// Puts the writable data of this [`Writable::id`](super::Writable::id), which is among them, back to its initial
     /// image. Called after a call that did not return, and only while no call runs that may touch it. Must not panic:
     /// the process ends if it does.

@@ -30,6 +30,14 @@ impl Callee for Pinned {
         })
     }
 
+    fn data(&self) -> Vec<Range<u64>> {
+        self.data_ranges()
+    }
+
+    fn code_epoch(&self) -> u64 {
+        self.barriers()
+    }
+
     fn is_quarantined(&self) -> bool {
         self.meta().conduct.is_quarantined()
     }

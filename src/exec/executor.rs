@@ -2,6 +2,7 @@
 
 mod initialise;
 mod many;
+mod oversee;
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
@@ -18,8 +19,9 @@ use super::frame::Limits;
 use super::memory::{Placed, Region};
 use super::pool::Shared;
 use super::schedule::Entry;
+use super::seat::Seat;
 use super::signals::ThreadSignals;
-use super::stack::{Slot, give_back};
+use super::stack::Slot;
 use super::stuck::{Given, Place};
 use super::thread::Block;
 use super::ticket::Answer as _;
@@ -27,6 +29,7 @@ use super::traces::Traces;
 use super::trap::{RawTrap, Trap, TrapKind};
 use super::watchdog::{Victim, nanos};
 use super::work::{End, Job, Order, Work};
+use super::worker::{Hand, Lost};
 use super::writable::Writables;
 use crate::confine::install;
 
@@ -40,24 +43,23 @@ pub(super) fn run<C: Callee>(shared: &Shared<C>, index: usize, started: impl FnO
     let seat = shared.seats.executor(index);
     let Some(slot) = seat.slot() else { return debug_assert!(false, "an executor has a prepared seat") };
     clean(slot);
-    slot.frame().filtered.store(shared.filter.is_some(), Ordering::Relaxed);
-    let (signals, victim) = match set_up(slot, shared.filter.as_deref()) {
-        Ok(set_up) => set_up,
+    // Ends in a zero, as the C library's own: no string goes over it.
+    let canary = RandomState::new().hash_one(index) << 8;
+    let traces = Traces::none(false);
+    let hand = shared.nursery.as_ref().map(|nursery| Hand::new(Arc::clone(nursery), index));
+    let executor = Executor { hand, ..Executor::new(shared, seat, slot, canary, &traces) };
+    let signals = match executor.settle_in() {
+        Ok(signals) => signals,
         Err(obstacle) => {
             started(Err(obstacle));
             return;
         }
     };
-    seat.take(victim);
     shared.queue.register(index);
     if !started(Ok(())) {
         return;
     }
-    // Ends in a zero, as the C library's own: no string goes over it.
-    let canary = RandomState::new().hash_one(index) << 8;
-    let traces = Traces::none(false);
-    let executor = Executor::new(shared, slot, victim, canary, &traces);
-    let mut cpu = CpuMeter::new(victim);
+    let mut cpu = CpuMeter::new(seat);
     while let Some((entry, taken)) = shared.queue.next(index) {
         if !executor.serve(index, entry, taken, &mut cpu) {
             // Somebody else has taken its place. The alternate stack lies in the seat.
@@ -70,7 +72,7 @@ pub(super) fn run<C: Callee>(shared: &Shared<C>, index: usize, started: impl FnO
 
 /// Gives back all that another thread may have left in the slot.
 fn clean(slot: &Slot) {
-    [slot.stack(), slot.memory(), slot.thread(), slot.alt_stack()].into_iter().for_each(give_back);
+    [slot.stack(), slot.memory(), slot.thread(), slot.alt_stack()].into_iter().for_each(|part| slot.give_back(part));
     slot.frame().forget();
 }
 
@@ -80,7 +82,7 @@ pub(super) fn set_up(slot: &Slot, filter: Option<&[sock_filter]>) -> Result<(Thr
     let signals = ThreadSignals::enter(slot.alt_stack()).map_err(Obstacle::Signals)?;
     let victim = Victim::current().map_err(Obstacle::Signals)?;
     slot.frame().blocked_signals.store(signals.blocked, Ordering::Relaxed);
-    slot.frame().context.init(slot.stack().end);
+    slot.frame().context.init();
     if let Some(program) = filter {
         install(program).map_err(|error| Obstacle::Filter(error.into()))?;
     }
@@ -94,6 +96,8 @@ pub(super) enum Obstacle {
     Signals(Errno),
     /// The filter of system calls.
     Filter(FilterError),
+    /// No worker process ran anything.
+    Worker,
 }
 
 /// A panic here would leave a lane locked and a caller waiting for ever, so the process ends.
@@ -112,26 +116,28 @@ pub(super) struct Executor<'a, C: Callee> {
     shared: &'a Shared<C>,
     slot: &'a Slot,
     region: Region,
-    victim: Victim,
+    seat: &'a Seat,
     /// Of calls that have a thread of their own.
     canary: u64,
     traces: &'a Traces,
+    /// If calls run in a worker process.
+    hand: Option<Hand>,
 }
 
 impl<'a, C: Callee> Executor<'a, C> {
-    /// The calling thread, `victim`, which was [`set_up`] in this slot.
+    /// The calling thread, which sits in this seat with this slot, and is [`set_up`] there before it runs anything.
     pub(super) fn new(
         shared: &'a Shared<C>,
+        seat: &'a Seat,
         slot: &'a Slot,
-        victim: Victim,
         canary: u64,
         traces: &'a Traces,
     ) -> Executor<'a, C> {
-        Executor { shared, slot, region: Region::of_slot(slot), victim, canary, traces }
+        Executor { shared, slot, region: Region::of_slot(slot), seat, canary, traces, hand: None }
     }
 
     /// Does what there is to do and answers it. False if it was given up meanwhile: then this thread has no place any more.
-    fn serve(&self, index: usize, entry: Entry<Job<C>>, taken: Instant, cpu: &mut CpuMeter) -> bool {
+    fn serve(&self, index: usize, entry: Entry<Job<C>>, taken: Instant, cpu: &mut CpuMeter<'_>) -> bool {
         let Entry { id, lanes, job: Job { work: Work { call, order, asker }, submitted }, .. } = entry;
         let (call, place) = (Arc::new(call), &self.shared.given[index]);
         let series = order.series().cloned();
@@ -173,7 +179,7 @@ impl<'a, C: Callee> Executor<'a, C> {
 
     /// Runs a call, unless nobody wants it any more: `run` is all of it behind what must run before the first one. True:
     /// it began, and did not end by itself.
-    fn attempt(&self, task: &Task<'_, C>, cpu: &mut CpuMeter, run: impl FnOnce(Limits) -> Outcome) -> (Done, bool) {
+    fn attempt(&self, task: &Task<'_, C>, cpu: &mut CpuMeter<'_>, run: impl FnOnce(Limits) -> Outcome) -> (Done, bool) {
         let Task { job, number, call, lanes, place, submitted, taken } = *task;
         let late = call.deadline.is_some_and(|deadline| deadline <= taken);
         let mut done = Done { queued: taken.saturating_duration_since(submitted), ..Done::cancelled() };
@@ -182,7 +188,7 @@ impl<'a, C: Callee> Executor<'a, C> {
             done.outcome = Outcome::DeadlineBeforeStart;
         } else if place.is_deserted() {
             done.outcome = Outcome::Cancelled;
-        } else if self.slot.frame().is_cancelled(job, number) {
+        } else if self.seat.is_cancelled(job, number) {
             done.outcome = Outcome::Trap(Trap::before_start(call.entry));
         } else if call.callee.is_quarantined() {
             // Since it was taken in.
@@ -219,60 +225,67 @@ impl<'a, C: Callee> Executor<'a, C> {
 
     /// Runs the code. An outcome other than `Returned` means that it began and did not end by itself.
     pub(super) fn run(&self, call: &Call<C>, args: &[Arg], limits: Limits) -> Outcome {
-        self.traces.remove_for(call.callee.tenant(), self.slot);
+        self.admit(call.callee.tenant());
         let frame = self.slot.frame();
+        self.ready();
         let placed = Placed::new(&self.region, &Region::of_stack(self.slot), args);
         frame.heap.reset(placed.end, self.region.range().end);
         frame.context.prepare(call.entry, &placed.registers);
-        frame.set_limits(limits);
-        let block = self.enter(&call.callee);
-        self.traces.used(frame.heap.used_end());
-        let Some(raw) = frame.take_trap() else {
-            let (int, vector) = frame.context.results();
-            let value = Scalar::from_registers(call.result, int, vector);
-            let buffers = placed.collect(&self.region);
-            self.region.scrub(frame.heap.used_end());
-            block.iter().for_each(Block::scrub);
-            return Outcome::Returned { value, buffers };
-        };
-        self.ended(limits, &raw)
+        match self.enter(&call.callee, limits) {
+            Ok(block) => {
+                let (int, vector) = frame.context.results();
+                let value = Scalar::from_registers(call.result, int, vector);
+                let buffers = placed.collect(&self.region);
+                self.region.scrub(frame.heap.used_end());
+                block.iter().for_each(Block::scrub);
+                Outcome::Returned { value, buffers }
+            }
+            Err(broken) => self.ended(call.entry, limits, &broken),
+        }
     }
 
     /// Runs what is prepared, in a thread of its own where the callee needs one, which is to be scrubbed after code that
     /// came back.
-    fn enter(&self, callee: &C) -> Option<Block> {
-        let context = &self.slot.frame().context;
+    fn enter(&self, callee: &C, limits: Limits) -> Result<Option<Block>, Broken> {
+        let frame = self.slot.frame();
+        frame.set_limits(limits);
         let block = callee.thread().map(|thread| Block::make(self.slot, &thread, self.canary));
-        match &block {
-            None => {
+        if let Some(block) = &block {
+            frame.context.lend_thread(block.pointer as u64, block.errno as u64);
+        }
+        let ran = match (&self.hand, &block) {
+            (Some(hand), _) => self.hand_over(hand, callee, limits),
+            (None, None) => {
                 self.traces.remove_from_registers();
-                context.run();
+                frame.context.run();
+                Ok(frame.take_trap())
             }
-            Some(block) => {
-                context.lend_thread(block.pointer as u64, block.errno as u64);
+            (None, Some(_)) => {
                 let errno = errno::get();
                 self.traces.remove_from_registers();
-                context.run();
+                frame.context.run();
                 errno::set(errno);
+                Ok(frame.take_trap())
             }
-        }
-        block
+        };
+        self.traces.used(frame.heap.used_end());
+        ran.map_err(Broken::Lost)?.map_or(Ok(block), |raw| Err(Broken::Trapped(raw)))
     }
 
-    /// The outcome of code that did not come back.
-    fn ended(&self, limits: Limits, raw: &RawTrap) -> Outcome {
-        let frame = self.slot.frame();
+    /// The outcome of code at `entry` that did not come back.
+    fn ended(&self, entry: u64, limits: Limits, broken: &Broken) -> Outcome {
         // What such code touched is not known.
-        give_back(self.region.range());
-        give_back(self.slot.stack());
-        give_back(self.slot.thread());
-        self.traces.given_back();
+        self.traces.clear(self.slot);
+        self.hand.iter().for_each(Hand::forget);
         let guard = self.slot.guard();
-        let trap = raw.interpret(&(guard.start as u64..guard.end as u64));
-        if trap.kind != TrapKind::Timeout {
+        let trap = match broken {
+            Broken::Trapped(raw) => raw.interpret(&(guard.start as u64..guard.end as u64)),
+            Broken::Lost(lost) => Trap::of_lost(entry, *lost),
+        };
+        if trap.kind != TrapKind::Timeout && !matches!(broken, Broken::Lost(Lost::Never(_))) {
             return Outcome::Trap(trap);
         }
-        if frame.is_cancelled(limits.job, limits.call) {
+        if self.seat.is_cancelled(limits.job, limits.call) {
             return Outcome::Trap(Trap { kind: TrapKind::Cancelled, ..trap });
         }
         if self.shared.queue.is_stopping() { Outcome::Cancelled } else { Outcome::Trap(trap) }
@@ -285,6 +298,14 @@ impl<'a, C: Callee> Executor<'a, C> {
         let deadline_ns = call.deadline.map_or(u64::MAX, since_start);
         Limits { job, call: number, cpu_limit_ns: nanos(call.cpu_limit), wall_end_ns: cap_ns.min(deadline_ns) }
     }
+}
+
+/// Why code did not come back.
+#[derive(Clone, Copy, Debug)]
+enum Broken {
+    Trapped(RawTrap),
+    /// With its worker process.
+    Lost(Lost),
 }
 
 /// A call with its surroundings.
@@ -301,16 +322,16 @@ struct Task<'a, C> {
 }
 
 /// CPU time of calls, with few questions to the clock.
-struct CpuMeter {
-    victim: Victim,
-    /// The thread's CPU time at `marked`.
+struct CpuMeter<'a> {
+    seat: &'a Seat,
+    /// The CPU time at `marked` of who runs calls there.
     mark: Duration,
     marked: Instant,
 }
 
-impl CpuMeter {
-    fn new(victim: Victim) -> CpuMeter {
-        CpuMeter { victim, mark: victim.cpu().unwrap_or_default(), marked: Instant::now() }
+impl<'a> CpuMeter<'a> {
+    fn new(seat: &'a Seat) -> CpuMeter<'a> {
+        CpuMeter { seat, mark: seat.cpu(), marked: Instant::now() }
     }
 
     /// A call begins: asks the clock only if the last answer is too old to tell the call from what was before.
@@ -333,7 +354,7 @@ impl CpuMeter {
     }
 
     fn set_mark(&mut self, now: Instant) {
-        self.mark = self.victim.cpu().unwrap_or(self.mark);
+        self.mark = self.seat.cpu();
         self.marked = now;
     }
 }

@@ -56,6 +56,18 @@ const ALWAYS: &[libc::c_long] = &[
     SYS_UPROBE,                  // as above
 ];
 
+/// What worker processes may call whatever the arguments. They have no descriptor, allocate nothing while they run code,
+/// and share with others but the memory in which they and their executor wait for each other.
+const WORKER_ALWAYS: &[libc::c_long] = &[
+    libc::SYS_rt_sigreturn,    // the end of each signal handler
+    libc::SYS_exit_group,      // the end of the process
+    libc::SYS_getpid,          // a signal that ends it: to whom it goes
+    libc::SYS_gettid,          // as above
+    libc::SYS_restart_syscall, // a wait that goes on after a debugger stopped it
+    SYS_URETPROBE,             // made by the kernel's own page for probes, elsewhere a SIGILL
+    SYS_UPROBE,                // as above
+];
+
 /// By which a process ends itself: aborting, and faults whose default action is asked for.
 const LAST_SIGNALS: [libc::c_int; 7] =
     [libc::SIGABRT, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
@@ -112,14 +124,44 @@ fn conditional(code: &[Range<u64>], daemon: Daemon) -> Vec<(libc::c_long, Vec<Te
     rules
 }
 
+/// What worker processes may call only with such arguments, as [`conditional`] says of executors.
+fn worker_conditional(worker: Daemon) -> Vec<(libc::c_long, Vec<Test>)> {
+    let mut rules = vec![
+        // Waiting for a call, and waking who waits for its end: no other operation of a futex, on memory on which the daemon
+        // sleeps too.
+        (libc::SYS_futex, vec![Test::is(1, libc::FUTEX_WAIT as u32)]),
+        (libc::SYS_futex, vec![Test::is(1, libc::FUTEX_WAKE as u32)]),
+        // How long to look before waiting, where the vDSO has no clock. Others tell how busy other processes are.
+        (libc::SYS_clock_gettime, vec![Test::is(0, libc::CLOCK_MONOTONIC as u32)]),
+        (libc::SYS_arch_prctl, vec![Test::is(0, ARCH_SET_FS as u32)]),
+        (libc::SYS_arch_prctl, vec![Test::is(0, ARCH_GET_FS as u32)]),
+        (libc::SYS_rt_sigaction, Test::exactly(1, worker.default_action).to_vec()),
+    ];
+    let last = |signal: libc::c_int| (libc::SYS_tgkill, vec![Test::is(0, worker.process), Test::is(2, signal as u32)]);
+    rules.extend(LAST_SIGNALS.map(last));
+    rules
+}
+
+/// The program for a worker process, which `worker` names. As [`program`], but far less is allowed.
+pub(super) fn worker_program(code: &[Range<u64>], worker: Daemon) -> Vec<sock_filter> {
+    compose(code, WORKER_ALWAYS, &worker_conditional(worker))
+}
+
 /// The program for a daemon's executors. System calls made by instructions in `code` are refused:
 /// at most [`RANGES_MAX`] ranges, empty ones have no effect.
 pub(super) fn program(code: &[Range<u64>], daemon: Daemon) -> Vec<sock_filter> {
+    compose(code, ALWAYS, &conditional(code, daemon))
+}
+
+fn compose(
+    code: &[Range<u64>],
+    always: &[libc::c_long],
+    conditional: &[(libc::c_long, Vec<Test>)],
+) -> Vec<sock_filter> {
     assert!(code.len() <= RANGES_MAX, "the caller holds the number of ranges to its bound");
     let start = code.iter().fold(Program::native(REFUSED), |program, range| program.made_in(range, REFUSED));
-    let listed = start.calls(ALWAYS, ALLOWED);
-    let rules = conditional(code, daemon);
-    rules.iter().fold(listed, |program, (number, tests)| program.call(*number, tests, ALLOWED)).otherwise(REFUSED)
+    let listed = start.calls(always, ALLOWED);
+    conditional.iter().fold(listed, |program, (number, tests)| program.call(*number, tests, ALLOWED)).otherwise(REFUSED)
 }
 
 /// The program for threads that have other work as well: as [`program`], but only system calls made by instructions in

@@ -172,3 +172,43 @@ fn the_longest_program_is_one_that_the_kernel_takes() {
     let ranges: Vec<Range<u64>> = (1..=RANGES_MAX as u64).map(|at| at << 40..(at << 40) + (1 << 30)).collect();
     assert_fit(&program(&ranges, DAEMON));
 }
+
+#[test]
+fn a_worker_gets_what_it_takes_to_wait_to_recover_and_to_end_and_nothing_else() {
+    let code = 0x1000..0x2000;
+    let program = worker_program(std::slice::from_ref(&code), DAEMON);
+    let ask = |number: libc::c_long, pointer: u64, arguments: [u64; 6]| {
+        run(&program, &Data { number: number as u32, arch: AUDIT_ARCH_X86_64, pointer, arguments }) == 0x7fff_0000
+    };
+    let allowed: Vec<libc::c_long> = (0..1000).filter(|number| ask(*number, 0x5000, [0; 6])).collect();
+    // Whose arguments are zeros: FUTEX_WAIT.
+    let mut listed = [WORKER_ALWAYS, &[libc::SYS_futex]].concat();
+    listed.sort_unstable();
+    assert_eq!(allowed, listed);
+    assert!((0..1000).all(|number| !ask(number, 0x1800, [0; 6])), "made by code");
+    let (process, action) = (u64::from(DAEMON.process), DAEMON.default_action);
+    for (number, arguments, is_allowed) in [
+        (libc::SYS_arch_prctl, [0x1002, 0, 0, 0, 0, 0], true),
+        (libc::SYS_arch_prctl, [0x1001, 0, 0, 0, 0, 0], false),
+        (libc::SYS_rt_sigaction, [11, action, 0, 0, 0, 0], true),
+        (libc::SYS_rt_sigaction, [11, action + 8, 0, 0, 0, 0], false),
+        (libc::SYS_tgkill, [process, process, 11, 0, 0, 0], true),
+        (libc::SYS_tgkill, [process + 1, process + 1, 11, 0, 0, 0], false),
+        (libc::SYS_tgkill, [process, process, 9, 0, 0, 0], false),
+        (libc::SYS_futex, [0x5000, 1, 0, 0, 0, 0], true),
+        (libc::SYS_futex, [0x5000, 128, 0, 0, 0, 0], false),
+        (libc::SYS_futex, [0x5000, 4, 0, 0, 0, 0], false),
+        (libc::SYS_futex, [0x5000, 6, 0, 0, 0, 0], false),
+        (libc::SYS_clock_gettime, [1, 0x5000, 0, 0, 0, 0], true),
+        (libc::SYS_clock_gettime, [0, 0x5000, 0, 0, 0, 0], false),
+        (libc::SYS_clock_gettime, [(!process << 3) | 2, 0x5000, 0, 0, 0, 0], false),
+        (libc::SYS_mmap, [0, 4096, 3, 0x22, u64::MAX, 0], false),
+        (libc::SYS_madvise, [0x5000, 4096, 4, 0, 0, 0], false),
+        (libc::SYS_mprotect, [0x5000, 4096, 3, 0, 0, 0], false),
+        (libc::SYS_write, [2, 0x5000, 8, 0, 0, 0], false),
+        (libc::SYS_kill, [process, 9, 0, 0, 0, 0], false),
+        (libc::SYS_clone, [0; 6], false),
+    ] {
+        assert_eq!(ask(number, 0x5000, arguments), is_allowed, "{number} {arguments:?}");
+    }
+}

@@ -6,9 +6,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 
-use super::arch::Context;
+use super::arch::{Constants, Context};
 use super::heap::HeapState;
 use super::trap::RawTrap;
+use super::worker::Desk;
 
 /// The limits of the call that runs, as the watchdog needs them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +32,6 @@ pub(super) struct Frame {
     pub(super) context: Context,
     /// The watchdog asks to end the call that has this `seq`.
     pub(super) kill: AtomicU64,
-    /// Id of the job whose caller has gone, or that somebody wants to end.
-    pub(super) cancelled_job: AtomicU64,
-    /// Id of the call of a series that somebody wants to end.
-    pub(super) cancelled_call: AtomicU64,
     job: AtomicU64,
     call: AtomicU64,
     cpu_limit_ns: AtomicU64,
@@ -50,6 +47,8 @@ pub(super) struct Frame {
     refused: AtomicU64,
     /// The heap of the call.
     pub(super) heap: HeapState,
+    /// Where the executor and its worker process meet, if it has one.
+    pub(super) desk: Desk,
 }
 
 #[repr(C)]
@@ -66,6 +65,21 @@ struct TrapRecord {
 }
 
 impl Frame {
+    /// For an executor whose calls run in a worker process: makes the frame what the next call needs, whatever code has
+    /// left in it. The next call's `seq` is one more than the even `seq`.
+    pub(super) fn clean(&self, seq: u64) {
+        self.context.clean(seq);
+        self.kill.store(0, Ordering::Relaxed);
+        self.trap.count.store(0, Ordering::Relaxed);
+    }
+
+    /// In the process that runs the prepared call: what its thread has of its own.
+    pub(super) fn restore(&self, constants: &Constants, blocked_signals: u64, filtered: bool) {
+        self.context.restore(constants);
+        self.blocked_signals.store(blocked_signals, Ordering::Relaxed);
+        self.filtered.store(filtered, Ordering::Relaxed);
+    }
+
     /// Stores the limits of the call that runs next. Before `seq` turns odd.
     pub(super) fn set_limits(&self, limits: Limits) {
         // Release: who reads one of these also sees that `seq` had become even, and finds it changed.
@@ -91,12 +105,6 @@ impl Frame {
         // a later call mean a changed `seq`.
         fence(Ordering::Acquire);
         (self.context.seq.load(Ordering::Relaxed) == seq).then_some((seq, limits))
-    }
-
-    /// Whether `job` was cancelled, or `call` if it is one of a series.
-    pub(super) fn is_cancelled(&self, job: u64, call: u64) -> bool {
-        self.cancelled_job.load(Ordering::Relaxed) == job
-            || (call != 0 && self.cancelled_call.load(Ordering::Relaxed) == call)
     }
 
     /// Notes what ended the call, unless something did before; answers how many times it was asked in this call.
@@ -163,5 +171,21 @@ impl Frame {
             number: self.trap.number.load(Ordering::Relaxed),
             arch: self.trap.arch.load(Ordering::Relaxed),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    #[test]
+    fn things_are_where_hostile_code_of_tests_writes_them() {
+        // tests/objects/rogue.S
+        assert_eq!(
+            (offset_of!(Context, seq), offset_of!(Context, int_result), offset_of!(Frame, desk)),
+            (8, 160, 1600)
+        );
     }
 }

@@ -54,6 +54,12 @@ impl HeapState {
         self.end.store(end, Ordering::Relaxed);
     }
 
+    /// What is here may be anything: the next [`Self::reset`] spares nothing.
+    pub(super) fn mistrust(&self) {
+        self.start.store(0, Ordering::Relaxed);
+        self.next.store(1, Ordering::Relaxed);
+    }
+
     /// Blocks that were allocated and not given back.
     pub(super) fn live(&self) -> usize {
         self.live.load(Ordering::Relaxed)

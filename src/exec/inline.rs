@@ -24,12 +24,13 @@ use super::call::{Call, Callee, Done, Outcome};
 use super::executor::{self, CPU_RESOLUTION, Executor};
 use super::frame::Limits;
 use super::memory::layout_bytes;
-use super::pool::{ExecConfig, Shared};
+use super::pool::Shared;
 use super::seat::Seats;
 use super::signals::ThreadSignals;
+use super::start::ExecConfig;
 use super::traces::Traces;
 use super::trap::TrapKind;
-use super::watchdog::{Victim, nanos};
+use super::watchdog::nanos;
 
 /// CPU time of an inline call.
 const SLICE: Duration = Duration::from_micros(500);
@@ -67,7 +68,6 @@ struct Station {
     _signals: ThreadSignals,
     index: usize,
     canary: u64,
-    victim: Victim,
     traces: Traces,
     /// Tenant and time of the last call, to be charged with the next.
     owed: Option<(u64, u64)>,
@@ -99,8 +99,8 @@ fn is_candidate<C: Callee>(shared: &Shared<C>, call: &Call<C>, now: Instant) -> 
 fn at_station<C: Callee>(shared: &Shared<C>, call: &Call<C>, now: Instant, station: &mut Station) -> Option<Done> {
     let tenant = call.callee.tenant();
     let _turn = shared.queue.begin_inline(station.index, tenant, now, station.owed.take())?;
-    let slot = station.seats.inline(station.index).slot()?;
-    let executor = Executor::new(shared, slot, station.victim, station.canary, &station.traces);
+    let seat = station.seats.inline(station.index);
+    let executor = Executor::new(shared, seat, seat.slot()?, station.canary, &station.traces);
     let wall_end_ns = nanos((now + WALL_MAX).saturating_duration_since(shared.epoch));
     let limits = Limits { job: NO_JOB, call: 0, cpu_limit_ns: nanos(SLICE), wall_end_ns };
     shared.staff.lent[station.index].begin(call.entry);
@@ -138,6 +138,6 @@ impl Station {
         seat.take(victim);
         let canary = RandomState::new().hash_one(index) << 8;
         let (traces, seats) = (Traces::none(true), Arc::clone(&shared.seats));
-        Some(Station { _signals: signals, index, canary, victim, traces, owed: None, seats })
+        Some(Station { _signals: signals, index, canary, traces, owed: None, seats })
     }
 }

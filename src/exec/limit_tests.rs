@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::call::{Arg, Outcome, ResultType};
-use super::pool::{ExecConfig, Pool};
+use super::pool::Pool;
 use super::refusal::Refusal;
+use super::start::ExecConfig;
 use super::test_code::{TestCode, TestPool, assemble, call, config, eventually, number, pool, run, wait};
 use super::trap::TrapKind;
 use super::writable::Writable;

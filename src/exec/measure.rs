@@ -6,10 +6,10 @@ use std::marker::PhantomData;
 
 use super::arch::Registers;
 use super::call::Callee;
-use super::pool::StartError;
 use super::refusal::Refusal;
 use super::signals::{self, ThreadSignals};
 use super::stack::{Slot, SlotSizes};
+use super::start::StartError;
 
 /// A function of two integers under the guard of this thread. Nothing stops it but itself.
 pub struct Guarded<C> {
@@ -37,14 +37,14 @@ impl<C: Callee> Guarded<C> {
         let signals = ThreadSignals::enter(slot.alt_stack());
         let signals = signals.map_err(|errno| StartError::SetUp { executor: 0, errno })?;
         slot.frame().blocked_signals.store(signals.blocked, std::sync::atomic::Ordering::Relaxed);
-        slot.frame().context.init(slot.stack().end);
+        slot.frame().context.init();
         Ok(Guarded { callee, entry, slot, _signals: signals, _stays: PhantomData })
     }
 
     /// Calls; `None` if that trapped.
     pub fn call(&self, first: u64, second: u64) -> Option<u64> {
         let frame = self.slot.frame();
-        let mut registers = Registers::default();
+        let mut registers = Registers::none(self.slot.stack().end);
         registers.ints[..2].copy_from_slice(&[first, second]);
         frame.context.prepare(self.entry, &registers);
         frame.context.run();

@@ -9,10 +9,10 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::arch::{self, INT_REGISTERS, Registers, STACK_ALIGN_BYTES, VECTOR_REGISTERS};
+use super::arch::{INT_REGISTERS, Registers, STACK_ALIGN_BYTES, VECTOR_REGISTERS};
 use super::call::Arg;
 use super::frame::Frame;
-use super::stack::{Slot, give_back};
+use super::stack::{Backing, Slot, give_back};
 
 /// Alignment of buffers and of what `malloc` gives: the largest of a C type.
 pub(super) const ALIGN_BYTES: usize = 16;
@@ -23,27 +23,29 @@ pub(super) const SCRUB_MAX_BYTES: usize = 256 << 10;
 #[derive(Clone, Debug)]
 pub(super) struct Region {
     range: Range<usize>,
+    backing: Backing,
 }
 
 impl Region {
     /// The call memory of a slot.
     pub(super) fn of_slot(slot: &Slot) -> Region {
-        Region { range: slot.memory() }
+        Region { range: slot.memory(), backing: slot.backing() }
     }
 
     /// The stack that code runs on.
     pub(super) fn of_stack(slot: &Slot) -> Region {
-        Region { range: slot.stack() }
+        Region { range: slot.stack(), backing: slot.backing() }
     }
 
     /// The memory of a call's thread.
     pub(super) fn of_thread(slot: &Slot) -> Region {
-        Region { range: slot.thread() }
+        Region { range: slot.thread(), backing: slot.backing() }
     }
 
-    /// What of the call memory is the heap, by the frame of the call that runs.
+    /// What of the call memory is the heap, by the frame of the call that runs; not to be given back.
     pub(super) fn of_heap(frame: &Frame) -> Region {
-        Region { range: frame.heap.start.load(Ordering::Relaxed)..frame.heap.end.load(Ordering::Relaxed) }
+        let range = frame.heap.start.load(Ordering::Relaxed)..frame.heap.end.load(Ordering::Relaxed);
+        Region { range, backing: Backing::Private }
     }
 
     /// First and end address.
@@ -122,11 +124,16 @@ impl Region {
     pub(super) fn scrub(&self, end: usize) {
         let end = end.clamp(self.range.start, self.range.end);
         if end - self.range.start > SCRUB_MAX_BYTES {
-            give_back(self.range());
+            self.give_back();
         } else {
             let scrubbed = self.zero(self.range.start, end - self.range.start);
             debug_assert!(scrubbed, "a clamped range is inside");
         }
+    }
+
+    /// Gives all pages back; they read as zeros afterwards.
+    pub(super) fn give_back(&self) {
+        give_back(self.range(), self.backing);
     }
 
     /// Writes zeros from `start`, which is clamped, to the end.
@@ -161,9 +168,10 @@ impl Placed {
     /// Copies the buffers of `args`, which `check_args` accepted for this region, to its start, and the arguments beyond
     /// the registers to the call's `stack`.
     pub(super) fn new(region: &Region, stack: &Region, args: &[Arg]) -> Placed {
-        let mut placed = Placed { registers: Registers::default(), returned: Vec::new(), end: region.range.start };
-        placed.registers.stack_bytes = stack_bytes(args);
-        let mut next = arch::stack_start(stack.range.end) - placed.registers.stack_bytes;
+        let registers = Registers::none(stack.range.end);
+        let mut placed = Placed { registers, returned: Vec::new(), end: region.range.start };
+        placed.registers.sp -= stack_bytes(args) as u64;
+        let mut next = placed.registers.sp as usize;
         let (mut ints, mut vectors) = (0, 0);
         for arg in args {
             let (word, register) = match float_bits(arg) {
@@ -184,6 +192,7 @@ impl Placed {
                 next += size_of::<u64>();
             }
         }
+        placed.registers.vectors_used = vectors.min(VECTOR_REGISTERS);
         placed
     }
 

@@ -5,7 +5,9 @@
 //! that faults, overflows its stack, wrecks the registers or never ends is stopped by a signal handler that resumes
 //! behind the trampoline; the caller gets a [`Trap`].
 //!
-//! This contains faults and system calls. It is not a security boundary: code runs in this process, so a wild write can
+//! Where [`Workers`] are prepared, calls run in processes of their own instead: see `worker`.
+//!
+//! In threads this contains faults and system calls. It is not a security boundary: code runs in this process, so a wild write can
 //! hit any memory of it, other threads' included, and it can jump to instructions of the daemon, which may make the few
 //! system calls that executors need. A user shadow stack must be off (Rust programs do not ask for
 //! one): the recovery moves the stack pointer without it.
@@ -17,7 +19,7 @@
 //! `thread_switch` how it is exchanged, `errno` the host's error number, `processor` what code may know of that, `watchdog` the limits, `work` what there is to do, of which `batch` and `series` are many calls at once,
 //! `stuck` what becomes of calls that do not keep their limits, `fair` whose turn it is, `schedule` who runs next, `writable` what keeps calls from that, `queue` that behind a lock, `seat` where threads sit,
 //! `executor` one thread and what runs before the first call, `pace` which calls are short, `pauses` when none runs so, `inline` how those run
-//! where they are submitted, `pool`, `refusal` and `ticket` the face. `measure` is for the bench.
+//! where they are submitted, `worker` calls in other processes, `start` what a pool is started with, `pool`, `refusal` and `ticket` the face. `measure` is for the bench.
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("exec has a trampoline for x86-64 Linux only; another architecture needs a file beside exec/x86_64.rs");
@@ -45,11 +47,13 @@ mod queue;
 mod refusal;
 mod registers;
 mod row_loop;
+mod rseq;
 mod schedule;
 mod seat;
 mod series;
 mod signals;
 mod stack;
+mod start;
 mod stuck;
 mod sync;
 mod system_call;
@@ -60,6 +64,7 @@ mod traces;
 mod trap;
 mod watchdog;
 mod work;
+mod worker;
 mod writable;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
@@ -108,16 +113,18 @@ pub use counts::PoolStats;
 pub use host::{IMPORTS_VERSION, imports};
 pub use inline::lend_thread;
 pub use measure::Guarded;
-pub use pool::{ExecConfig, Pool, StartError};
+pub use pool::Pool;
 pub use processor::constants;
 pub use refusal::{Refusal, Rejected, RejectedSeries};
 pub use series::{Series, SeriesCall, SeriesTicket};
 pub use stack::{EXECUTORS_MAX, SlotError};
+pub use start::{ExecConfig, StartError};
 pub use system_call::{Abi, SystemCall};
 pub use thread::{CONTROL_BYTES, THREAD_MAX_BYTES};
 pub use thread_switch::thread_switch;
 pub use ticket::{Answer, CallId, Ticket};
 pub use trap::{Trap, TrapKind, TrapStage};
+pub use worker::{Death, WorkerStats, Workers, try_workers};
 pub use writable::{Writable, Writables};
 
 #[cfg(target_arch = "x86_64")]

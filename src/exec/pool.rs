@@ -1,148 +1,37 @@
 //! The pool: executors, their watchdog, and the way in.
 
 use std::fmt;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use libc::sock_filter;
 use nix::errno::Errno;
 use tokio::sync::oneshot;
 
-use super::batch::{Batch, BatchDone};
-use super::call::{Call, Callee, Held, Outcome, check_args};
-use super::confine::{FilterError, FilterPolicy, FilterState, this_daemon, try_filter};
+use super::batch::{Batch, BatchDone, ColumnType};
+use super::call::{ArgError, Call, Callee, Held, Outcome, check_args};
+use super::confine::{FilterState, this_daemon};
 use super::counts::{Counters, PoolStats};
 use super::executor::Obstacle;
-use super::filter::{RANGES_MAX, lent_program, program};
+use super::filter::{lent_program, program};
 use super::pace::Paces;
 use super::queue::{Full, Incoming, Queue};
 use super::refusal::{Refusal, Rejected, RejectedSeries};
-use super::schedule::{Bounds, NoRoom};
+use super::schedule::NoRoom;
 use super::seat::Seats;
 use super::series::{self, Series, SeriesCall, SeriesTicket};
-use super::stack::{SlotError, SlotSizes};
+use super::stack::Backing;
+use super::start::{ExecConfig, StartError, filter_state, seats};
 use super::stuck::{Place, Staff, watch};
 use super::ticket::{Answer, CallId, Desk, Ticket};
 use super::trap::Trap;
 use super::work::{Asker, Job, Order, Work};
-use super::writable::Writables;
-use super::{executor, inline, signals};
-
-/// Shorter ticks would cost more of a core than they give.
-const TICK_MIN: Duration = Duration::from_micros(100);
-
-/// Sizes of a pool.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExecConfig {
-    /// Threads that run code, at least 1; with the spare ones at most [`super::EXECUTORS_MAX`].
-    pub executors: usize,
-    /// Threads beside them that run code only of tenants of which no other call runs.
-    pub spare_executors: usize,
-    /// Calls that may wait, all together; at least 1.
-    pub queue_max: usize,
-    /// Calls of one tenant that may wait; at least 1.
-    pub queue_tenant_max: usize,
-    /// Stack of a call, in bytes.
-    pub stack_bytes: usize,
-    /// Inaccessible bytes below it: a function with a larger frame could jump over them. 64 MiB is usual.
-    pub stack_guard_bytes: usize,
-    /// Memory for the buffers and the heap of a call, per executor, in bytes.
-    pub call_memory_max_bytes: usize,
-    /// Threads that may be lent for inline calls; see [`super::lend_thread`]. With the executors at most
-    /// [`super::EXECUTORS_MAX`].
-    pub inline_threads: usize,
-    /// Calls of functions that took no longer of late run inline. Zero, or a tick above 5 ms: none does.
-    pub inline: Duration,
-    /// A call that still runs so long after it was to stop counts as stuck: it is answered, and its executor replaced.
-    pub stuck_after: Duration,
-    /// Executors that may be replaced so, at one time. With all others at most [`super::EXECUTORS_MAX`].
-    pub stuck_max: usize,
-    /// CPU time that a call has whose caller asks for no other: what ends by a lower limit, its caller wanted so.
-    pub cpu_limit_default: Duration,
-    /// How often limits are checked, and so how exact they are; at least 100 us, 1 ms is usual.
-    pub tick: Duration,
-    /// Where code may lie, at most 16 ranges of addresses: system calls that are made there are traps.
-    pub code: Vec<Range<u64>>,
-    /// It is made writable and executable by turns, also by executors, which give code memory back.
-    pub code_flips: bool,
-    /// Whether executors run under a filter of system calls.
-    pub filter: FilterPolicy,
-}
-
-impl ExecConfig {
-    pub(super) fn bounds(&self) -> Bounds {
-        let executors = self.executors + self.spare_executors;
-        Bounds {
-            executors,
-            seats: executors + self.stuck_max,
-            spare: self.spare_executors,
-            waiting_max: self.queue_max,
-            waiting_tenant_max: self.queue_tenant_max,
-        }
-    }
-}
-
-/// Why a pool cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// No executor, no queue, or a tick that is too short.
-    #[error(
-        "a pool needs at least 1 executor (given {executors}), 1 waiting call (given {queue_max}, {queue_tenant_max} of a tenant) and a tick of {TICK_MIN:?} (given {tick:?})"
-    )]
-    Config {
-        /// Executors in the configuration.
-        executors: usize,
-        /// Waiting calls in the configuration.
-        queue_max: usize,
-        /// Of one tenant.
-        queue_tenant_max: usize,
-        /// Tick in the configuration.
-        tick: Duration,
-    },
-    /// More ranges of code than the filter of system calls takes.
-    #[error("code may lie in at most {RANGES_MAX} ranges of addresses (given {given})")]
-    Ranges {
-        /// Ranges in the configuration.
-        given: usize,
-    },
-    /// System calls of code cannot be contained, which the configuration requires.
-    #[error("system calls of code cannot be contained: {error}")]
-    Filter {
-        /// Why.
-        error: FilterError,
-    },
-    /// Memory of an executor.
-    #[error("executor {executor}: {error}")]
-    Slot {
-        /// Which one.
-        executor: usize,
-        /// What failed.
-        error: SlotError,
-    },
-    /// The process's signal handler.
-    #[error("installing the signal handler: {0}")]
-    Signals(Errno),
-    /// The operating system gave no thread.
-    #[error("starting the thread {name}: {error}")]
-    Thread {
-        /// Its name.
-        name: String,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// Alternate stack, signal mask or CPU clock of an executor.
-    #[error("setting up the signals of executor {executor}: {errno}")]
-    SetUp {
-        /// Which one.
-        executor: usize,
-        /// Why.
-        errno: Errno,
-    },
-}
+use super::worker::{Keeper, Nursery, WorkerStats, Workers};
+use super::writable::{Writable, Writables};
+use super::{executor, inline, signals, worker};
 
 /// What the threads of a pool share.
 #[derive(Debug)]
@@ -162,33 +51,60 @@ pub(super) struct Shared<C> {
     pub(super) filter: Option<Vec<sock_filter>>,
     /// What lent threads run under from their first inline call on.
     pub(super) lent_filter: Option<Vec<sock_filter>>,
+    /// If calls run in worker processes.
+    pub(super) nursery: Option<Arc<Nursery>>,
+}
+
+impl<C: Callee> Shared<C> {
+    /// The lanes of a call.
+    pub(super) fn lanes(&self, callee: &C) -> Writables {
+        let lanes = callee.writable();
+        if self.nursery.is_none() || lanes.iter().all(|lane| !lane.reentrant) {
+            return lanes;
+        }
+        // Each worker has a copy of the data while it runs a call.
+        Writables::new(lanes.iter().map(|lane| Writable { reentrant: false, ..*lane }))
+    }
 }
 
 /// Executor threads that run code. Dropping it stops what runs, cancels what waits and joins the threads.
 pub struct Pool<C: Callee> {
     shared: Arc<Shared<C>>,
     watchdog: Option<JoinHandle<()>>,
+    /// Ends when no executor needs a worker any more.
+    keeper: Option<Keeper>,
 }
 
 impl<C: Callee> Pool<C> {
     /// Maps the executors' memory and starts their threads, `exec-0` and so on.
     pub fn start(config: ExecConfig) -> Result<Pool<C>, StartError> {
-        let ExecConfig { executors, queue_max, queue_tenant_max, tick, .. } = config;
-        if executors == 0 || queue_max == 0 || queue_tenant_max == 0 || tick < TICK_MIN {
-            return Err(StartError::Config { executors, queue_max, queue_tenant_max, tick });
-        }
-        if config.code.len() > RANGES_MAX {
-            return Err(StartError::Ranges { given: config.code.len() });
-        }
+        config.check()?;
         signals::install().map_err(StartError::Signals)?;
+        let seats = seats(&config, Backing::Private)?;
+        let filter = filter_state(config.filter)?;
+        Self::start_over(config, Arc::new(seats), filter, None)
+    }
+
+    /// The same, but calls run in worker processes.
+    pub fn start_with_workers(workers: Workers) -> Result<Pool<C>, StartError> {
+        let Workers { nursery, config, filter } = workers;
+        let seats = Arc::clone(&nursery.site.seats);
+        Self::start_over(config, seats, filter, Some(nursery))
+    }
+
+    fn start_over(
+        config: ExecConfig,
+        seats: Arc<Seats>,
+        filter_state: FilterState,
+        nursery: Option<Arc<Nursery>>,
+    ) -> Result<Pool<C>, StartError> {
         let bounds = config.bounds();
         let (executors, epoch) = (bounds.executors, Instant::now());
-        let filter_state = filter_state(config.filter)?;
         let is_filtered = filter_state == FilterState::InForce;
         let shared = Arc::new(Shared {
             epoch,
             queue: Queue::new(bounds, config.inline_threads, epoch),
-            seats: Arc::new(seats(&config)?),
+            seats,
             paces: Paces::new(inline::limit(&config)),
             given: (0..bounds.seats).map(|_| Place::default()).collect(),
             staff: Staff::new(executors, bounds.seats, config.inline_threads),
@@ -196,10 +112,16 @@ impl<C: Callee> Pool<C> {
             filter_state,
             filter: is_filtered.then(|| program(&config.code, this_daemon(config.code_flips))),
             lent_filter: is_filtered.then(|| lent_program(&config.code)),
+            nursery: nursery.clone(),
             config,
         });
         // From here an error drops the pool, which ends the threads that already run.
-        let mut pool = Pool { shared, watchdog: None };
+        let mut pool = Pool { shared, watchdog: None, keeper: None };
+        if let Some(nursery) = nursery {
+            let thread = Arc::clone(&nursery);
+            let thread = spawn("exec-workers".into(), move || thread.run())?;
+            pool.keeper = Some(Keeper::new(nursery, thread));
+        }
         pool.start_watchdog()?;
         (0..executors).try_for_each(|index| pool.start_executor(index))?;
         Ok(pool)
@@ -211,7 +133,7 @@ impl<C: Callee> Pool<C> {
         if let Err(refusal) = self.check(&call) {
             return Err(Rejected { refusal, call: Box::new(call) });
         }
-        let (lanes, now) = (call.callee.writable(), Instant::now());
+        let (lanes, now) = (self.shared.lanes(&call.callee), Instant::now());
         if lanes.is_empty()
             && let Some(done) = inline::run(&self.shared, &call, now)
         {
@@ -224,10 +146,10 @@ impl<C: Callee> Pool<C> {
 
     /// The same for one call for each row of a batch, whose columns are its arguments; `call` has none itself.
     pub fn submit_batch(&self, call: Call<C>, batch: Batch) -> Result<Ticket<BatchDone>, Rejected<C>> {
-        if let Err(refusal) = self.check(&call) {
+        if let Err(refusal) = self.check(&call).and_then(|()| self.check_batch(&call, &batch)) {
             return Err(Rejected { refusal, call: Box::new(call) });
         }
-        let (lanes, (sender, receiver)) = (call.callee.writable(), oneshot::channel());
+        let (lanes, (sender, receiver)) = (self.shared.lanes(&call.callee), oneshot::channel());
         let work = Work { call, order: Order::Batch(batch), asker: Asker::Batch(sender) };
         self.enqueue(work, lanes, Instant::now(), receiver).map_err(|refused| rejected(*refused))
     }
@@ -240,7 +162,7 @@ impl<C: Callee> Pool<C> {
         if let Err(refusal) = checked.map_err(Refusal::from).and_then(|()| self.check(&call)) {
             return Err(RejectedSeries { refusal, call: Box::new(call), calls });
         }
-        let (lanes, (sender, receiver)) = (call.callee.writable(), oneshot::channel());
+        let (lanes, (sender, receiver)) = (self.shared.lanes(&call.callee), oneshot::channel());
         let series = Series::new(call.entry, calls);
         let work = Work { call, order: Order::Series(Arc::clone(&series)), asker: Asker::Series(sender) };
         match self.enqueue(work, lanes, Instant::now(), receiver) {
@@ -274,8 +196,7 @@ impl<C: Callee> Pool<C> {
             series::Place::Running => {
                 // No other call has the number, so the mark does no harm if this one ends meanwhile.
                 let mark = |executor: usize| {
-                    let slot = self.shared.seats.executor(executor).slot();
-                    slot.inspect(|slot| slot.frame().cancelled_call.store(number, Ordering::Relaxed));
+                    self.shared.seats.executor(executor).cancel_call(number);
                 };
                 self.shared.queue.running(id.id, mark)
             }
@@ -318,8 +239,22 @@ impl<C: Callee> Pool<C> {
             cancelled,
             late,
             filter: self.shared.filter_state,
-            refused_system_calls: self.shared.seats.refused_system_calls(),
+            // What workers say is not for adding up: code can write it.
+            refused_system_calls: match self.shared.nursery {
+                Some(_) => 0,
+                None => self.shared.seats.refused_system_calls(),
+            },
         }
+    }
+
+    /// Counts of worker processes; `None` if calls run in threads.
+    pub fn workers(&self) -> Option<WorkerStats> {
+        self.shared.nursery.as_ref().map(|nursery| nursery.stats())
+    }
+
+    /// Whether calls run in worker processes, and no further one can be forked, for good.
+    pub fn is_barren(&self) -> bool {
+        self.shared.nursery.as_ref().is_some_and(|nursery| nursery.is_barren())
     }
 
     /// Refuses new calls from now on and waits until all have ended and were answered, or `until`. Blocks. Answers
@@ -338,6 +273,14 @@ impl<C: Callee> Pool<C> {
             return Err(Refusal::Quarantined);
         }
         if self.shared.staff.is_none() { Err(Refusal::Stuck(Held::Executors)) } else { Ok(()) }
+    }
+
+    fn check_batch(&self, call: &Call<C>, batch: &Batch) -> Result<(), Refusal> {
+        let width_bytes = ColumnType::of_result(call.result).map_or(0, ColumnType::width_bytes);
+        if self.shared.nursery.is_none() || worker::fits(batch, batch.rows() * width_bytes) {
+            return Ok(());
+        }
+        Err(ArgError::TooMuchMemory { max_bytes: worker::COLUMNS_BYTES }.into())
     }
 
     fn enqueue<T: Answer>(
@@ -385,6 +328,7 @@ impl<C: Callee> Pool<C> {
         set_up.map_err(|obstacle| match obstacle {
             Obstacle::Signals(errno) => StartError::SetUp { executor: index, errno },
             Obstacle::Filter(error) => StartError::Filter { error },
+            Obstacle::Worker => StartError::NoWorker { executor: index },
         })
     }
 
@@ -400,6 +344,9 @@ impl<C: Callee> Drop for Pool<C> {
         for entry in self.shared.queue.stop() {
             self.shared.counters.count(&Outcome::Cancelled);
             drop(entry);
+        }
+        if let Some(keeper) = &self.keeper {
+            keeper.nursery.close();
         }
         // The watchdog ends what runs, and gives up what does not end: it is done when no executor has a call.
         self.shared.queue.watchdog_wake();
@@ -422,8 +369,7 @@ impl<C: Callee> Shared<C> {
     /// Takes a waiting job out, or marks it where it runs and tells so.
     fn cancel_job(&self, call: CallId, runs: impl FnOnce()) -> Option<Job<C>> {
         let mark = |executor: usize| {
-            let slot = self.seats.executor(executor).slot();
-            slot.inspect(|slot| slot.frame().cancelled_job.store(call.id, Ordering::Relaxed));
+            self.seats.executor(executor).cancel_job(call.id);
             runs();
         };
         self.queue.cancel(call.tenant, call.id, mark)
@@ -447,27 +393,7 @@ impl<C: Callee> Desk for Shared<C> {
     }
 }
 
-/// What executors will run under. It is tried out, even if it need not be had: either all executors have it or none.
-fn filter_state(policy: FilterPolicy) -> Result<FilterState, StartError> {
-    match policy {
-        FilterPolicy::Off => Ok(FilterState::Off),
-        FilterPolicy::Require => {
-            try_filter().map(|()| FilterState::InForce).map_err(|error| StartError::Filter { error })
-        }
-        FilterPolicy::Try => Ok(try_filter().map_or_else(FilterState::Unavailable, |()| FilterState::InForce)),
-    }
-}
-
-fn seats(config: &ExecConfig) -> Result<Seats, StartError> {
-    let sizes = SlotSizes {
-        guard_bytes: config.stack_guard_bytes,
-        stack_bytes: config.stack_bytes,
-        memory_bytes: config.call_memory_max_bytes,
-    };
-    Seats::prepared(config.bounds().executors, config.stuck_max, config.inline_threads, sizes)
-        .map_err(|(executor, error)| StartError::Slot { executor, error })
-}
-
+/// Starts a thread of this name.
 pub(super) fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
     thread::Builder::new().name(name.clone()).spawn(body).map_err(|error| StartError::Thread { name, error })
 }

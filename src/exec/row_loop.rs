@@ -18,7 +18,10 @@ use std::arch::naked_asm;
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::arch::{Context, INT_REGISTERS, SAVED_BYTES, STACK_ALIGN_BYTES, VECTOR_REGISTERS, resume};
+use super::arch::{
+    Context, INT_REGISTERS, Registers, SAVED_BYTES, STACK_ALIGN_BYTES, VECTOR_REGISTERS, other_thread, resume, whose,
+    whose_not,
+};
 use super::batch::{Batch, Column, ColumnType};
 use super::call::ARGS_MAX;
 use super::stack::{FRAME_BYTES, SLOT_BYTES};
@@ -31,7 +34,7 @@ const VECTOR_STEPS: [usize; 3] = [25, 33, 41];
 const STACK_STEPS: [usize; 4] = [49, 50, 51, 52];
 const CALL_STEP: usize = 53;
 /// Behind the call: nothing, then the low half and all of the result register, of integers and of vectors.
-const STORE_STEPS: [usize; 5] = [56, 57, 58, 59, 60];
+const STORE_STEPS: [usize; 5] = [57, 58, 59, 60, 61];
 
 /// What the assembly here reads and writes, beside the rest of the context.
 #[repr(C)]
@@ -49,6 +52,17 @@ pub(super) struct RowState {
     /// Stack pointer at the start of a row.
     sp: AtomicU64,
     steps: [Step; ARGS_MAX + 1],
+}
+
+/// Where the values of a batch are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Places<'a> {
+    /// Address of each column.
+    pub(super) columns: &'a [u64],
+    /// The type of results, if there are any.
+    pub(super) result: Option<ColumnType>,
+    /// Address of the first one.
+    pub(super) results: u64,
 }
 
 /// One step of a row.
@@ -70,26 +84,27 @@ impl RowState {
 }
 
 impl Context {
-    /// Makes the prepared call, which has no arguments, run once for each row of `batch`, of which there must be one, and
-    /// store results of type `result` from the address `results` on.
-    pub(super) fn prepare_rows(&self, batch: &Batch, result: Option<ColumnType>, results: u64) {
+    /// Prepares calls of `entry`, on a stack that ends at `stack_end`, for each row of `batch`, of which there must be one.
+    pub(super) fn prepare_rows(&self, entry: u64, stack_end: usize, batch: &Batch, places: &Places<'_>) {
         debug_assert!(batch.rows() > 0, "the loop looks for its end after a row");
+        let Places { columns, result, results } = *places;
+        let start = Registers::none(stack_end);
+        self.prepare(enter_rows as *const () as u64, &start);
         let rows = &self.rows;
-        let mut plan = Plan::new(batch.columns());
+        let mut plan = Plan::new(batch.columns(), columns);
         rows.row.store(0, Ordering::Relaxed);
         rows.rows.store(batch.rows() as u64, Ordering::Relaxed);
         rows.results.store(results, Ordering::Relaxed);
         rows.store.store(address(STORE_STEPS[store_form(result)]), Ordering::Relaxed);
-        rows.entry.store(self.entry.load(Ordering::Relaxed), Ordering::Relaxed);
+        rows.entry.store(entry, Ordering::Relaxed);
         // An odd number of words is pushed: one is left out before, for the alignment.
         let gap = (plan.pushed_bytes as u64).wrapping_neg() % STACK_ALIGN_BYTES as u64;
-        rows.sp.store(self.stack_start() - gap, Ordering::Relaxed);
+        rows.sp.store(start.sp - gap, Ordering::Relaxed);
         plan.steps.push((CALL_STEP, 0));
         for (step, (code, operand)) in rows.steps.iter().zip(plan.steps) {
             step.code.store(address(code), Ordering::Relaxed);
             step.operand.store(operand, Ordering::Relaxed);
         }
-        self.entry.store(enter_rows as *const () as u64, Ordering::Relaxed);
     }
 
     /// Rows that returned in the last batch. Code could have overwritten it.
@@ -108,11 +123,11 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(columns: &[Column]) -> Plan {
+    fn new(columns: &[Column], places: &[u64]) -> Plan {
         let (mut registers, mut stack) = (Vec::with_capacity(ARGS_MAX + 1), Vec::new());
         let (mut ints, mut vectors) = (0, 0);
-        for column in columns {
-            let (form, operand) = form(column);
+        for (column, place) in columns.iter().zip(places) {
+            let (form, operand) = form(column, *place);
             if column.kind.is_float() && vectors < VECTOR_REGISTERS {
                 // A vector register has no sign to extend.
                 registers.push((VECTOR_STEPS[form - 1] + vectors, operand));
@@ -131,7 +146,7 @@ impl Plan {
 }
 
 /// How a value is had: 0 with its sign extended, 1 with zeros, 2 as it is, 3 from the step itself.
-fn form(column: &Column) -> (usize, u64) {
+fn form(column: &Column, place: u64) -> (usize, u64) {
     if let Some(value) = column.constant() {
         return (3, value);
     }
@@ -140,7 +155,7 @@ fn form(column: &Column) -> (usize, u64) {
         ColumnType::U32 | ColumnType::F32 => 1,
         ColumnType::I64 | ColumnType::U64 | ColumnType::F64 => 2,
     };
-    (form, column.values.as_ptr() as u64)
+    (form, place)
 }
 
 fn store_form(result: Option<ColumnType>) -> usize {
@@ -171,7 +186,7 @@ macro_rules! loads {
     };
 }
 
-/// Where [`super::arch`]'s trampoline calls code; r11 = context.
+/// Where [`super::arch`]'s trampoline calls code; r10 and r11 are free.
 #[unsafe(naked)]
 unsafe extern "C" fn enter_rows() {
     naked_asm!(
@@ -184,7 +199,7 @@ unsafe extern "C" fn enter_rows() {
         ".cfi_offset 14, -48; .cfi_offset 15, -56",
         // For each row: r10 = its number. The stack pointer is set also over the return address into `enter`: the way
         // out is `resume`. r12 is a register that code keeps, though nothing depends on that.
-        step!("1", "xor r10d, r10d; 2: mov rsp, [r11 + {sp}]; lea r12, [r11 + {steps}]", "jmp [r12]"),
+        step!("1", "mov r11, rsp; or r11, {slot_mask}; sub r11, {frame_last}; xor r10d, r10d", "jmp 28f"),
         // Integers: with their sign, with zeros, all 64 bits, the same for all rows.
         loads!("rdi, rsi, rdx, rcx, r8, r9", "mov rax, [r12 + 8]; movsxd \\register, dword ptr [rax + r10*4]"),
         loads!("edi, esi, edx, ecx, r8d, r9d", "mov rax, [r12 + 8]; mov \\register, [rax + r10*4]"),
@@ -201,10 +216,12 @@ unsafe extern "C" fn enter_rows() {
         loads!("rax", "push qword ptr [r12 + 8]"),
         // The call, and behind it as in `enter`: the context by the stack pointer.
         step!(
-            "3",
-            "xor ebp, ebp; mov eax, 8; call [r11 + {entry}]; mov r11, rsp; or r11, {slot_mask}; sub r11, {frame_last}; \
-             cmp [r11 + {this}], r11; jne 4f; mov r10, [r11 + {row}]; mov rdx, [r11 + {results}]",
-            "jmp [r11 + {store}]; 4: ud2"
+            "4",
+            concat!(
+                "xor ebp, ebp; mov eax, 8; mov r10, [r11 + {entry}]; xor r11d, r11d; xor r12d, r12d; call r10\n",
+                whose!("r11")
+            ),
+            "mov r10, [r11 + {row}]; mov rdx, [r11 + {results}]; jmp [r11 + {store}]"
         ),
         // The result: none, and of each kind and width.
         step!("1", "nop", "jmp 3f"),
@@ -216,9 +233,13 @@ unsafe extern "C" fn enter_rows() {
         "inc r10",
         "mov [r11 + {row}], r10", // this row is done
         "cmp r10, [r11 + {rows}]",
-        "jb 2b",
-        "mov rcx, r11",
-        "jmp {resume}",
+        "jae 27f",
+        "28: mov rsp, [r11 + {sp}]; lea r12, [r11 + {steps}]; jmp [r12]",
+        "27: mov rcx, r11",
+        "mov rdx, [rcx + {fs_base}]; cmp rdx, [rcx + {code_fs_base}]; je 3f",
+        "wrfsbase rdx", // rows that have a thread pointer of their own
+        "3: jmp {resume}",
+        whose_not!("r11"),
         ".cfi_endproc",
         slot_mask = const SLOT_BYTES - 1,
         host_sp_back = const FRAME_BYTES - 1 - offset_of!(Context, host_sp),
@@ -233,6 +254,10 @@ unsafe extern "C" fn enter_rows() {
         store = const ROWS + offset_of!(RowState, store),
         frame_last = const FRAME_BYTES - 1,
         this = const offset_of!(Context, this),
+        fs_base = const offset_of!(Context, fs_base),
+        code_fs_base = const offset_of!(Context, code_fs_base),
+        has_fsgsbase = const offset_of!(Context, has_fsgsbase),
+        other_thread = sym other_thread,
         resume = sym resume,
     )
 }

@@ -1,25 +1,57 @@
 //! Seats: where threads sit that run code, each with its slot.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
-use super::stack::{Slot, SlotError, SlotSizes};
+use super::stack::{Backing, Slot, SlotError, SlotSizes};
 use super::watchdog::Victim;
 
 /// A slot, and the thread that runs code in it, if one does.
 #[derive(Debug, Default)]
 pub(super) struct Seat {
     slot: OnceLock<Slot>,
-    /// Locked by who comes and goes, and by the watchdog's looks.
-    victim: Mutex<Option<Victim>>,
+    /// Locked by who comes and goes, and by who looks at it.
+    sitting: Mutex<Sitting>,
+    /// Id of the job whose caller has gone, or that somebody wants to end. Here, as code may write what is in the slot.
+    cancelled_job: AtomicU64,
+    /// Id of the call of a series that somebody wants to end.
+    cancelled_call: AtomicU64,
+}
+
+/// Who runs code in a seat: the thread, or its worker process.
+#[derive(Debug, Default)]
+struct Sitting {
+    victim: Option<Victim>,
+    /// CPU time of the victim when it came, which was not for calls here.
+    before: Duration,
+    /// CPU time of calls here until the victim came.
+    earlier: Duration,
+    /// The same until now, as far as it was asked for. What ended cannot be asked.
+    seen: Duration,
+}
+
+impl Sitting {
+    fn cpu(&mut self) -> Duration {
+        if let Some(now) = self.victim.as_ref().and_then(Victim::cpu) {
+            self.seen = self.earlier + now.saturating_sub(self.before);
+        }
+        self.seen
+    }
+
+    fn exchange(&mut self, victim: Option<Victim>) {
+        self.earlier = self.cpu();
+        self.before = victim.as_ref().and_then(Victim::cpu).unwrap_or_default();
+        self.victim = victim;
+    }
 }
 
 impl Seat {
     /// Makes the memory accessible, unless it is.
-    pub(super) fn prepare(&self, sizes: SlotSizes) -> Result<(), SlotError> {
+    pub(super) fn prepare(&self, sizes: SlotSizes, backing: Backing) -> Result<(), SlotError> {
         if self.slot.get().is_none() {
             // Whoever comes second gives what it claimed back.
-            let _ = self.slot.set(Slot::claim(sizes)?);
+            let _ = self.slot.set(Slot::claim_backed(sizes, backing)?);
         }
         Ok(())
     }
@@ -31,22 +63,49 @@ impl Seat {
 
     /// A thread sits here from now on.
     pub(super) fn take(&self, victim: Victim) {
-        let before = self.victim().replace(victim);
-        debug_assert!(before.is_none(), "two threads in one seat");
+        let mut sitting = self.sitting();
+        debug_assert!(sitting.victim.is_none(), "two threads in one seat");
+        sitting.exchange(Some(victim));
     }
 
     /// The thread goes; another one may come.
     pub(super) fn leave(&self) {
-        *self.victim() = None;
+        self.sitting().exchange(None);
     }
 
-    /// The memory and the thread; `None` while nobody sits here.
+    /// Whoever sits here has code run by this worker process from now on, or by none.
+    pub(super) fn exchange(&self, victim: Option<Victim>) {
+        self.sitting().exchange(victim);
+    }
+
+    /// The memory and who runs code in it; `None` while nobody does.
     pub(super) fn taken(&self) -> Option<(&Slot, Victim)> {
-        Some((self.slot.get()?, (*self.victim())?))
+        Some((self.slot.get()?, self.sitting().victim.clone()?))
     }
 
-    fn victim(&self) -> MutexGuard<'_, Option<Victim>> {
-        self.victim.lock().unwrap_or_else(PoisonError::into_inner)
+    /// CPU time that all who ran code here have used since they came. Of one that has ended, what it was last seen with.
+    pub(super) fn cpu(&self) -> Duration {
+        self.sitting().cpu()
+    }
+
+    /// The job of this id is to end, if it is the one that runs.
+    pub(super) fn cancel_job(&self, id: u64) {
+        self.cancelled_job.store(id, Ordering::Relaxed);
+    }
+
+    /// The same for a call of a series.
+    pub(super) fn cancel_call(&self, number: u64) {
+        self.cancelled_call.store(number, Ordering::Relaxed);
+    }
+
+    /// Whether `job` was cancelled, or `call` if it is one of a series.
+    pub(super) fn is_cancelled(&self, job: u64, call: u64) -> bool {
+        self.cancelled_job.load(Ordering::Relaxed) == job
+            || (call != 0 && self.cancelled_call.load(Ordering::Relaxed) == call)
+    }
+
+    fn sitting(&self) -> MutexGuard<'_, Sitting> {
+        self.sitting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -57,6 +116,7 @@ pub(super) struct Seats {
     inline: Box<[Seat]>,
     inline_given: AtomicUsize,
     sizes: SlotSizes,
+    backing: Backing,
 }
 
 impl Seats {
@@ -66,19 +126,20 @@ impl Seats {
         further: usize,
         inline: usize,
         sizes: SlotSizes,
+        backing: Backing,
     ) -> Result<Seats, (usize, SlotError)> {
         let seats = |count| (0..count).map(|_| Seat::default()).collect();
         let (all, inline) = (seats(executors + further), seats(inline));
-        let seats = Seats { executors: all, inline, inline_given: AtomicUsize::new(0), sizes };
+        let seats = Seats { executors: all, inline, inline_given: AtomicUsize::new(0), sizes, backing };
         for (index, seat) in seats.executors[..executors].iter().chain(&seats.inline).enumerate() {
-            seat.prepare(sizes).map_err(|error| (index, error))?;
+            seat.prepare(sizes, backing).map_err(|error| (index, error))?;
         }
         Ok(seats)
     }
 
     /// Makes the memory of a seat accessible, unless it is.
     pub(super) fn prepare(&self, executor: usize) -> Result<(), SlotError> {
-        self.executors[executor].prepare(self.sizes)
+        self.executors[executor].prepare(self.sizes, self.backing)
     }
 
     /// The seat of an executor.

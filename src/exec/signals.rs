@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use super::arch::{self, SignalContext};
 use super::filter::MARK;
 use super::frame::Frame;
+use super::rseq;
 use super::stack::frame_at;
 use super::trap::RawTrap;
 
@@ -97,6 +98,7 @@ impl ThreadSignals {
     /// Replaces the calling thread's alternate stack, and blocks all signals that are not for executors: a handler
     /// of somebody else must not run on a stack, or with a thread pointer, that code has made.
     pub(super) fn enter(alt_stack: Range<usize>) -> Result<ThreadSignals, Errno> {
+        rseq::leave();
         let ours =
             libc::stack_t { ss_sp: alt_stack.start as *mut c_void, ss_flags: SS_AUTODISARM, ss_size: alt_stack.len() };
         // SAFETY: it is valid; the stack belongs to the slot, which outlives this value.
@@ -201,6 +203,10 @@ fn is_ours(frame: &Frame, signal: c_int, info: &siginfo_t) -> bool {
 
 fn end_call(frame: &Frame, signal: c_int, info: &siginfo_t, context: &mut SignalContext) -> bool {
     arch::restore_thread_pointer(&frame.context);
+    if signal == libc::SIGILL && context.goes_on(&frame.context) {
+        arch::set_thread_pointer(frame.context.code_fs_base.load(Ordering::Relaxed));
+        return true;
+    }
     let address = if FAULT_SIGNALS.contains(&signal) {
         // SAFETY: the kernel fills the address for the signals of faults.
         unsafe { info.si_addr() as u64 }

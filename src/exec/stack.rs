@@ -7,20 +7,27 @@
 //! ```text
 //! low   guard (inaccessible)  | stack | gap | call memory | gap ... gap | thread | gap | alternate stack | frame   high
 //! ```
-//! Nothing in a slot is executable.
+//! Nothing in a slot is executable. Where calls run in worker processes, a slot is memory that the process shares with
+//! one worker at a time, which has it at the same addresses.
 #![allow(unsafe_code)] // Mapping memory, and references to frames at computed addresses.
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, mprotect};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect};
 
 use super::frame::Frame;
 use super::thread;
+
+/// Nobody can execute the file, as `vm.memfd_noexec` may demand; Linux 6.3.
+const MFD_NOEXEC_SEAL: MFdFlags = MFdFlags::from_bits_retain(0x8);
 
 /// Most executors of one process. Bounds the reservation to 64 GiB of addresses, which cost nothing.
 pub const EXECUTORS_MAX: usize = 256;
@@ -62,6 +69,12 @@ pub enum SlotError {
         /// Why.
         errno: Errno,
     },
+    /// Memory for worker processes could not be had.
+    #[error("making memory that is shared with worker processes: {errno}")]
+    Share {
+        /// Why.
+        errno: Errno,
+    },
     /// Memory could not be made accessible.
     #[error("mapping {bytes} bytes of {what}: {errno}")]
     Commit {
@@ -85,10 +98,20 @@ pub(super) struct SlotSizes {
     pub(super) memory_bytes: usize,
 }
 
+/// Whose the memory of a slot is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Backing {
+    /// This process's.
+    Private,
+    /// Its and that of child processes.
+    Shared,
+}
+
 /// The memory of one executor; given back when dropped, by when its thread has ended.
 #[derive(Debug)]
 pub(super) struct Slot {
     index: usize,
+    backing: Backing,
     base: usize,
     guard_bytes: usize,
     stack_bytes: usize,
@@ -98,6 +121,26 @@ pub(super) struct Slot {
 impl Slot {
     /// Takes a free slot and makes its parts accessible. All of it reads as zeros.
     pub(super) fn claim(sizes: SlotSizes) -> Result<Slot, SlotError> {
+        let slot = Self::reserved(sizes, Backing::Private)?;
+        slot.parts().into_iter().try_for_each(|(what, part)| commit(what, part))?;
+        Ok(slot)
+    }
+
+    /// The same; memory that is shared, is so with processes that are forked from now on.
+    pub(super) fn claim_backed(sizes: SlotSizes, backing: Backing) -> Result<Slot, SlotError> {
+        if backing == Backing::Private {
+            return Self::claim(sizes);
+        }
+        let slot = Self::reserved(sizes, backing)?;
+        let file = shared_file(SLOT_BYTES).map_err(|errno| SlotError::Share { errno })?;
+        for (what, part) in slot.parts() {
+            let (bytes, offset) = (part.len(), part.start - slot.base);
+            map_shared(&file, part, offset).map_err(|errno| SlotError::Commit { what, bytes, errno })?;
+        }
+        Ok(slot)
+    }
+
+    fn reserved(sizes: SlotSizes, backing: Backing) -> Result<Slot, SlotError> {
         let guard_bytes = page_up(sizes.guard_bytes.max(PAGE_BYTES));
         let stack_bytes = page_up(sizes.stack_bytes.max(PAGE_BYTES));
         let memory_bytes = page_up(sizes.memory_bytes.max(PAGE_BYTES));
@@ -108,13 +151,45 @@ impl Slot {
             return Err(SlotError::TooLarge { needed_bytes, max_bytes });
         }
         let (index, base) = take_index()?;
-        let slot = Slot { index, base, guard_bytes, stack_bytes, memory_bytes };
-        commit("stack", slot.stack())?;
-        commit("call memory", slot.memory())?;
-        commit("thread", slot.thread())?;
-        commit("alternate stack", slot.alt_stack())?;
-        commit("frame", slot.alt_stack().end..slot.base + SLOT_BYTES)?;
-        Ok(slot)
+        Ok(Slot { index, backing, base, guard_bytes, stack_bytes, memory_bytes })
+    }
+
+    fn parts(&self) -> [(&'static str, Range<usize>); 5] {
+        [
+            ("stack", self.stack()),
+            ("call memory", self.memory()),
+            ("thread", self.thread()),
+            ("alternate stack", self.alt_stack()),
+            ("frame", self.alt_stack().end..self.base + SLOT_BYTES),
+        ]
+    }
+
+    /// Whose the memory is.
+    pub(super) fn backing(&self) -> Backing {
+        self.backing
+    }
+
+    /// Gives the pages of a part back; they read as zeros afterwards. No code runs in the slot.
+    pub(super) fn give_back(&self, part: Range<usize>) {
+        give_back(part, self.backing);
+    }
+
+    /// The same for call memory from `start` on, and for the memory of the call's thread.
+    pub(super) fn give_back_above(&self, start: usize) {
+        match self.backing {
+            // One stretch; nothing else that is accessible lies between.
+            Backing::Private => self.give_back(start..self.thread().end),
+            // Of which what lies between is no part.
+            Backing::Shared => {
+                self.give_back(start..self.memory().end);
+                self.give_back(self.thread());
+            }
+        }
+    }
+
+    /// All addresses of the slot.
+    pub(super) fn whole(&self) -> Range<usize> {
+        self.base..self.base + SLOT_BYTES
     }
 
     /// The inaccessible area below the stack.
@@ -168,11 +243,57 @@ impl Drop for Slot {
 }
 
 /// Gives the pages of `range` back; they read as zeros afterwards.
-pub(super) fn give_back(range: Range<usize>) {
+pub(super) fn give_back(range: Range<usize>, backing: Backing) {
+    if range.is_empty() {
+        return;
+    }
     let Some(start) = NonNull::new(range.start as *mut libc::c_void) else { return };
+    let advice = match backing {
+        Backing::Private => MmapAdvise::MADV_DONTNEED,
+        Backing::Shared => MmapAdvise::MADV_REMOVE,
+    };
     // SAFETY: the callers in this room pass page-aligned parts of their own slot, while no code runs in it. An error
     // leaves the contents, which are overwritten or scrubbed before use.
-    let _ = unsafe { madvise(start, range.len(), MmapAdvise::MADV_DONTNEED) };
+    let _ = unsafe { madvise(start, range.len(), advice) };
+}
+
+/// A file of memory, without a name, whose size nobody can change.
+pub(super) fn shared_file(bytes: usize) -> Result<OwnedFd, Errno> {
+    let (name, flags) = ("codecached-worker", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING);
+    let file = match memfd_create(name, flags | MFD_NOEXEC_SEAL) {
+        // Of kernels that do not know it.
+        Err(Errno::EINVAL) => memfd_create(name, flags),
+        created => created,
+    }?;
+    nix::unistd::ftruncate(&file, libc::off_t::try_from(bytes).map_err(|_| Errno::EFBIG)?)?;
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file)
+}
+
+/// Puts a part of such a file in the place of `range`, which is reserved and nobody uses, for this process and those
+/// forked later.
+pub(super) fn map_shared(file: &OwnedFd, range: Range<usize>, offset: usize) -> Result<(), Errno> {
+    let (start, bytes) = (NonZeroUsize::new(range.start), NonZeroUsize::new(range.len()).ok_or(Errno::EINVAL)?);
+    let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
+    // SAFETY: the callers pass addresses that they reserved, and that nobody refers to yet.
+    unsafe { mmap(start, bytes, prot, flags, file, offset as libc::off_t) }.map(drop)
+}
+
+/// Inaccessible addresses, which stay reserved.
+pub(super) fn reserve_addresses(bytes: usize) -> Result<usize, Errno> {
+    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+    let length = NonZeroUsize::new(bytes).ok_or(Errno::EINVAL)?;
+    // SAFETY: a new mapping at a place that the kernel chooses.
+    let mapped = unsafe { mmap_anonymous(None, length, ProtFlags::PROT_NONE, flags) }?;
+    Ok(mapped.as_ptr() as usize)
+}
+
+/// The addresses of all slots.
+pub(super) fn all_slots() -> Range<usize> {
+    let first = RESERVATION.load(Ordering::Relaxed);
+    first..first + SLOT_BYTES * EXECUTORS_MAX
 }
 
 /// The frame of the slot in which `address` lies; `None` outside of all slots. The slot of an address on a stack that
@@ -209,12 +330,8 @@ fn take_index() -> Result<(usize, usize), SlotError> {
 /// One slot more than needed, so that the first can be aligned.
 fn reserve() -> Result<usize, SlotError> {
     let bytes = (EXECUTORS_MAX + 1) * SLOT_BYTES;
-    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
-    let length = NonZeroUsize::new(bytes).unwrap_or(NonZeroUsize::MIN);
-    // SAFETY: a new mapping at a place that the kernel chooses.
-    let mapped = unsafe { mmap_anonymous(None, length, ProtFlags::PROT_NONE, flags) };
-    let start = mapped.map_err(|errno| SlotError::Reserve { bytes, errno })?;
-    let first = (start.as_ptr() as usize).next_multiple_of(SLOT_BYTES);
+    let start = reserve_addresses(bytes).map_err(|errno| SlotError::Reserve { bytes, errno })?;
+    let first = start.next_multiple_of(SLOT_BYTES);
     RESERVATION.store(first, Ordering::Relaxed);
     Ok(first)
 }

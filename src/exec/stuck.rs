@@ -234,8 +234,7 @@ impl<C: Callee> Shared<C> {
 
     fn answer_stuck(&self, stuck: &Stuck, given: Given<C>) {
         let Given { call, series, asker, submitted, taken, .. } = given;
-        let frame = self.seats.executor(stuck.seat).slot().map(|slot| slot.frame());
-        let is_cancelled = frame.is_some_and(|frame| frame.is_cancelled(stuck.job, stuck.call));
+        let is_cancelled = self.seats.executor(stuck.seat).is_cancelled(stuck.job, stuck.call);
         let trap = Trap::of_stuck();
         // Whoever stopped it: no thread should be lost to it again.
         call.callee.trapped(&trap);

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::call::{Arg, Outcome, ResultType, Scalar};
 use super::hostile_tests::Arena;
-use super::pool::{ExecConfig, Pool};
+use super::pool::Pool;
+use super::start::ExecConfig;
 use super::system_call::{Abi, SystemCall};
 use super::test_code::{TestCode, TestPool, assemble, call, config, number, run};
 use super::trap::{Trap, TrapKind};

@@ -16,7 +16,8 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect};
 
 use super::call::{Arg, Call, Callee, Done, Outcome, Priority, ResultType, Scalar, Thread};
 use super::confine::FilterPolicy;
-use super::pool::{ExecConfig, Pool};
+use super::pool::Pool;
+use super::start::ExecConfig;
 use super::ticket::Ticket;
 use super::trap::{Trap, TrapStage};
 use super::writable::{Writable, Writables};

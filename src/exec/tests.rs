@@ -7,8 +7,9 @@ use bytes::Bytes;
 
 use super::call::{Arg, ArgError, Outcome, ResultType, Scalar};
 use super::confine::FilterPolicy;
-use super::pool::{ExecConfig, Pool, StartError};
+use super::pool::Pool;
 use super::refusal::Refusal;
+use super::start::{ExecConfig, StartError};
 use super::test_code::{CALL_MEMORY_BYTES, TestCode, TestPool, assemble, call, import, number, pool, run, wait};
 use super::trap::TrapKind;
 

@@ -13,12 +13,9 @@ use std::arch::naked_asm;
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::arch::{Context, resume};
+use super::arch::{Context, has_fsgsbase, other_thread, resume, whose, whose_not};
 use super::stack::{FRAME_BYTES, SLOT_BYTES};
 use super::{errno, host};
-
-/// Bit of `AT_HWCAP2`: the kernel lets programs use the FSGSBASE instructions (asm/hwcap2.h).
-const HWCAP2_FSGSBASE: u64 = 1 << 1;
 
 /// What the assembly here reads and writes, beside the rest of the context.
 #[repr(C)]
@@ -43,6 +40,17 @@ impl LentThread {
     /// Stores what stays the same for all calls of the calling thread.
     pub(super) fn init(&self) {
         self.host_errno.store(errno::location(), Ordering::Relaxed);
+    }
+
+    /// The error number's address of the thread that runs calls.
+    pub(super) fn host_errno(&self) -> u64 {
+        self.host_errno.load(Ordering::Relaxed)
+    }
+
+    /// Stores it again, and forgets what an earlier call left.
+    pub(super) fn restore(&self, host_errno: u64) {
+        self.host_errno.store(host_errno, Ordering::Relaxed);
+        self.function_return.store(0, Ordering::Relaxed);
     }
 
     /// Overwrites what calls have left here.
@@ -72,37 +80,39 @@ impl Context {
 /// How code that has a thread pointer of its own calls host functions: the address of `switch`, and those of the
 /// functions that do not depend on the thread pointer and are called as they are. `None` where code cannot have one.
 pub fn thread_switch() -> Option<(u64, Vec<u64>)> {
-    // SAFETY: reads what the kernel told this process at its start.
-    let capabilities = unsafe { libc::getauxval(libc::AT_HWCAP2) };
-    (capabilities & HWCAP2_FSGSBASE != 0).then(|| (switch as *const () as u64, host::direct()))
+    has_fsgsbase().then(|| (switch as *const () as u64, host::direct()))
 }
 
-/// Between `enter` and the code: r11 = context, everything else is for the code.
+/// Between `enter` and the code: r10 and r11 are free, everything else is for the code.
 #[unsafe(naked)]
 unsafe extern "C" fn enter_thread() {
     naked_asm!(
+        "mov r11, rsp", // where `enter` has set it
+        "or r11, {slot_mask}",
+        "sub r11, {frame_last}",
         "mov r10, [r11 + {pointer}]",
         "wrfsbase r10",
+        "mov [r11 + {code_fs_base}], r10",
         "add rsp, 8", // our return address takes the place of `enter`'s
-        "call [r11 + {entry}]",
-        "mov rcx, rsp", // from here on as `enter` does
-        "or rcx, {slot_mask}",
-        "sub rcx, {frame_last}",
-        "cmp [rcx + {this}], rcx",
-        "jne 2f",
+        "mov r10, [r11 + {entry}]",
+        "xor r11d, r11d",
+        "call r10",
+        whose!("rcx"), // from here on as `enter` does
         "mov r10, [rcx + {fs_base}]",
         "wrfsbase r10",
         "mov [rcx + {int_result}], rax",
         "movsd [rcx + {vector_result}], xmm0",
         "jmp {resume}",
-        "2:",
-        "ud2",
+        whose_not!("rcx"),
         pointer = const LENT + offset_of!(LentThread, pointer),
         entry = const LENT + offset_of!(LentThread, entry),
         slot_mask = const SLOT_BYTES - 1,
         frame_last = const FRAME_BYTES - 1,
         this = const offset_of!(Context, this),
         fs_base = const offset_of!(Context, fs_base),
+        code_fs_base = const offset_of!(Context, code_fs_base),
+        has_fsgsbase = const offset_of!(Context, has_fsgsbase),
+        other_thread = sym other_thread,
         int_result = const offset_of!(Context, int_result),
         vector_result = const offset_of!(Context, vector_result),
         resume = sym resume,

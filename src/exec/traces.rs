@@ -1,8 +1,8 @@
 //! What calls of one tenant leave in a slot, gone before code of another tenant runs there.
 //!
 //! Between calls of one tenant only what was handed out is scrubbed: buffers, heap, the block of a thread. Stack, memory beyond
-//! the heap, registers and what the kernel stored for signal handlers stay as they are until the tenant changes. Then
-//! what is likely dirty is overwritten, since those pages are needed at once: the top of the stack, and the call memory up to where it
+//! the heap, registers and what the kernel stored for signal handlers stay as they are until the tenant changes. Then,
+//! and where code did not come back, what is likely dirty is overwritten, since those pages are needed at once: the top of the stack, and the call memory up to where it
 //! was used. All the rest is given back to the system, which costs next to nothing where nothing was touched, so nobody has to
 //! know how deep a stack was. Pages that come back are zeros.
 //!
@@ -12,7 +12,7 @@ use std::cell::Cell;
 
 use super::memory::{Region, SCRUB_MAX_BYTES};
 use super::registers;
-use super::stack::{PAGE_BYTES, Slot, give_back};
+use super::stack::{PAGE_BYTES, Slot};
 
 /// Bytes at the top of the stack that are overwritten: most functions need no more.
 const STACK_KEPT_BYTES: usize = 2 * PAGE_BYTES;
@@ -52,9 +52,14 @@ impl Traces {
 
     /// Right before code runs: removes what is left in registers.
     pub(super) fn remove_from_registers(&self) {
-        if self.in_registers.replace(false) {
+        if self.take_registers() {
             registers::clear();
         }
+    }
+
+    /// Whether that is to be done, by whoever is asked to run the code instead.
+    pub(super) fn take_registers(&self) -> bool {
+        self.in_registers.replace(false)
     }
 
     /// A call has used its memory up to here.
@@ -62,26 +67,25 @@ impl Traces {
         self.used_end.set(self.used_end.get().max(end));
     }
 
-    /// The call memory went back to the system.
-    pub(super) fn given_back(&self) {
-        self.used_end.set(0);
-    }
-
-    fn scrub(&self, slot: &Slot) {
+    /// Leaves zeros in all memory of the slot that code has, whatever it touched.
+    pub(super) fn clear(&self, slot: &Slot) {
         let (stack, memory) = (slot.stack(), slot.memory());
         let kept = stack.end - STACK_KEPT_BYTES.min(stack.len());
         Region::of_stack(slot).scrub_from(kept);
-        give_back(stack.start..kept);
+        slot.give_back(stack.start..kept);
         let used_bytes = self.used_end.take().clamp(memory.start, memory.end) - memory.start;
         let kept_bytes = if used_bytes > SCRUB_MAX_BYTES { 0 } else { used_bytes.next_multiple_of(PAGE_BYTES) };
         let kept = memory.start + kept_bytes;
         Region::of_slot(slot).scrub(kept);
-        // One stretch with the memory of the call's thread; nothing else that is accessible lies between.
-        give_back(kept..slot.thread().end);
+        slot.give_back_above(kept);
+    }
+
+    fn scrub(&self, slot: &Slot) {
+        self.clear(slot);
         let frame = slot.frame();
         frame.forget();
         if frame.take_signals() > 0 {
-            give_back(slot.alt_stack());
+            slot.give_back(slot.alt_stack());
         }
     }
 }

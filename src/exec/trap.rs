@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::arch;
 use super::system_call::SystemCall;
+use super::worker::{Death, Lost};
 
 /// Bytes of the instructions that make system calls.
 const SYSTEM_CALL_BYTES: u64 = 2;
@@ -33,11 +34,13 @@ pub enum TrapKind {
     Syscall,
     /// Somebody asked for its end: [`super::Pool::cancel`].
     Cancelled,
+    /// The worker process that ran it ended, or there was none.
+    Worker,
 }
 
 impl TrapKind {
     /// Every kind, in the order of [`super::PoolStats::traps`].
-    pub const ALL: [TrapKind; 10] = [
+    pub const ALL: [TrapKind; 11] = [
         TrapKind::Segv,
         TrapKind::Bus,
         TrapKind::Ill,
@@ -48,6 +51,7 @@ impl TrapKind {
         TrapKind::Abort,
         TrapKind::Syscall,
         TrapKind::Cancelled,
+        TrapKind::Worker,
     ];
 
     /// As the API names it.
@@ -63,6 +67,7 @@ impl TrapKind {
             TrapKind::Abort => "ABORT",
             TrapKind::Syscall => "SYSCALL",
             TrapKind::Cancelled => "CANCELLED",
+            TrapKind::Worker => "WORKER",
         }
     }
 }
@@ -98,6 +103,8 @@ pub struct Trap {
     pub system_call: Option<SystemCall>,
     /// What was running.
     pub stage: TrapStage,
+    /// For [`TrapKind::Worker`]: the status with which the process ended itself, if it did.
+    pub exit_status: Option<i32>,
 }
 
 impl Trap {
@@ -110,6 +117,24 @@ impl Trap {
             signal: 0,
             system_call: None,
             stage: TrapStage::Waiting,
+            exit_status: None,
+        }
+    }
+
+    /// The end of a call of `entry` of which its worker process told nothing.
+    pub(super) fn of_lost(entry: u64, lost: Lost) -> Trap {
+        let trap = Trap { kind: TrapKind::Worker, stage: TrapStage::Call, ..Trap::before_start(entry) };
+        let died = |trap: Trap, death| match death {
+            Death::Exit(status) => Trap { exit_status: Some(status), ..trap },
+            Death::Signal(signal) => Trap { signal, ..trap },
+        };
+        match lost {
+            Lost::Died(death) => died(trap, death),
+            Lost::Stopped => Trap { kind: TrapKind::Timeout, signal: libc::SIGKILL, ..trap },
+            Lost::Never(death) => {
+                let trap = Trap { stage: TrapStage::Waiting, ..trap };
+                death.map_or(trap, |death| died(trap, death))
+            }
         }
     }
 }
@@ -137,7 +162,7 @@ impl Trap {
     /// Of a call that could not be stopped when its time was over.
     pub(super) fn of_stuck() -> Trap {
         let (kind, signal) = (TrapKind::Timeout, super::signals::STOP_SIGNAL);
-        Trap { kind, pc: 0, fault_address: None, signal, stage: TrapStage::Stuck, system_call: None }
+        Trap { kind, pc: 0, fault_address: None, signal, stage: TrapStage::Stuck, ..Trap::before_start(0) }
     }
 }
 
@@ -155,6 +180,7 @@ impl RawTrap {
             signal: self.signal,
             system_call,
             stage: TrapStage::Call,
+            exit_status: None,
         }
     }
 

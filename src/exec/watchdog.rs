@@ -6,6 +6,7 @@
 //! nothing. CPU limits go by the executor's CPU clock, so a thread that was preempted is not blamed.
 #![allow(unsafe_code)] // Clocks of other threads, and signals to one thread.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use nix::errno::Errno;
 use super::frame::{Frame, Limits};
 use super::seat::Seats;
 use super::signals::STOP_SIGNAL;
+use super::worker::{Worker, cpu_clock};
 
 /// Between the first and the second signal for one call; then twice that, and so on.
 const RESEND_FIRST: Duration = Duration::from_millis(10);
@@ -22,11 +24,12 @@ const RESEND_MAX: Duration = Duration::from_secs(1);
 const GAP_MAX: Duration = Duration::from_millis(100);
 const GAP_TICKS_MAX: u32 = 4;
 
-/// How an executor's thread is reached.
-#[derive(Clone, Copy, Debug)]
+/// How who runs an executor's calls is reached: its thread, or its worker process.
+#[derive(Clone, Debug)]
 pub(super) struct Victim {
     thread_id: libc::pid_t,
     cpu_clock: libc::clockid_t,
+    worker: Option<Arc<Worker>>,
 }
 
 impl Victim {
@@ -42,10 +45,16 @@ impl Victim {
         }
         // SAFETY: has no preconditions.
         let thread_id = unsafe { libc::gettid() };
-        Ok(Victim { thread_id, cpu_clock })
+        Ok(Victim { thread_id, cpu_clock, worker: None })
     }
 
-    /// CPU time that the thread has used; `None` when it has ended.
+    /// A worker process.
+    pub(super) fn worker(worker: &Arc<Worker>) -> Result<Victim, Errno> {
+        let cpu_clock = cpu_clock(worker.pid())?;
+        Ok(Victim { thread_id: worker.pid(), cpu_clock, worker: Some(Arc::clone(worker)) })
+    }
+
+    /// CPU time that it has used; `None` when it has ended.
     pub(super) fn cpu(&self) -> Option<Duration> {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: writes to a local; an id of a thread that ended is an error.
@@ -54,6 +63,9 @@ impl Victim {
     }
 
     fn stop(&self) {
+        if let Some(worker) = &self.worker {
+            return worker.signal(STOP_SIGNAL);
+        }
         let process = std::process::id();
         // SAFETY: a signal whose default is to be ignored, to a thread of this process. A thread that ended is an error,
         // which is as good.
@@ -128,8 +140,12 @@ impl Watchdog {
                 found.ended.push(index);
             }
             let Some((seq, limits)) = running else { continue };
-            let now = Instant::now();
-            watched.look(self.epoch, now, slot.frame(), &victim, seq, limits, stop_all, since_last);
+            let (now, stop) = (Instant::now(), stop_all || seat.is_cancelled(limits.job, limits.call));
+            watched.look(self.epoch, now, slot.frame(), &victim, seq, limits, stop, since_last);
+            if victim.worker.is_some() {
+                // Its executor ends the process if need be; and code can write what was read here.
+                continue;
+            }
             if watched.overdue.is_some() {
                 found.overdue.push(index);
             }
@@ -156,8 +172,8 @@ impl Watched {
         since_last: Duration,
     ) {
         let Some(cpu) = victim.cpu() else {
-            // A thread that was given up ends when its code has ended after all.
-            let runs_on = frame.running().is_some_and(|(running, _)| running == seq);
+            // Of the end of a worker its executor is told. A thread that was given up ends when its code has ended after all.
+            let runs_on = victim.worker.is_none() && frame.running().is_some_and(|(running, _)| running == seq);
             return if runs_on {
                 vanished()
             };
@@ -167,10 +183,8 @@ impl Watched {
         }
         self.overdue = self.overdue.map(|overdue| overdue + since_last);
         let cpu_used = cpu.saturating_sub(self.cpu_at_first_sight);
-        let over = stop
-            || frame.is_cancelled(limits.job, limits.call)
-            || nanos(now.duration_since(epoch)) >= limits.wall_end_ns
-            || nanos(cpu_used) >= limits.cpu_limit_ns;
+        let over =
+            stop || nanos(now.duration_since(epoch)) >= limits.wall_end_ns || nanos(cpu_used) >= limits.cpu_limit_ns;
         if over && self.next_signal.is_none_or(|next| now >= next) {
             // Before the signal: the handler compares.
             frame.kill.store(seq, Ordering::Release);

@@ -22,7 +22,9 @@
 //! Debuggers and backtraces pass from the call stack to the host's by the directives among the instructions.
 #![allow(unsafe_code)] // The trampoline and single instructions that Rust has no function for.
 
+mod away;
 mod trial;
+mod whose;
 
 use std::arch::{asm, naked_asm};
 use std::mem::offset_of;
@@ -35,6 +37,10 @@ use super::stack::{FRAME_BYTES, SLOT_BYTES};
 use super::thread_switch::LentThread;
 pub(super) use trial::{trial_call, trial_call_range};
 
+pub(super) use away::{Constants, nothing_address, refetch};
+use whose::{OTHER_THREAD_BYTES, is_other_thread};
+pub(super) use whose::{has_fsgsbase, other_thread, whose, whose_not};
+
 /// Integer and pointer arguments that go in registers.
 pub(super) const INT_REGISTERS: usize = 6;
 /// Floating-point arguments that go in registers.
@@ -45,6 +51,8 @@ pub(super) const STACK_ALIGN_BYTES: usize = 16;
 const RFLAGS_CLEAN: u64 = 0x202;
 /// AC: alignment checks. NT: nested task, which makes a later `iret` fault.
 const RFLAGS_AC_NT: u64 = 0x4_4000;
+/// And DF: the direction of string instructions.
+const RFLAGS_AC_NT_DF: u64 = RFLAGS_AC_NT | 0x400;
 /// Every exception masked, round to nearest.
 static MXCSR_CLEAN: u32 = 0x1f80;
 /// Every exception masked, 64-bit mantissa, round to nearest.
@@ -68,14 +76,18 @@ pub(super) struct Context {
     pub(super) host_sp: AtomicU64,
     /// Where a call's stack begins, below its arguments on the stack.
     code_sp: AtomicU64,
-    /// The same for a call without such arguments.
-    code_sp_max: AtomicU64,
     pub(super) entry: AtomicU64,
     ints: [AtomicU64; INT_REGISTERS],
     vectors: [AtomicU64; VECTOR_REGISTERS],
+    /// How many vector registers hold arguments. None: what `vectors` holds is not looked at.
+    vectors_used: AtomicU64,
     pub(super) int_result: AtomicU64,
     pub(super) vector_result: AtomicU64,
     pub(super) fs_base: AtomicU64,
+    /// The one that the code runs with, and has to return with.
+    pub(super) code_fs_base: AtomicU64,
+    /// Not zero: code can set the FS base, and it can be asked for.
+    pub(super) has_fsgsbase: AtomicU64,
     /// Code and stack segment selectors of this process.
     cs: AtomicU64,
     ss: AtomicU64,
@@ -90,28 +102,38 @@ pub(super) struct Context {
     pub(super) rows: RowState,
 }
 
-/// Register contents for a call, and how much of its stack is taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Register contents for a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Registers {
     /// rdi, rsi, rdx, rcx, r8, r9.
     pub(super) ints: [u64; INT_REGISTERS],
     /// Low halves of xmm0 to xmm7.
     pub(super) vectors: [u64; VECTOR_REGISTERS],
-    /// Bytes of the arguments that stand on the stack already, a multiple of [`STACK_ALIGN_BYTES`].
-    pub(super) stack_bytes: usize,
+    /// How many of these hold arguments; the others are zero.
+    pub(super) vectors_used: usize,
+    /// The stack pointer, a multiple of [`STACK_ALIGN_BYTES`]: below the arguments that stand on the stack already.
+    pub(super) sp: u64,
+}
+
+impl Registers {
+    /// Of a call without arguments on a stack that ends at `stack_end`.
+    pub(super) fn none(stack_end: usize) -> Registers {
+        let sp = stack_start(stack_end) as u64;
+        Registers { ints: [0; INT_REGISTERS], vectors: [0; VECTOR_REGISTERS], vectors_used: 0, sp }
+    }
 }
 
 /// Where a stack for code that ends at `end` begins for a call without arguments on it.
-pub(super) fn stack_start(end: usize) -> usize {
+fn stack_start(end: usize) -> usize {
     end - STACK_ALIGN_BYTES
 }
 
 impl Context {
-    /// Stores what stays the same for all calls of the calling thread, whose stack for code ends at `stack_end`.
-    pub(super) fn init(&self, stack_end: usize) {
+    /// Stores what stays the same for all calls of the calling thread.
+    pub(super) fn init(&self) {
         self.this.store(self as *const Context as u64, Ordering::Relaxed);
-        self.code_sp_max.store(stack_start(stack_end) as u64, Ordering::Relaxed);
         self.fs_base.store(fs_base(), Ordering::Relaxed);
+        self.has_fsgsbase.store(has_fsgsbase().into(), Ordering::Relaxed);
         self.lent.init();
         let (cs, ss) = selectors();
         self.cs.store(cs, Ordering::Relaxed);
@@ -126,13 +148,15 @@ impl Context {
     /// Stores what the next call needs.
     pub(super) fn prepare(&self, entry: u64, registers: &Registers) {
         self.entry.store(entry, Ordering::Relaxed);
-        let code_sp = self.stack_start() - registers.stack_bytes as u64;
-        self.code_sp.store(code_sp, Ordering::Relaxed);
+        self.code_sp.store(registers.sp, Ordering::Relaxed);
         for (to, from) in self.ints.iter().zip(registers.ints) {
             to.store(from, Ordering::Relaxed);
         }
-        for (to, from) in self.vectors.iter().zip(registers.vectors) {
-            to.store(from, Ordering::Relaxed);
+        self.vectors_used.store(registers.vectors_used as u64, Ordering::Relaxed);
+        if registers.vectors_used > 0 {
+            for (to, from) in self.vectors.iter().zip(registers.vectors) {
+                to.store(from, Ordering::Relaxed);
+            }
         }
     }
 
@@ -142,11 +166,6 @@ impl Context {
         words.for_each(|word| word.store(0, Ordering::Relaxed));
         self.lent.forget();
         self.rows.forget();
-    }
-
-    /// Where the stack of a call without arguments on it begins.
-    pub(super) fn stack_start(&self) -> u64 {
-        self.code_sp_max.load(Ordering::Relaxed)
     }
 
     /// Runs the prepared call on the calling thread, which is the one that called [`Context::init`], and comes back
@@ -226,6 +245,14 @@ impl SignalContext {
     /// Makes the system call that was refused answer this error.
     pub(super) fn answer_call(&mut self, errno: c_int) {
         self.rax = (-i64::from(errno)) as u64;
+    }
+
+    /// If this is the trap of [`other_thread`] and `context` the one that was found, makes the return from the signal handler
+    /// go on behind it: the code returned properly.
+    pub(super) fn goes_on(&mut self, context: &Context) -> bool {
+        let is_own = is_other_thread(self.rip) && self.rcx == context as *const Context as u64;
+        self.rip += if is_own { OTHER_THREAD_BYTES } else { 0 };
+        is_own
     }
 
     /// Makes the return from the signal handler go to [`resume`], with every mode as Rust expects it, and these signals
@@ -309,59 +336,60 @@ unsafe extern "C" fn enter(context: *const Context) {
         ".cfi_escape 0x0f, 15, 0x77, 0, 0x0c, {slot_mask} & 255, ({slot_mask} >> 8) & 255",
         ".cfi_escape ({slot_mask} >> 16) & 255, ({slot_mask} >> 24) & 255, 0x21",
         ".cfi_escape 0x0a, {host_sp_back} & 255, {host_sp_back} >> 8, 0x1c, 0x06, 0x23, {saved}",
-        "movsd xmm0, [r11 + {vectors} + 0]",
-        "movsd xmm1, [r11 + {vectors} + 8]",
-        "movsd xmm2, [r11 + {vectors} + 16]",
-        "movsd xmm3, [r11 + {vectors} + 24]",
-        "movsd xmm4, [r11 + {vectors} + 32]",
-        "movsd xmm5, [r11 + {vectors} + 40]",
-        "movsd xmm6, [r11 + {vectors} + 48]",
-        "movsd xmm7, [r11 + {vectors} + 56]",
+        "cmp qword ptr [r11 + {vectors_used}], 0",
+        "jne 4f",
+        ".irp n, 0, 1, 2, 3, 4, 5, 6, 7\n xorps xmm\\n, xmm\\n\n .endr",
+        "3:",
         "mov rdi, [r11 + {ints} + 0]",
         "mov rsi, [r11 + {ints} + 8]",
         "mov rdx, [r11 + {ints} + 16]",
         "mov rcx, [r11 + {ints} + 24]",
+        "mov r8, [r11 + {fs_base}]; mov [r11 + {code_fs_base}], r8",
         "mov r8, [r11 + {ints} + 32]",
         "mov r9, [r11 + {ints} + 40]",
         "xor ebp, ebp",                      // ends a chain of frame pointers
         "xor ebx, ebx",                      // whatever the host has in its registers is not for the code
-        "xor r10d, r10d",
         "xor r12d, r12d",
         "xor r13d, r13d",
         "xor r14d, r14d",
         "xor r15d, r15d",
-        "mov eax, 8",                        // vector registers in use, for variadic functions
+        "mov eax, [r11 + {vectors_used}]",   // as variadic functions want to know
+        "mov r10, [r11 + {entry}]",
         "inc qword ptr [r11 + {seq}]",       // odd: from here on a fault is the code's
-        "call [r11 + {entry}]",
-        "mov rcx, rsp",                      // perhaps not what it was (`ret 64`), but in the slot
-        "or rcx, {slot_mask}",               // last byte of the slot
-        "sub rcx, {frame_last}",             // the context
-        "cmp [rcx + {this}], rcx",           // faults, or differs, when the stack pointer is elsewhere
-        "jne 2f",
+        "xor r11d, r11d",                    // the context least of all
+        "call r10",
+        whose!("rcx"),                       // rsp perhaps not what it was (`ret 64`), but in the slot
         "mov [rcx + {int_result}], rax",
         "movsd [rcx + {vector_result}], xmm0",
         "jmp {resume}",
-        "2:",
-        "ud2", // the handler finds the context by its own stack
+        "4:",
+        ".irp n, 0, 1, 2, 3, 4, 5, 6, 7\n movsd xmm\\n, qword ptr [r11 + {vectors} + 8 * \\n]\n .endr",
+        "jmp 3b",
+        whose_not!("rcx"),
         ".cfi_endproc",
         saved = const SAVED_BYTES,
         host_sp_back = const FRAME_BYTES - 1 - offset_of!(Context, host_sp),
         host_sp = const offset_of!(Context, host_sp),
         code_sp = const offset_of!(Context, code_sp),
         vectors = const offset_of!(Context, vectors),
+        vectors_used = const offset_of!(Context, vectors_used),
         ints = const offset_of!(Context, ints),
         seq = const offset_of!(Context, seq),
         entry = const offset_of!(Context, entry),
         slot_mask = const SLOT_BYTES - 1,
         frame_last = const FRAME_BYTES - 1,
         this = const offset_of!(Context, this),
+        fs_base = const offset_of!(Context, fs_base),
+        code_fs_base = const offset_of!(Context, code_fs_base),
+        has_fsgsbase = const offset_of!(Context, has_fsgsbase),
+        other_thread = sym other_thread,
         int_result = const offset_of!(Context, int_result),
         vector_result = const offset_of!(Context, vector_result),
         resume = sym resume,
     )
 }
 
-/// The way back of [`enter`]; rcx = context, everything else unknown. Each step can be done twice.
+/// The way back of [`enter`]; rcx = context, the FS base is the host's, everything else unknown. Each step can be done twice.
 #[unsafe(naked)]
 pub(super) unsafe extern "C" fn resume() {
     naked_asm!(
@@ -371,10 +399,9 @@ pub(super) unsafe extern "C" fn resume() {
         ".cfi_offset 6, -16; .cfi_offset 3, -24; .cfi_offset 12, -32; .cfi_offset 13, -40",
         ".cfi_offset 14, -48; .cfi_offset 15, -56",
         "mov rsp, [rcx + {host_sp}]; .cfi_def_cfa 7, {saved}",
-        "cld",
         "pushfq; .cfi_adjust_cfa_offset 8", // into the unused part of the host's stack
         "pop rdx; .cfi_adjust_cfa_offset -8",
-        "test edx, {ac_nt}",
+        "test edx, {ac_nt_df}", // one look at all is faster than to clear DF each time
         "jne 4f",
         "3:",
         "emms", // empties the x87 stack; an unmasked pending exception faults here and is recovered
@@ -384,10 +411,6 @@ pub(super) unsafe extern "C" fn resume() {
         "je 5f",
         "vzeroupper", // dirty upper halves would slow the host's SSE instructions
         "5:",
-        "mov rax, fs:[0]", // the thread control block starts with its own address
-        "cmp rax, [rcx + {fs_base}]",
-        "jne 6f",
-        "7:",
         "cmp qword ptr [rcx + {has_pkeys}], 0",
         "jne 8f",
         "9:",
@@ -398,17 +421,8 @@ pub(super) unsafe extern "C" fn resume() {
         "pop rbx; .cfi_def_cfa_offset 16; .cfi_restore 3; pop rbp; .cfi_def_cfa_offset 8; .cfi_restore 6",
         "ret; .cfi_restore_state",
         "4:",
-        "push {clean}; .cfi_adjust_cfa_offset 8", // flags that `cld` does not reach
-        "popfq; .cfi_adjust_cfa_offset -8",
+        "push {clean}; .cfi_adjust_cfa_offset 8; popfq; .cfi_adjust_cfa_offset -8",
         "jmp 3b",
-        "6:",
-        "mov r8, rcx", // a system call overwrites rcx and r11
-        "mov eax, {sys_arch_prctl}",
-        "mov edi, {set_fs}",
-        "mov rsi, [rcx + {fs_base}]",
-        "syscall",
-        "mov rcx, r8",
-        "jmp 7b",
         "8:",
         "mov r8, rcx",
         "xor ecx, ecx", // rdpkru wants ecx = 0 and gives edx = 0
@@ -423,13 +437,11 @@ pub(super) unsafe extern "C" fn resume() {
         "jmp 9b",
         ".cfi_endproc",
         saved = const SAVED_BYTES, host_sp = const offset_of!(Context, host_sp),
-        ac_nt = const RFLAGS_AC_NT,
+        ac_nt_df = const RFLAGS_AC_NT_DF,
         mxcsr = sym MXCSR_CLEAN, x87_control = sym X87_CONTROL_CLEAN,
-        has_avx = const offset_of!(Context, has_avx), fs_base = const offset_of!(Context, fs_base),
+        has_avx = const offset_of!(Context, has_avx),
         has_pkeys = const offset_of!(Context, has_pkeys), seq = const offset_of!(Context, seq),
         clean = const RFLAGS_CLEAN,
-        sys_arch_prctl = const SYS_ARCH_PRCTL,
-        set_fs = const ARCH_SET_FS,
         pkru = const offset_of!(Context, pkru),
     )
 }

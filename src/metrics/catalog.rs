@@ -76,6 +76,14 @@ pub(super) const QUARANTINED_ENTRIES: Named =
 pub(super) const EXECUTORS_FILTERED: Named =
     ("codecache_executors_filtered", "Threads that run code under the filter of system calls: all of them or none.");
 pub(super) const EXECUTIONS_IN_FLIGHT: Named = ("codecache_executions_in_flight", "Executions that wait or run.");
+pub(super) const WORKERS: Named =
+    ("codecache_workers", "Worker processes that are alive; 0 where calls run in threads.");
+pub(super) const WORKER_SPAWNS: Named = ("codecache_worker_spawns_total", "Worker processes that were forked.");
+pub(super) const WORKER_SPAWN_FAILURES: Named = (
+    "codecache_worker_spawn_failures_total",
+    "Worker processes that could not be forked, or died before they could run anything.",
+);
+pub(super) const WORKER_DEATHS: Named = ("codecache_worker_deaths_total", "Worker processes that ended, by cause.");
 
 pub(super) const GRPC_DURATION: Histogram = Histogram {
     name: "codecache_grpc_request_duration_seconds",
@@ -137,6 +145,9 @@ pub(super) const COUNTERS: &[Named] = &[
     EVICTED_NEVER_USED,
     EVICTED_RECENTLY_USED,
     EXECUTOR_SYSTEM_CALLS_REFUSED,
+    WORKER_SPAWNS,
+    WORKER_SPAWN_FAILURES,
+    WORKER_DEATHS,
 ];
 
 pub(super) const GAUGES: &[Named] = &[
@@ -159,6 +170,7 @@ pub(super) const GAUGES: &[Named] = &[
     QUARANTINED_ENTRIES,
     EXECUTORS_FILTERED,
     EXECUTIONS_IN_FLIGHT,
+    WORKERS,
 ];
 
 pub(super) const HISTOGRAMS: &[Histogram] = &[

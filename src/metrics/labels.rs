@@ -234,6 +234,8 @@ labels! {
         Syscall = "syscall",
         /// CancelExecution.
         Cancelled = "cancelled",
+        /// The worker process ended.
+        Worker = "worker",
     }
 }
 
@@ -374,5 +376,19 @@ impl Rejection {
     /// From the reason of an error of the API.
     pub fn of_reason(reason: &str) -> Self {
         Self::ALL.iter().copied().find(|rejection| rejection.label() == reason).unwrap_or(Self::Other)
+    }
+}
+
+labels! {
+    /// How a worker process ended.
+    WorkerDeath {
+        /// By itself or by its code.
+        Exited = "exited",
+        /// By a signal that was not the daemon's.
+        Killed = "killed",
+        /// By the daemon, as its code could not be stopped otherwise.
+        Stopped = "stopped",
+        /// By the daemon, as a call of another namespace came.
+        Replaced = "replaced",
     }
 }

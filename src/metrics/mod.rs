@@ -20,9 +20,10 @@ use metrics_exporter_prometheus::PrometheusHandle;
 pub use labels::{
     BlobFormat, BudgetComponent, EntryState, EvictionReason, ExecutionOutcome, ExecutorState, GrpcCode, InlineResult,
     InstallResult, InstallStage, Label, LookupResult, MemoryKind, MemoryState, QueueBound, Rejection, Rpc, TrapKind,
+    WorkerDeath,
 };
 pub use latency::LatencyCounts;
-pub use snapshot::{ArenaBytes, Evicted, Snapshot};
+pub use snapshot::{ArenaBytes, Evicted, Snapshot, Workers};
 
 use latency::Latencies;
 use registry::{By, Registry};

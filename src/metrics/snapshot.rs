@@ -8,6 +8,7 @@ use super::{
     catalog,
     labels::{
         BudgetComponent, EntryState, EvictionReason, ExecutorState, InlineResult, MemoryKind, MemoryState, QueueBound,
+        WorkerDeath,
     },
     registry::{By, Registry},
 };
@@ -87,6 +88,27 @@ pub struct Snapshot {
     pub evicted_never_used: u64,
     /// Entries that went to make room though their last use was less than a minute ago.
     pub evicted_recently_used: u64,
+    /// Worker processes.
+    pub workers: Workers,
+}
+
+/// Worker processes: of this moment, and since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Workers {
+    /// That are alive now.
+    pub alive: u64,
+    /// Forked.
+    pub spawned: u64,
+    /// That could not be forked.
+    pub failed_spawns: u64,
+    /// Ended by themselves.
+    pub exited: u64,
+    /// Ended by a signal that was not the daemon's.
+    pub killed: u64,
+    /// Ended by the daemon, as their code could not be stopped otherwise.
+    pub stopped: u64,
+    /// Ended by the daemon, as a call of another namespace came.
+    pub replaced: u64,
 }
 
 /// Memory of one kind, in bytes.
@@ -137,6 +159,10 @@ pub(super) struct SnapshotHandles {
     evictions: By<EvictionReason, Counter>,
     evicted_bytes: By<EvictionReason, Counter>,
     evicted_never_used: Counter,
+    workers: Gauge,
+    worker_spawns: Counter,
+    worker_spawn_failures: Counter,
+    worker_deaths: By<WorkerDeath, Counter>,
     evicted_recently_used: Counter,
 }
 
@@ -172,6 +198,10 @@ impl SnapshotHandles {
             evictions: registry.counters(catalog::EVICTIONS, "reason"),
             evicted_bytes: registry.counters(catalog::EVICTED_BYTES, "reason"),
             evicted_never_used: registry.counter(catalog::EVICTED_NEVER_USED, &[]),
+            workers: registry.gauge(catalog::WORKERS, &[]),
+            worker_spawns: registry.counter(catalog::WORKER_SPAWNS, &[]),
+            worker_spawn_failures: registry.counter(catalog::WORKER_SPAWN_FAILURES, &[]),
+            worker_deaths: registry.counters(catalog::WORKER_DEATHS, "cause"),
             evicted_recently_used: registry.counter(catalog::EVICTED_RECENTLY_USED, &[]),
         }
     }
@@ -180,6 +210,21 @@ impl SnapshotHandles {
         self.set_state(now);
         self.set_memory(now);
         self.set_evictions(now);
+        self.set_workers(&now.workers);
+    }
+
+    fn set_workers(&self, now: &Workers) {
+        set(&self.workers, now.alive);
+        self.worker_spawns.absolute(now.spawned);
+        self.worker_spawn_failures.absolute(now.failed_spawns);
+        for (cause, count) in [
+            (WorkerDeath::Exited, now.exited),
+            (WorkerDeath::Killed, now.killed),
+            (WorkerDeath::Stopped, now.stopped),
+            (WorkerDeath::Replaced, now.replaced),
+        ] {
+            self.worker_deaths.get(cause).absolute(count);
+        }
     }
 
     fn set_state(&self, now: &Snapshot) {

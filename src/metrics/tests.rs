@@ -206,6 +206,15 @@ fn numbered_snapshot() -> Snapshot {
         evicted_requested: Evicted { entries: 1014, bytes: 1015 },
         evicted_replaced: Evicted { entries: 1016, bytes: 1017 },
         evicted_never_used: 1018,
+        workers: Workers {
+            alive: 1101,
+            spawned: 1102,
+            failed_spawns: 1103,
+            exited: 1104,
+            killed: 1105,
+            stopped: 1106,
+            replaced: 1107,
+        },
         evicted_recently_used: 1021,
     }
 }
@@ -254,6 +263,13 @@ fn each_field_of_a_snapshot_has_its_own_sample() {
         ("codecache_evictions_total{reason=\"replaced\"}", 1016.0),
         ("codecache_evicted_bytes_total{reason=\"replaced\"}", 1017.0),
         ("codecache_evicted_never_used_total", 1018.0),
+        ("codecache_workers", 1101.0),
+        ("codecache_worker_spawns_total", 1102.0),
+        ("codecache_worker_spawn_failures_total", 1103.0),
+        ("codecache_worker_deaths_total{cause=\"exited\"}", 1104.0),
+        ("codecache_worker_deaths_total{cause=\"killed\"}", 1105.0),
+        ("codecache_worker_deaths_total{cause=\"replaced\"}", 1107.0),
+        ("codecache_worker_deaths_total{cause=\"stopped\"}", 1106.0),
         ("codecache_evicted_recently_used_total", 1021.0),
     ] {
         assert_eq!(value(&text, sample), wanted, "{sample}");

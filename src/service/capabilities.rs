@@ -41,7 +41,7 @@ pub(super) fn answer(service: &Service) -> proto::GetCapabilitiesResponse {
             batch_rows_max: exec::ROWS_MAX as u64,
             stream_calls_max: limits.stream_calls_max as u32,
         }),
-        isolation: "thread".to_owned(),
+        isolation: if service.pool.workers().is_some() { "process" } else { "thread" }.to_owned(),
         imports_version: exec::IMPORTS_VERSION,
         cpu_levels: owned(service.features.levels().map(code::Level::as_str).collect()),
     }

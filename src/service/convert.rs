@@ -6,7 +6,10 @@ use super::{failure::Failure, signature};
 use crate::{
     cache::{Dependency, Meta, Quarantine, Rank, View},
     code::PartKind,
-    exec::{Abi, Arg, FilterState, PoolStats, Priority, ResultType, Scalar, SystemCall, Trap, TrapKind, TrapStage},
+    exec::{
+        Abi, Arg, FilterState, PoolStats, Priority, ResultType, Scalar, SystemCall, Trap, TrapKind, TrapStage,
+        WorkerStats,
+    },
     metrics,
     proto::{self, value::Kind},
 };
@@ -165,6 +168,7 @@ pub(super) fn trap(trap: &Trap, meta: &Meta, code: &std::ops::Range<u64>, instru
         TrapKind::Abort => proto::TrapKind::Abort,
         TrapKind::Syscall => proto::TrapKind::Syscall,
         TrapKind::Cancelled => proto::TrapKind::Cancelled,
+        TrapKind::Worker => proto::TrapKind::Worker,
     };
     let dependency = meta.reached.all().iter().find(|it| it.code.contains(&trap.pc));
     let place = match dependency {
@@ -191,6 +195,7 @@ pub(super) fn trap(trap: &Trap, meta: &Meta, code: &std::ops::Range<u64>, instru
         .into(),
         dependency_key: dependency.map(|it| it.meta.name.key().to_vec().into()).unwrap_or_default(),
         system_call: trap.system_call.map(system_call),
+        exit_status: trap.exit_status,
     }
 }
 
@@ -201,6 +206,20 @@ fn system_call(call: SystemCall) -> proto::SystemCall {
         Abi::I386 => proto::SystemCallAbi::I386,
     };
     proto::SystemCall { abi: abi.into(), number: call.number, name: call.name().unwrap_or_default().to_owned() }
+}
+
+/// Worker processes, for GetStatus.
+pub(super) fn workers(stats: WorkerStats) -> proto::WorkerStatus {
+    proto::WorkerStatus {
+        alive: stats.alive as u32,
+        ready: stats.ready as u32,
+        spawned: stats.spawned,
+        failed_spawns: stats.failed_spawns,
+        exited: stats.exited,
+        killed: stats.killed,
+        stopped: stats.stopped,
+        replaced: stats.replaced,
+    }
 }
 
 /// Whether system calls are contained, and what the daemon itself was refused.
@@ -225,6 +244,7 @@ pub(super) fn trap_label(kind: TrapKind) -> metrics::TrapKind {
         TrapKind::Abort => metrics::TrapKind::Abort,
         TrapKind::Syscall => metrics::TrapKind::Syscall,
         TrapKind::Cancelled => metrics::TrapKind::Cancelled,
+        TrapKind::Worker => metrics::TrapKind::Worker,
     }
 }
 

@@ -56,6 +56,8 @@ pub type StatusNumbers = Arc<dyn Fn() -> String + Send + Sync>;
 pub struct Pages {
     /// `/metrics`
     pub scrape: Scrape,
+    /// `/livez`: whether the process can go on.
+    pub liveness: Readiness,
     /// `/readyz`
     pub readiness: Readiness,
     /// `/status.json`
@@ -82,7 +84,7 @@ async fn serve_bounded(
 ) -> io::Result<()> {
     let router = Router::new()
         .route("/metrics", get(metrics))
-        .route("/livez", get(async || answer(StatusCode::OK, TEXT, "ok\n")))
+        .route("/livez", get(liveness))
         .route("/readyz", get(readiness))
         .route("/status", get(async || page()))
         .route("/status.json", get(status))
@@ -93,6 +95,13 @@ async fn serve_bounded(
 
 async fn metrics(State(pages): State<Pages>) -> Response {
     answer(StatusCode::OK, PROMETHEUS_TEXT, (pages.scrape)())
+}
+
+async fn liveness(State(pages): State<Pages>) -> Response {
+    match (pages.liveness)() {
+        Ok(()) => answer(StatusCode::OK, TEXT, "ok\n"),
+        Err(reason) => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not alive: {reason}\n")),
+    }
 }
 
 async fn readiness(State(pages): State<Pages>) -> Response {
@@ -218,6 +227,7 @@ mod tests {
     struct Served {
         runtime: Runtime,
         address: SocketAddr,
+        alive: Arc<AtomicBool>,
         ready: Arc<AtomicBool>,
         stop: oneshot::Sender<()>,
         server: JoinHandle<io::Result<()>>,
@@ -227,10 +237,13 @@ mod tests {
         let runtime = Runtime::new().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let ready = Arc::new(AtomicBool::new(false));
-        let asked = ready.clone();
+        let (alive, ready) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
+        let (felt, asked) = (alive.clone(), ready.clone());
         let pages = Pages {
             scrape: Arc::new(|| "up 1\n".to_owned()),
+            liveness: Arc::new(move || {
+                felt.load(Ordering::SeqCst).then_some(()).ok_or_else(|| "no workers".to_owned())
+            }),
             readiness: Arc::new(move || {
                 asked.load(Ordering::SeqCst).then_some(()).ok_or_else(|| "draining".to_owned())
             }),
@@ -239,7 +252,7 @@ mod tests {
         let (stop, stopped) = oneshot::channel();
         let shutdown = async { stopped.await.unwrap_or(()) };
         let server = runtime.spawn(serve_bounded(Bounded::new(listener, connections_max, lifetime), pages, shutdown));
-        Served { runtime, address, ready, stop, server }
+        Served { runtime, address, alive, ready, stop, server }
     }
 
     fn connect(address: SocketAddr) -> Client {
@@ -267,13 +280,16 @@ mod tests {
     }
 
     #[test]
-    fn liveness_is_always_ok_and_readiness_follows_the_daemon() {
+    fn liveness_and_readiness_follow_the_daemon() {
         let served = served(4, PATIENCE);
         assert!(request(served.address, "GET", "/livez").starts_with("http/1.1 200 "));
         let answer = request(served.address, "GET", "/readyz");
         assert!(answer.starts_with("http/1.1 503 ") && answer.ends_with("not ready: draining\n"), "{answer}");
         served.ready.store(true, Ordering::SeqCst);
         assert!(request(served.address, "GET", "/readyz").starts_with("http/1.1 200 "));
+        served.alive.store(false, Ordering::SeqCst);
+        let answer = request(served.address, "GET", "/livez");
+        assert!(answer.starts_with("http/1.1 503 ") && answer.ends_with("not alive: no workers\n"), "{answer}");
     }
 
     #[test]

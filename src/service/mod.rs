@@ -167,8 +167,17 @@ impl Service {
             .ask(Instant::now(), || self.arenas.canary().map_err(|error| format!("new code does not run: {error}")))
     }
 
+    /// Whether this process can go on; if not, why: another one must take its place.
+    ///
+    /// # Errors
+    /// The reason, for a person.
+    pub fn alive(&self) -> Result<(), &'static str> {
+        if self.pool.is_barren() { Err("the process that forks workers has ended") } else { Ok(()) }
+    }
+
     /// Threads that are held by code that cannot be stopped are missing from then on: only a new process has them again.
     fn executors_ready(&self) -> Result<(), String> {
+        self.alive()?;
         let stats = self.pool.stats();
         match (stats.missing, stats.stuck_lent) {
             (0, 0) => Ok(()),

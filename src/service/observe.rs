@@ -6,8 +6,8 @@ use super::{Service, convert};
 use crate::{
     arena::{ArenaStats, KindStats, PartKind},
     cache::EvictionCount,
-    exec::FilterState,
-    metrics::{ArenaBytes, Evicted, Snapshot},
+    exec::{FilterState, WorkerStats},
+    metrics::{ArenaBytes, Evicted, Snapshot, Workers},
     proto::{ArenaStatus, BudgetStatus, CounterStatus, EntryStatus, ExecutorStatus, GetStatusResponse, LowArenaStatus},
 };
 
@@ -73,6 +73,7 @@ impl Service {
                 inline_moved: pool.inline_moved,
             }),
             system_calls: Some(convert::system_calls(&pool)),
+            workers: self.pool.workers().map(convert::workers),
             counters: Some(CounterStatus {
                 lookup_hits: cache.lookups.hits,
                 lookup_misses: cache.lookups.misses,
@@ -137,6 +138,7 @@ impl Service {
             evicted_requested: evicted(cache.evictions.requested),
             evicted_replaced: evicted(cache.evictions.replaced),
             evicted_never_used: cache.evictions.never_used,
+            workers: self.pool.workers().map(workers).unwrap_or_default(),
             evicted_recently_used: cache.evictions.recently_used,
         }
     }
@@ -165,6 +167,12 @@ fn arena_bytes(kind: &KindStats) -> ArenaBytes {
         free_bytes: kind.free_bytes,
         reserved_bytes: kind.reserved_bytes,
     }
+}
+
+fn workers(stats: WorkerStats) -> Workers {
+    let WorkerStats { is_barren: _, alive, ready: _, spawned, failed_spawns, exited, killed, stopped, replaced } =
+        stats;
+    Workers { alive: alive as u64, spawned, failed_spawns, exited, killed, stopped, replaced }
 }
 
 fn evicted(count: EvictionCount) -> Evicted {

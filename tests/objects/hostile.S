@@ -270,6 +270,7 @@ function leave_unmapped_fs              /* found out on return: a trap outside o
 done leave_unmapped_fs
 
 function leave_x87_precision            /* single precision, unmasked */
+    fnclex                              /* flags of earlier calls stay */
     sub $8, %rsp
     movw $0x0000, (%rsp)
     fldcw (%rsp)

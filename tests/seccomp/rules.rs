@@ -30,6 +30,7 @@ pub struct Rule {
     pub calls: Vec<String>,
     pub reason: String,
     pub stays: Option<String>,
+    pub stays_in: Option<Vec<String>>,
     #[serde(default)]
     pub when: Vec<Condition>,
     pub errno: Option<u32>,
@@ -82,6 +83,12 @@ impl Rule {
     pub fn name(&self) -> String {
         let conditions: String = self.when.iter().map(|it| format!("-{}is{:#x}", it.arg, it.is)).collect();
         format!("{}{conditions}", self.calls.join("-"))
+    }
+
+    /// Whether a daemon of this variant fails without it, on any machine.
+    pub fn is_missed(&self, variant: &str) -> bool {
+        let stays = self.stays_in.as_ref().is_none_or(|them| them.iter().any(|it| it == variant));
+        self.stays.is_none() || !stays
     }
 
     fn profile(&self, form: Form) -> Value {

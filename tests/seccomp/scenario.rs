@@ -10,8 +10,8 @@ use std::{
 use codecached::{
     client::{Client, ClientError},
     proto::{
-        EvictRequest, EvictState, ExecuteRequest, ResultType, TrapKind, evict_request, execute_response::Outcome,
-        value::Kind,
+        EvictRequest, EvictState, ExecuteRequest, ExecuteResponse, ResultType, Trap, TrapKind, evict_request,
+        execute_response::Outcome, value::Kind,
     },
 };
 use serde_json::Value;
@@ -29,12 +29,23 @@ const ASKING: &[u8] = &[0xb8, 0x27, 0, 0, 0, 0x0f, 0x05, 0xc3];
 const SPIN: &[u8] = &[0xeb, 0xfe];
 /// `call .`
 const DEEP: &[u8] = &[0xe8, 0xfb, 0xff, 0xff, 0xff];
+/// Writes 0 to what the handler finds the call by, 8 bytes into the last page of the slot; then for ever again, or `int3`.
+const STUBBORN: &[u8] = &[
+    0x48, 0x89, 0xe0, 0x48, 0x0d, 0xff, 0xff, 0xff, 0x0f, 0x48, 0x2d, 0xff, 0x0f, 0, 0, 0x48, 0xc7, 0x40, 8, 0, 0, 0,
+    0, 0xeb, 0xf6,
+];
+const LOST: &[u8] = &[
+    0x48, 0x89, 0xe0, 0x48, 0x0d, 0xff, 0xff, 0xff, 0x0f, 0x48, 0x2d, 0xff, 0x0f, 0, 0, 0x48, 0xc7, 0x40, 8, 0, 0, 0,
+    0, 0xcc,
+];
+const LONG: Duration = Duration::from_secs(1);
 /// More than what is kept of free memory, so that the rest goes back to the system.
 const LARGE_BYTES: usize = 3 << 20;
 
 /// Whether all of it went well, each step within `patience`; if not, what did not.
-pub fn run(profile: &Value, patience: Duration) -> Result<(), String> {
+pub fn run(variant: &str, profile: &Value, patience: Duration) -> Result<(), String> {
     let listen = format!("unix:{VOLUME}/codecached.sock");
+    let isolation = format!("exec.isolation={variant}");
     let arguments = [
         "serve",
         "--listen",
@@ -47,17 +58,23 @@ pub fn run(profile: &Value, patience: Duration) -> Result<(), String> {
         "4 MiB",
         "--set",
         "server.grace_ms=2000",
+        "--set",
+        &isolation,
     ];
     let mut daemon = Container::run(Path::new(env!("CARGO_BIN_EXE_codecached")), &arguments, Some(profile));
-    life(&mut daemon, patience).map_err(|error| format!("{error}\n{}", daemon.output().join("\n")))
+    life(&mut daemon, variant, patience).map_err(|error| format!("{error}\n{}", daemon.output().join("\n")))
 }
 
-fn life(daemon: &mut Container, patience: Duration) -> Result<(), String> {
+fn life(daemon: &mut Container, variant: &str, patience: Duration) -> Result<(), String> {
     let metrics = ready(daemon, patience)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(text)?;
     let socket = daemon.volume().join("codecached.sock");
     let work = async { tokio::time::timeout(patience, work(&socket, patience)).await.map_err(|_| "too late")? };
     let client = runtime.block_on(work)?;
+    if variant == "process" {
+        let workers = async { tokio::time::timeout(patience, workers(&client)).await.map_err(|_| "too late")? };
+        runtime.block_on(workers)?;
+    }
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&socket).map_err(text)?.permissions());
     expect("mode of the socket", mode & 0o777, 0o660)?;
     let page = scrape(&metrics, patience)?;
@@ -118,6 +135,23 @@ async fn work(socket: &Path, patience: Duration) -> Result<Client, String> {
     Ok(client)
 }
 
+/// What ends processes, and calls after it. A call that nobody can stop has run for as long as it was to, no longer.
+async fn workers(client: &Client) -> Result<(), String> {
+    // By SIGKILL from the daemon, and by SIGTRAP from itself.
+    for (key, code, how) in [("stubborn", STUBBORN, (TrapKind::Timeout, 9)), ("lost", LOST, (TrapKind::Worker, 5))] {
+        client.install(flat(key, code)).await.map_err(text)?;
+        for _ in 0..4 {
+            let trap = whole_trap(client.execute(timed(key, Duration::from_millis(50))).await)?;
+            expect(key, (trap.kind(), trap.signal), how)?;
+        }
+    }
+    // The large ones have pushed it out.
+    client.install(flat("broken", BROKEN)).await.map_err(text)?;
+    expect("after the ends of workers", trap(client.execute(timed("broken", LONG)).await)?, TrapKind::Ill)?;
+    let used = client.execute(timed("spin", Duration::from_millis(50))).await.map_err(text)?.cpu_ns;
+    expect("CPU time", used > 10_000_000, true)
+}
+
 /// Says to stop once the call runs.
 async fn drain(daemon: &Container, client: &Client) {
     for _ in 0..200 {
@@ -139,9 +173,13 @@ fn timed(key: &str, limit: Duration) -> ExecuteRequest {
     }
 }
 
-fn trap(answer: Result<codecached::proto::ExecuteResponse, ClientError>) -> Result<TrapKind, String> {
+fn trap(answer: Result<ExecuteResponse, ClientError>) -> Result<TrapKind, String> {
+    whole_trap(answer).map(|trap| trap.kind())
+}
+
+fn whole_trap(answer: Result<ExecuteResponse, ClientError>) -> Result<Trap, String> {
     match answer.map_err(text)?.outcome {
-        Some(Outcome::Trap(trap)) => Ok(trap.kind()),
+        Some(Outcome::Trap(trap)) => Ok(trap),
         other => Err(format!("no trap: {other:?}")),
     }
 }

@@ -169,6 +169,9 @@ pub(crate) fn trap_human(trap: &Trap) -> Lines {
         let name = signal_name(trap.signal).unwrap_or("unknown");
         lines.push(("signal".to_owned(), format!("{} ({name})", trap.signal)));
     }
+    if let Some(status) = trap.exit_status {
+        lines.push(("exit status".to_owned(), status.to_string()));
+    }
     lines
 }
 
@@ -235,6 +238,7 @@ fn kind(kind: TrapKind) -> (&'static str, &'static str) {
         TrapKind::Abort => ("ABORT", "the code gave up"),
         TrapKind::Syscall => ("SYSCALL", "a system call, which was not made"),
         TrapKind::Cancelled => ("CANCELLED", "somebody stopped it"),
+        TrapKind::Worker => ("WORKER", "the worker process ended, or none could be had"),
     }
 }
 
@@ -298,6 +302,7 @@ pub(crate) fn trap_fields(trap: &Trap) -> Value {
             "number": call.number,
             "name": call.name,
         })),
+        "exit_status": trap.exit_status,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use codecached::proto::{
     ArenaStatus, BlobFormat, ExecutorStatus, GetCapabilitiesResponse, GetStatusResponse, LowArenaStatus,
-    SystemCallContainment,
+    SystemCallContainment, WorkerStatus,
 };
 use serde_json::{Value, json};
 
@@ -78,6 +78,7 @@ fn stats_human(status: &GetStatusResponse) -> String {
         ("strategy", strategy(&arena)),
         ("executors", executors_run(&executors)),
         ("", executors_changed(&executors)),
+        ("workers", workers(status)),
         ("system calls", system_calls(status)),
         ("lookups", format!("{} hits, {} misses{}", counters.lookup_hits, counters.lookup_misses, hit_ratio(status))),
         ("installs", counters.installs.to_string()),
@@ -103,6 +104,14 @@ fn executors_run(it: &ExecutorStatus) -> String {
 fn executors_changed(it: &ExecutorStatus) -> String {
     let ExecutorStatus { stuck, missing, replaced, inline_calls, inline_moved, .. } = it;
     format!("{stuck} stuck, {missing} missing, {replaced} replaced; {inline_calls} calls inline, {inline_moved} moved")
+}
+
+fn workers(status: &GetStatusResponse) -> String {
+    let Some(it) = status.workers else { return "none: calls run in threads".to_owned() };
+    format!(
+        "{} alive ({} ready), {} forked, {} failed; {} exited, {} killed, {} stopped, {} replaced",
+        it.alive, it.ready, it.spawned, it.failed_spawns, it.exited, it.killed, it.stopped, it.replaced
+    )
 }
 
 fn low_arena(low: &LowArenaStatus) -> String {
@@ -197,6 +206,7 @@ fn stats_json(status: &GetStatusResponse) -> Value {
             "low": arena.low.as_ref().map(low_json),
         },
         "executors": executors_json(&executors),
+        "workers": status.workers.as_ref().map(workers_json),
         "system_calls": {
             "containment": match system_calls.containment() {
                 SystemCallContainment::Unspecified => "unknown",
@@ -234,6 +244,19 @@ fn executors_json(it: &ExecutorStatus) -> Value {
         "replaced": it.replaced,
         "inline_calls": it.inline_calls,
         "inline_moved": it.inline_moved,
+    })
+}
+
+fn workers_json(it: &WorkerStatus) -> Value {
+    json!({
+        "alive": it.alive,
+        "ready": it.ready,
+        "spawned": it.spawned,
+        "failed_spawns": it.failed_spawns,
+        "exited": it.exited,
+        "killed": it.killed,
+        "stopped": it.stopped,
+        "replaced": it.replaced,
     })
 }
 

@@ -25,14 +25,15 @@ impl<C: Callee> Executor<'_, C> {
         if !call.callee.is_pending() {
             return None;
         }
-        self.traces.remove_for(call.callee.tenant(), self.slot);
+        self.admit(call.callee.tenant());
         let frame = self.slot.frame();
+        self.ready();
         let memory = self.region.range();
         frame.heap.reset(memory.start, memory.end);
-        let began = self.victim.cpu().unwrap_or_default();
+        let began = self.seat.cpu();
         while call.callee.is_pending() {
             for step in (0..).map_while(|index| call.callee.step(index)) {
-                let used = self.victim.cpu().unwrap_or(began).saturating_sub(began);
+                let used = self.seat.cpu().saturating_sub(began);
                 if let Err(outcome) = self.step(&call.callee, step, left(whole, used)) {
                     return Some(outcome);
                 }
@@ -41,7 +42,7 @@ impl<C: Callee> Executor<'_, C> {
         }
         self.region.scrub(frame.heap.used_end());
         // Calls that came before may now overlap, if they may at all.
-        let (shared, held) = (call.callee.writable(), lanes.iter());
+        let (shared, held) = (self.shared.lanes(&call.callee), lanes.iter());
         let is_serial = |id: u64| shared.iter().any(|it| it.id == id && !it.reentrant);
         let open: Vec<u64> = held.filter(|it| !it.reentrant && !is_serial(it.id)).map(|it| it.id).collect();
         self.shared.queue.open(&open);
@@ -51,10 +52,10 @@ impl<C: Callee> Executor<'_, C> {
     fn step(&self, callee: &C, step: Step, limits: Limits) -> Result<(), Outcome> {
         let frame = self.slot.frame();
         let stopped =
-            |kind, signal, stage| Trap { kind, pc: step.entry, fault_address: None, signal, system_call: None, stage };
+            |kind, signal, stage| Trap { kind, pc: step.entry, signal, stage, ..Trap::before_start(step.entry) };
         // Steps that are shorter than a tick each could else go on for ever.
         let wall_ended = nanos(self.shared.epoch.elapsed()) >= limits.wall_end_ns;
-        if frame.is_cancelled(limits.job, limits.call) {
+        if self.seat.is_cancelled(limits.job, limits.call) {
             return Err(Outcome::Trap(stopped(TrapKind::Cancelled, 0, TrapStage::Initialiser)));
         }
         if self.shared.queue.is_stopping() {
@@ -63,16 +64,17 @@ impl<C: Callee> Executor<'_, C> {
         if wall_ended || limits.cpu_limit_ns == 0 {
             return Err(Outcome::Trap(stopped(TrapKind::Timeout, STOP_SIGNAL, TrapStage::Initialiser)));
         }
-        frame.context.prepare(step.entry, &Registers::default());
-        frame.set_limits(limits);
-        let block = self.enter(callee);
-        self.traces.used(frame.heap.used_end());
-        if let Some(raw) = frame.take_trap() {
-            return Err(match self.ended(limits, &raw) {
-                Outcome::Trap(trap) => Outcome::Trap(Trap { stage: TrapStage::Initialiser, ..trap }),
-                other => other,
-            });
-        }
+        self.ready_again();
+        frame.context.prepare(step.entry, &Registers::none(self.slot.stack().end));
+        let block = match self.enter(callee, limits) {
+            Ok(block) => block,
+            Err(broken) => {
+                return Err(match self.ended(step.entry, limits, &broken) {
+                    Outcome::Trap(trap) => Outcome::Trap(Trap { stage: TrapStage::Initialiser, ..trap }),
+                    other => other,
+                });
+            }
+        };
         block.iter().for_each(Block::scrub);
         if frame.heap.live() > 0 {
             self.region.scrub(frame.heap.used_end());

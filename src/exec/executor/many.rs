@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::{CpuMeter, Executor, Task};
-use crate::exec::arch::Registers;
 use crate::exec::batch::{Batch, ColumnType};
 use crate::exec::call::{Call, Callee, Outcome};
 use crate::exec::frame::Limits;
+use crate::exec::row_loop::Places;
 use crate::exec::series::Series;
 use crate::exec::thread::Block;
 
@@ -24,26 +24,37 @@ impl<C: Callee> Executor<'_, C> {
         if batch.rows() == 0 {
             return (returned, (0, Bytes::new()));
         }
-        self.traces.remove_for(call.callee.tenant(), self.slot);
+        self.admit(call.callee.tenant());
         let kind = ColumnType::of_result(call.result);
         let width_bytes = kind.map_or(0, ColumnType::width_bytes);
         // Zeros: however many rows the code claims to have done, there is no byte that nobody wrote.
         let mut results = vec![0_u8; batch.rows() * width_bytes];
+        self.ready();
+        let away = self.hand.as_ref().map(|hand| hand.window().place(batch, results.len()));
+        let (columns, to) = match &away {
+            Some(away) => (away.columns.clone(), away.results as u64),
+            None => {
+                let columns = batch.columns().iter().map(|column| column.values.as_ptr() as u64);
+                (columns.collect(), results.as_mut_ptr() as u64)
+            }
+        };
         let memory = self.region.range();
         frame.heap.reset(memory.start, memory.end);
-        frame.context.prepare(call.entry, &Registers::default());
-        frame.context.prepare_rows(batch, kind, results.as_mut_ptr() as u64);
-        frame.set_limits(limits);
-        let block = self.enter(&call.callee);
-        self.traces.used(frame.heap.used_end());
+        let places = Places { columns: &columns, result: kind, results: to };
+        frame.context.prepare_rows(call.entry, self.slot.stack().end, batch, &places);
+        let ended = self.enter(&call.callee, limits);
         let rows = frame.context.rows_done().min(batch.rows() as u64) as usize;
-        let outcome = match frame.take_trap() {
-            None => {
+        if let (Some(hand), Some(away)) = (&self.hand, &away) {
+            hand.window().fetch(away, &mut results[..rows * width_bytes]);
+            hand.release_columns();
+        }
+        let outcome = match ended {
+            Ok(block) => {
                 self.region.scrub(frame.heap.used_end());
                 block.iter().for_each(Block::scrub);
                 returned
             }
-            Some(raw) => self.ended(limits, &raw),
+            Err(broken) => self.ended(call.entry, limits, &broken),
         };
         results.truncate(rows * width_bytes);
         (outcome, (rows, results.into()))
@@ -51,7 +62,7 @@ impl<C: Callee> Executor<'_, C> {
 
     /// Runs calls of a series until there are no more, or none should follow, or the one that runs was given up. True: one
     /// of them did not end by itself.
-    pub(super) fn run_series(&self, task: &Task<'_, C>, series: &Series, cpu: &mut CpuMeter) -> bool {
+    pub(super) fn run_series(&self, task: &Task<'_, C>, series: &Series, cpu: &mut CpuMeter<'_>) -> bool {
         let (mut last, mut spent, mut faulted) = (None, Duration::ZERO, false);
         let mut taken = task.taken;
         while let Some((number, args)) = series.turn(last.take()) {

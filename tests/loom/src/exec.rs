@@ -1,5 +1,6 @@
 //! The queue of `src/exec` over the checker's mutexes and threads: no call is left waiting while an executor sleeps.
 
+pub(crate) mod desk;
 #[path = "../../../src/exec/fair.rs"]
 mod fair;
 #[path = "../../../src/exec/pauses.rs"]

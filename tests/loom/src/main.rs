@@ -29,7 +29,7 @@ const PREEMPTIONS_MAX: usize = 3;
 type Model = fn(Flaw);
 
 /// Each with the flaws that it must find.
-const MODELS: [(&str, Model, &[Flaw]); 7] = [
+const MODELS: [(&str, Model, &[Flaw]); 8] = [
     ("one address, replaced while it may run", reuse::replace, &[Flaw::NoBarrier, Flaw::NoPin]),
     ("two addresses, published side by side", reuse::side_by_side, &[Flaw::NoBarrier, Flaw::EarlyStamp]),
     ("a span that goes by way of a shelf", shelf::hand_over, &[Flaw::LateWipe]),
@@ -37,6 +37,7 @@ const MODELS: [(&str, Model, &[Flaw]); 7] = [
     ("calls for executors that fall asleep", exec::plain_calls, &[Flaw::LostWake]),
     ("calls that take turns", exec::calls_of_a_lane, &[Flaw::LostWake]),
     ("a call behind one that ends late", exec::call_behind_a_late_end, &[Flaw::LostWake, Flaw::ComesNot]),
+    ("calls that a worker process runs", exec::desk::turns, &[Flaw::LostWake, Flaw::NoFence]),
 ];
 
 /// The step that is left out.
@@ -57,6 +58,8 @@ pub(crate) enum Flaw {
     LostWake,
     /// A thread that says that it comes for the next call ends instead.
     ComesNot,
+    /// Who says that it sleeps, and who has something for it, do not see each other.
+    NoFence,
 }
 
 fn explore(model: Model, flaw: Flaw) {
