@@ -229,11 +229,8 @@ unsafe extern "C" fn enter_rows() {
         step!("1", "mov [rdx + r10*8], rax", "jmp 3f"),
         step!("1", "movss dword ptr [rdx + r10*4], xmm0", "jmp 3f"),
         step!("1", "movsd qword ptr [rdx + r10*8], xmm0", "jmp 3f"),
-        "3:",
-        "inc r10",
-        "mov [r11 + {row}], r10", // this row is done
-        "cmp r10, [r11 + {rows}]",
-        "jae 27f",
+        "3: inc r10; mov [r11 + {row}], r10", // this row is done
+        "cmp r10, [r11 + {rows}]; jae 27f",
         "28: mov rsp, [r11 + {sp}]; lea r12, [r11 + {steps}]; jmp [r12]",
         "27: mov rcx, r11",
         "mov rdx, [rcx + {fs_base}]; cmp rdx, [rcx + {code_fs_base}]; je 3f",

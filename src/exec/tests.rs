@@ -40,9 +40,9 @@ assemble!(
 assemble!(identity, "mov rax, rdi", "ret");
 assemble!(float_sum, "addss xmm0, xmm1", "ret");
 assemble!(
-    /// All registers that hold no argument, but r11 and those of vectors.
+    /// All registers that hold no argument, but r10, which has the address of the code, and those of vectors.
     other_registers,
-    "mov rax, rbx", "or rax, rbp", "or rax, r10", "or rax, r12", "or rax, r13", "or rax, r14", "or rax, r15", "ret"
+    "mov rax, rbx", "or rax, rbp", "or rax, r11", "or rax, r12", "or rax, r13", "or rax, r14", "or rax, r15", "ret"
 );
 assemble!(stack_pointer, "mov rax, rsp", "ret");
 assemble!(

@@ -78,6 +78,7 @@ pub(crate) const UNSAFE_FILES: &[&str] = &[
     "src/exec/worker/window.rs",
     "src/exec/x86_64.rs",
     "src/exec/x86_64/away.rs",
+    "src/exec/x86_64/signal_context.rs",
     "src/exec/x86_64/trial.rs",
     "src/exec/x86_64/whose.rs",
     "src/tools/gdb.rs",
