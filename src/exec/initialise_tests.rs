@@ -61,6 +61,8 @@ struct Starting {
     code: Arc<TestCode>,
     writable: Option<Writable>,
     steps: Mutex<Vec<(u64, Option<u64>)>>,
+    /// How often a step was asked for.
+    asked: AtomicUsize,
     /// The steps come again and again.
     endless: AtomicBool,
     done: AtomicBool,
@@ -78,6 +80,7 @@ impl Started {
             code: TestCode::new(&code(), None),
             writable,
             steps: Mutex::new(steps),
+            asked: AtomicUsize::new(0),
             endless: AtomicBool::new(false),
             done: AtomicBool::new(false),
             resolved: Mutex::default(),
@@ -121,6 +124,7 @@ impl Callee for Started {
 
     fn step(&self, index: usize) -> Option<Step> {
         let steps = self.0.steps.lock().unwrap();
+        self.0.asked.fetch_add(1, Ordering::SeqCst);
         let index = if self.0.endless.load(Ordering::SeqCst) { index % steps.len() } else { index };
         let &(function, slot) = steps.get(index)?;
         Some(Step { entry: self.address(function), slot })
@@ -234,7 +238,7 @@ fn a_call_that_is_cancelled_while_it_initialises_leaves_it_to_the_next() {
     let callee = Started::new(vec![(SPIN, None)], None);
     let first = pool.submit(callee.call(MAIN, LONG)).ok().unwrap();
     let second = pool.submit(callee.call(MAIN, LONG)).ok().unwrap();
-    eventually("the first runs", || first.started());
+    eventually("the first is at its step", || first.started() && callee.0.asked.load(Ordering::SeqCst) > 0);
     assert_eq!((pool.stats().running, pool.stats().queued), (1, 1), "the other waits without an executor");
     *callee.0.steps.lock().unwrap() = vec![(FORTY_TWO, None)];
     drop(first);
