@@ -93,7 +93,8 @@ fn a_call_that_takes_long_after_all_runs_again_on_an_executor_and_gives_the_same
     let (pool, code) = (inline_pool(), TestCode::new(turns(), None));
     on_lent_thread(|| {
         proven(&pool, &code, &[Arg::U64(1)]);
-        let many = 200_000_000;
+        // So many that the watchdog comes meanwhile, however late it is.
+        let many = 1_000_000_000;
         assert_eq!(number(&pool, &code, vec![Arg::U64(many)]), many);
         let stats = pool.stats();
         assert_eq!((stats.inline, stats.inline_moved, stats.timeouts()), (0, 1, 0));
