@@ -183,8 +183,7 @@ fn cache() -> Result<(Cache, Vec<Range<u64>>), Failure> {
     let budget_bytes = 4 << 20;
     let arenas = Arenas::map(&ArenaConfig::new(64 << 20, budget_bytes * 21 / 20))?;
     let code = arenas.executable_ranges().collect();
-    let config =
-        CacheConfig { budget_bytes, eviction_window: 16, generation_seed: 1, tenant_key: [7; 32], clock: Instant::now };
+    let config = CacheConfig { eviction_window: 16, ..CacheConfig::foreseeable(budget_bytes) };
     let cache = Cache::new(&config, arenas, ImportTable::new(exec::imports()));
     for (namespace, code) in [("one", ADD), ("other", SPIN)] {
         let entries = vec![FlatEntry { name: "f".into(), offset_bytes: 0 }];

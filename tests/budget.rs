@@ -10,7 +10,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use codecached::{
@@ -49,13 +49,7 @@ fn parts(eviction_window: usize) -> (Arc<Arenas>, Cache) {
 fn parts_with(low_bytes: u64, eviction_window: usize) -> (Arc<Arenas>, Cache) {
     let commit_limit_bytes = BUDGET_BYTES + BUDGET_BYTES / 20;
     let arenas = Arenas::map(&ArenaConfig { low_bytes, ..ArenaConfig::new(256 << 20, commit_limit_bytes) }).unwrap();
-    let config = CacheConfig {
-        budget_bytes: BUDGET_BYTES,
-        eviction_window,
-        generation_seed: 99,
-        tenant_key: [7; 32],
-        clock: Instant::now,
-    };
+    let config = CacheConfig { eviction_window, ..CacheConfig::foreseeable(BUDGET_BYTES) };
     let cache = Cache::new(&config, Arc::clone(&arenas), ImportTable::new(exec::imports()));
     (arenas, cache)
 }

@@ -24,7 +24,7 @@ use codecached::{
 };
 use kinds::{End, Kind, OBJECTS};
 use possessions::Possessions;
-use support::{Daemon, Random, call, compile, elf, handle, returned, until};
+use support::{Daemon, Random, call, compile, elf, handle, returned};
 
 /// Calls of each kind in a usual run.
 const ROUNDS: u32 = 25;

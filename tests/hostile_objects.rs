@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::{fs, sync::Arc, time::Instant};
+use std::{fs, sync::Arc};
 
 use codecached::{
     arena::{ArenaConfig, Arenas},
@@ -80,13 +80,7 @@ fn a_hundred_thousand_random_and_mutated_objects_are_refused_or_installed() {
     .map(|(file, flags)| support::compile_with(file, flags))
     .collect();
     let arenas = Arenas::map(&ArenaConfig::new(64 << 20, BUDGET_BYTES * 21 / 20)).unwrap();
-    let config = CacheConfig {
-        budget_bytes: BUDGET_BYTES,
-        eviction_window: 16,
-        generation_seed: 1,
-        tenant_key: [7; 32],
-        clock: Instant::now,
-    };
+    let config = CacheConfig { eviction_window: 16, ..CacheConfig::foreseeable(BUDGET_BYTES) };
     let cache = Cache::new(&config, Arc::clone(&arenas), ImportTable::new(exec::imports()));
     let limits = Limits { image_max_bytes: IMAGE_MAX_BYTES, ..Limits::default() };
     let before_bytes = peak_bytes();

@@ -5,7 +5,7 @@ mod support;
 use std::{
     backtrace::Backtrace,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use codecached::{
@@ -30,13 +30,7 @@ extern "C" fn capture() {
 
 fn cache(is_told: bool) -> Cache {
     let arenas = Arenas::map(&ArenaConfig::new(64 << 20, BUDGET_BYTES * 21 / 20)).unwrap();
-    let config = CacheConfig {
-        budget_bytes: BUDGET_BYTES,
-        eviction_window: 16,
-        generation_seed: 1,
-        tenant_key: [7; 32],
-        clock: Instant::now,
-    };
+    let config = CacheConfig { eviction_window: 16, ..CacheConfig::foreseeable(BUDGET_BYTES) };
     let imports = ImportTable::new([("capture", capture as *const () as u64)]);
     let cache = Cache::new(&config, Arc::clone(&arenas), imports);
     let config =

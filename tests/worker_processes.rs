@@ -23,7 +23,8 @@ use codecached::{
         value::Kind,
     },
 };
-use support::{Daemon, Random, call, compile, elf, handle, returned, trapped, until};
+use nix::sys::signal::Signal;
+use support::{Daemon, Random, call, children, children_named, compile, elf, handle, returned, signal, trapped, until};
 
 /// Calls of each kind of mischief.
 const ROUNDS: u32 = 100;
@@ -35,15 +36,8 @@ fn start(flags: &[&str]) -> Daemon {
     Daemon::start_with(&[&set, flags].concat())
 }
 
-/// The processes of this daemon: one that forks, and workers.
-fn children(daemon: &Daemon) -> BTreeSet<u32> {
-    let path = format!("/proc/{0}/task/{0}/children", daemon.pid());
-    fs::read_to_string(path).unwrap().split_whitespace().map(|pid| pid.parse().unwrap()).collect()
-}
-
 fn workers(daemon: &Daemon) -> BTreeSet<u32> {
-    let named = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    children(daemon).into_iter().filter(|pid| named(pid).trim() == "codecached-work").collect()
+    children_named(daemon.pid(), "codecached-work")
 }
 
 /// R: running, S: asleep, Z: has ended and is not waited for.
@@ -340,7 +334,7 @@ async fn a_worker_that_is_killed_from_outside_is_told_and_replaced() {
         let mut told = false;
         while !told {
             for pid in workers(&scene.daemon).into_iter().filter(|pid| state(*pid) == Some('R')) {
-                let _gone = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).output().unwrap();
+                signal(pid, Signal::SIGKILL);
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
             told = running.is_finished();
@@ -380,6 +374,32 @@ async fn batches_run_in_workers_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_a_function_with_data_finds_both_its_columns_and_its_data() {
+    let scene = Scene::set(&["--set", "exec.executors=1", "--set", "exec.spare_executors=0"]).await;
+    let column = |first: u64| Column {
+        r#type: ColumnType::U64.into(),
+        values: (0..1000).flat_map(|row| (first + row).to_le_bytes()).collect::<Vec<u8>>().into(),
+    };
+    let mut counted = 100_u64;
+    // Other calls between them show a worker other data, or none.
+    for round in 0..20 {
+        let request = ExecuteBatchRequest {
+            target: Some(execute_batch_request::Target::Handle(scene.counter)),
+            symbol: "add_counted".to_owned(),
+            rows: 1000,
+            columns: vec![column(1_000_000)],
+            result: ResultType::U64.into(),
+            ..ExecuteBatchRequest::default()
+        };
+        let answer = scene.client.execute_batch(request).await.unwrap();
+        let expected = (1..=1000_u64).flat_map(|row| (999_999 + row + counted + row).to_le_bytes());
+        assert_eq!(answer.results.unwrap().values, expected.collect::<Vec<u8>>(), "round {round}");
+        counted += 1000;
+    }
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_grows_and_nothing_is_left_at_the_end() {
     let mut daemon = start(&["--set", "exec.executors=2", "--set", "exec.spare_executors=0"]);
     let client = daemon.client().await;
@@ -405,7 +425,7 @@ async fn nothing_grows_and_nothing_is_left_at_the_end() {
     }
     until("as many descriptors and threads as before", async || (steady("four workers").await == before).then_some(()))
         .await;
-    let all = children(&daemon);
+    let all = children(daemon.pid());
     assert_eq!(all.len(), 5, "and the process that forks them");
     let told = client.status().await.unwrap().workers.unwrap();
     assert_eq!((told.alive, told.ready, told.failed_spawns), (4, 2, 0), "{told:?}");
@@ -422,7 +442,7 @@ async fn nothing_grows_and_nothing_is_left_at_the_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_end_with_the_daemon_however_it_ends() {
     let daemon = start(&[]);
-    let all = children(&daemon);
+    let all = children(daemon.pid());
     assert!(all.len() >= 5);
     drop(daemon);
     for pid in all {

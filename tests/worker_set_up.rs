@@ -16,7 +16,8 @@ use codecached::{
     client::Client,
     proto::{ResultType, Trap, TrapKind, TrapStage, execute_response::Outcome, value::Kind},
 };
-use support::{ADD, Daemon, call, compile, elf, flat, handle, returned, trapped, until};
+use nix::sys::signal::Signal;
+use support::{ADD, Daemon, call, children_named, compile, elf, flat, handle, returned, signal, trapped, until};
 
 fn start(flags: &[&str]) -> Daemon {
     let set =
@@ -25,29 +26,21 @@ fn start(flags: &[&str]) -> Daemon {
     Daemon::start_with(&[&set, flags].concat())
 }
 
-/// The processes of this daemon that have this name.
-fn named(daemon: &Daemon, name: &str) -> BTreeSet<u32> {
-    let path = format!("/proc/{0}/task/{0}/children", daemon.pid());
-    let children = fs::read_to_string(path).unwrap();
-    let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
-    let is_named = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|it| it.trim() == name);
-    children.filter(is_named).collect()
-}
-
 fn workers(daemon: &Daemon) -> BTreeSet<u32> {
-    named(daemon, "codecached-work")
+    children_named(daemon.pid(), "codecached-work")
 }
 
 fn zygote(daemon: &Daemon) -> u32 {
-    let forks = named(daemon, "codecached-fork");
+    let forks = children_named(daemon.pid(), "codecached-fork");
     assert_eq!(forks.len(), 1);
     forks.into_iter().next().unwrap()
 }
 
 fn kill(pids: &BTreeSet<u32>) {
-    let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
-    // One may have ended meanwhile.
-    let _sent = Command::new("kill").arg("-KILL").args(pids).output().unwrap();
+    for pid in pids {
+        // It may have ended meanwhile.
+        signal(*pid, Signal::SIGKILL);
+    }
 }
 
 fn get(daemon: &Daemon, path: &str) -> String {
@@ -226,9 +219,8 @@ async fn while_the_process_that_forks_workers_is_stopped_deaths_are_told_and_cal
     let client = daemon.client().await;
     let rogue = handle(&client.install(elf("rogue", compile("rogue.S"))).await.unwrap());
     until("workers that are ready", async || (workers(&daemon).len() == 3).then_some(())).await;
-    let zygote = zygote(&daemon).to_string();
-    let signal = |signal: &str| assert_eq!(ended(Command::new("kill"), &[signal, &zygote]), Some(0));
-    signal("-STOP");
+    let zygote = zygote(&daemon);
+    assert!(signal(zygote, Signal::SIGSTOP));
     for _ in 0..3 {
         let trap = trapped(client.execute(call(rogue, "lose_frame", vec![], ResultType::Void)).await.unwrap());
         assert_eq!((trap.kind(), trap.stage()), (TrapKind::Worker, TrapStage::Call), "{trap:?}");
@@ -244,7 +236,7 @@ async fn while_the_process_that_forks_workers_is_stopped_deaths_are_told_and_cal
     // Longer than a fork takes.
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(!waiting.is_finished());
-    signal("-CONT");
+    assert!(signal(zygote, Signal::SIGCONT));
     assert!(matches!(waiting.await.unwrap(), Some(Outcome::Returned(_))));
     assert!(get(&daemon, "/livez").starts_with("HTTP/1.1 200"));
 }

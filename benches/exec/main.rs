@@ -127,13 +127,7 @@ impl Code {
     fn new() -> Result<Self, Box<dyn Error>> {
         // So that worker processes have it, too.
         let arenas = Arenas::map(&ArenaConfig { inherited: true, ..ArenaConfig::new(64 << 20, 64 << 20) })?;
-        let config = CacheConfig {
-            budget_bytes: 32 << 20,
-            eviction_window: 16,
-            generation_seed: 1,
-            tenant_key: [7; 32],
-            clock: Instant::now,
-        };
+        let config = CacheConfig { eviction_window: 16, ..CacheConfig::foreseeable(32 << 20) };
         let cache = Cache::new(&config, Arc::clone(&arenas), ImportTable::default());
         let blobs = [
             ("add", ADD),

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Instant,
 };
 
 use super::*;
@@ -16,13 +15,7 @@ const BUDGET_BYTES: u64 = 1 << 20;
 
 fn cache() -> (Arc<Arenas>, Cache) {
     let arenas = Arenas::map(&ArenaConfig::new(64 << 20, 32 << 20)).unwrap();
-    let config = CacheConfig {
-        budget_bytes: BUDGET_BYTES,
-        eviction_window: 0,
-        generation_seed: 5,
-        tenant_key: [7; 32],
-        clock: Instant::now,
-    };
+    let config = CacheConfig::foreseeable(BUDGET_BYTES);
     let cache = Cache::new(&config, Arc::clone(&arenas), ImportTable::default());
     (arenas, cache)
 }

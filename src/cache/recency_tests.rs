@@ -30,8 +30,7 @@ fn install(cache: &Cache, key: u8) {
 fn an_entry_that_goes_for_room_within_a_minute_of_its_use_is_counted_and_no_other() {
     let budget_bytes = 100 << 10;
     let arenas = Arenas::map(&ArenaConfig::new(16 << 20, 2 * budget_bytes)).unwrap();
-    let config =
-        CacheConfig { budget_bytes, eviction_window: 0, generation_seed: 1, tenant_key: [7; 32], clock: || NOW.get() };
+    let config = CacheConfig { clock: || NOW.get(), ..CacheConfig::foreseeable(budget_bytes) };
     let cache = Cache::new(&config, Arc::clone(&arenas), ImportTable::default());
     let counts = || {
         let evictions = cache.stats().evictions;

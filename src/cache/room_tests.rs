@@ -1,6 +1,6 @@
 //! Who goes for want of contiguous room, below 2 GiB and elsewhere.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use object::{
     Architecture, BinaryFormat, Endianness, SymbolFlags, SymbolKind, SymbolScope, elf,
@@ -21,13 +21,7 @@ const RESERVED: u64 = 2 << 20;
 fn cache_with(window: usize, low_bytes: u64, budget_bytes: u64) -> (Arc<Arenas>, Cache) {
     let config = ArenaConfig { low_bytes, shards: 1, ..ArenaConfig::new(RESERVED, 64 << 20) };
     let arenas = Arenas::map(&config).unwrap();
-    let config = CacheConfig {
-        budget_bytes,
-        eviction_window: window,
-        generation_seed: 5,
-        tenant_key: [7; 32],
-        clock: Instant::now,
-    };
+    let config = CacheConfig { eviction_window: window, ..CacheConfig::foreseeable(budget_bytes) };
     let cache = Cache::new(&config, Arc::clone(&arenas), ImportTable::default());
     (arenas, cache)
 }

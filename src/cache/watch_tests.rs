@@ -1,7 +1,4 @@
-use std::{
-    sync::{Arc, Mutex},
-    time::Instant,
-};
+use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::{
@@ -15,13 +12,7 @@ const CODE_BYTES: usize = 4 << 10;
 
 fn cache() -> Cache {
     let arenas = Arenas::map(&ArenaConfig::new(16 << 20, BUDGET_BYTES * 2)).unwrap();
-    let config = CacheConfig {
-        budget_bytes: BUDGET_BYTES,
-        eviction_window: 0,
-        generation_seed: 1,
-        tenant_key: [7; 32],
-        clock: Instant::now,
-    };
+    let config = CacheConfig::foreseeable(BUDGET_BYTES);
     Cache::new(&config, arenas, ImportTable::default())
 }
 

@@ -281,6 +281,13 @@ pub(super) fn map_shared(file: &OwnedFd, range: Range<usize>, offset: usize) -> 
     unsafe { mmap(start, bytes, prot, flags, file, offset as libc::off_t) }.map(drop)
 }
 
+/// Memory there comes in small pages, wherever it is mapped later. A kernel that has no others refuses.
+pub(super) fn prefer_small_pages(range: Range<usize>) {
+    let Some(start) = NonNull::new(range.start as *mut libc::c_void) else { return };
+    // SAFETY: changes no contents; the callers pass mappings of their own.
+    let _ = unsafe { madvise(start, range.len(), MmapAdvise::MADV_NOHUGEPAGE) };
+}
+
 /// Inaccessible addresses, which stay reserved.
 pub(super) fn reserve_addresses(bytes: usize) -> Result<usize, Errno> {
     let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;

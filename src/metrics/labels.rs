@@ -386,7 +386,7 @@ labels! {
         Exited = "exited",
         /// By a signal that was not the daemon's.
         Killed = "killed",
-        /// By the daemon, as its code could not be stopped otherwise.
+        /// By the daemon, as its code could not be stopped otherwise, or took memory that nobody gave it.
         Stopped = "stopped",
         /// By the daemon, as a call of another namespace came.
         Replaced = "replaced",

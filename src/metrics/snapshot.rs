@@ -105,7 +105,7 @@ pub struct Workers {
     pub exited: u64,
     /// Ended by a signal that was not the daemon's.
     pub killed: u64,
-    /// Ended by the daemon, as their code could not be stopped otherwise.
+    /// Ended by the daemon, as their code could not be stopped otherwise, or took memory that nobody gave it.
     pub stopped: u64,
     /// Ended by the daemon, as a call of another namespace came.
     pub replaced: u64,

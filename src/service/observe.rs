@@ -170,8 +170,7 @@ fn arena_bytes(kind: &KindStats) -> ArenaBytes {
 }
 
 fn workers(stats: WorkerStats) -> Workers {
-    let WorkerStats { is_barren: _, alive, ready: _, spawned, failed_spawns, exited, killed, stopped, replaced } =
-        stats;
+    let WorkerStats { alive, ready: _, spawned, failed_spawns, exited, killed, stopped, replaced } = stats;
     Workers { alive: alive as u64, spawned, failed_spawns, exited, killed, stopped, replaced }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::until;
+use crate::support::{children, until};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Possessions {
@@ -37,8 +37,7 @@ impl Possessions {
     /// None while a child has ended and is not yet waited for.
     fn now(pid: u32) -> Option<Possessions> {
         let count = |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).unwrap().count();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-        let children: Vec<u32> = children.split_whitespace().map(|it| it.parse().unwrap()).collect();
+        let children = children(pid);
         let mut bytes = memory_bytes(pid)?;
         for child in &children {
             bytes += memory_bytes(*child)?;

@@ -25,3 +25,5 @@ unsigned spoil_and_spin(void) {
 }
 
 unsigned peek_zeroed(void) { return zeroed[3]; }
+
+unsigned long add_counted(unsigned long value) { return value + ++counter; }

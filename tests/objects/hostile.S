@@ -1,13 +1,5 @@
 /* Functions that do what no function may. Each must come back as a trap, or return as if nothing had been. */
-    .text
-    .macro function name
-    .globl \name
-    .type \name, @function
-\name:
-    .endm
-    .macro done name
-    .size \name, . - \name
-    .endm
+#include "hostile/macros.inc"
 
 /* In a constant, into which is jumped: where it can be seen this instruction refuses the install. */
     .macro hidden_wrfsbase register

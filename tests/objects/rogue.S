@@ -1,13 +1,5 @@
 /* Functions that would take a process down. */
-    .text
-    .macro function name
-    .globl \name
-    .type \name, @function
-\name:
-    .endm
-    .macro done name
-    .size \name, . - \name
-    .endm
+#include "hostile/macros.inc"
 
 /* void wild_write(void *from, unsigned long bytes): each 8 bytes of it, up to the first that cannot be written. */
 function wild_write

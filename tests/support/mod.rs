@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::{
+    collections::BTreeSet,
     fmt::Display,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
@@ -19,6 +20,10 @@ use codecached::{
     },
 };
 use libtest_mimic::{Failed, Trial};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tempfile::TempDir;
 
 /// A test of what every machine has.
@@ -121,8 +126,7 @@ impl Daemon {
     }
 
     pub fn terminate(&self) {
-        let killed = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().unwrap();
-        assert!(killed.success());
+        assert!(signal(self.pid(), Signal::SIGTERM));
     }
 
     /// Waits for the end; the exit code, or `None` for a signal.
@@ -178,6 +182,23 @@ pub async fn until<T>(what: &str, mut done: impl AsyncFnMut() -> Option<T>) -> T
 }
 
 /// Compiles a file of tests/objects to a relocatable object with the machine's C compiler.
+/// The processes that this one has started.
+pub fn children(pid: u32) -> BTreeSet<u32> {
+    let listed = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    listed.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// Those of this name.
+pub fn children_named(pid: u32, name: &str) -> BTreeSet<u32> {
+    let is_named = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|it| it.trim() == name);
+    children(pid).into_iter().filter(is_named).collect()
+}
+
+/// Sends it; false if there is no such process.
+pub fn signal(pid: u32, signal: Signal) -> bool {
+    kill(Pid::from_raw(pid as i32), signal).is_ok()
+}
+
 pub fn compile(file: &str) -> Vec<u8> {
     compile_with(file, &["-O2", "-fPIC"])
 }

@@ -15,6 +15,7 @@ use super::nursery::Nursery;
 use super::system::Death;
 use super::window::Window;
 use crate::exec::frame::Frame;
+use crate::exec::stack::PAGE_BYTES;
 use crate::exec::trap::RawTrap;
 
 /// How long an executor sleeps before it looks at limits. It is woken before if the call or the worker ends.
@@ -23,7 +24,7 @@ const SLICE: Duration = Duration::from_millis(2);
 const GRACE: Duration = Duration::from_millis(200);
 /// Workers that may die before they are this executor's, for one call.
 const TRIES_MAX: u32 = 4;
-/// Memory of a window beyond what was put there, such as pages of which a call wrote one byte.
+/// Memory of a window beyond what was put there: nothing is counted so exactly that it had to be less.
 const SLACK_BYTES: usize = 64 << 10;
 
 /// Why code did not come back, and left nothing in the frame.
@@ -160,8 +161,8 @@ impl Hand {
 
     fn show(&self, data: &[Range<u64>]) {
         if self.held.borrow().as_slice() != data {
-            self.forget();
-            self.held.borrow_mut().extend_from_slice(data);
+            self.window().clear_data();
+            *self.held.borrow_mut() = data.to_vec();
         }
         let shown = data.iter().all(|range| self.window().copy_in(range));
         assert!(shown, "invariant: all writable data lies where windows are");
@@ -169,7 +170,9 @@ impl Hand {
 
     /// Whether the window takes more memory than what was put there: code has written elsewhere in it.
     fn is_swollen(&self) -> bool {
-        let data: usize = self.held.borrow().iter().map(|range| (range.end - range.start) as usize).sum();
+        let page = |address: u64, up: usize| (address as usize + up) & !(PAGE_BYTES - 1);
+        let pages = |range: &Range<u64>| page(range.end, PAGE_BYTES - 1) - page(range.start, 0);
+        let data: usize = self.held.borrow().iter().map(pages).sum();
         self.window().memory_bytes() > data + self.window().columns_bytes() + SLACK_BYTES
     }
 
@@ -240,7 +243,7 @@ impl Hand {
                 continue;
             }
             if self.is_swollen() {
-                worker.signal(libc::SIGKILL);
+                worker.stop();
                 lost = Some(Lost::Died(Death::Signal(libc::SIGKILL)));
             } else if watch.is_over(began) {
                 let since: Instant = *over_since.get_or_insert_with(Instant::now);

@@ -37,8 +37,6 @@ const WAIT: Duration = Duration::from_millis(10);
 /// Counts of worker processes: of this moment, and since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WorkerStats {
-    /// No further one can be forked: what forks them has ended.
-    pub is_barren: bool,
     /// That live now, those that stand ready among them.
     pub alive: usize,
     /// That stand ready.
@@ -51,7 +49,7 @@ pub struct WorkerStats {
     pub exited: u64,
     /// Ended by a signal that was not this process's: a fault, or a kill from outside.
     pub killed: u64,
-    /// Ended by this process, as their code could not be stopped otherwise.
+    /// Ended by this process, as their code could not be stopped otherwise, or took memory that nobody gave it.
     pub stopped: u64,
     /// Ended by this process, as a call of another tenant came.
     pub replaced: u64,
@@ -163,7 +161,6 @@ impl Nursery {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let state = self.lock();
         WorkerStats {
-            is_barren: self.zygote.is_gone(),
             alive: state.living.len(),
             ready: state.ready.len(),
             spawned: read(&self.spawned),

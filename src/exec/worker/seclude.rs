@@ -13,9 +13,9 @@ use std::ptr;
 use nix::errno::Errno;
 
 use super::system;
+use crate::exec::stack::PAGE_BYTES;
 use crate::exec::{arch, errno};
 
-const PAGE_BYTES: usize = 4096;
 /// Above the thread pointer is what the C library has of a thread.
 const THREAD_BYTES: usize = PAGE_BYTES;
 /// Mappings of a process at most, as kernels are set up. With more of them there is no worker.

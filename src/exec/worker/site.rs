@@ -17,13 +17,12 @@ use std::sync::atomic::AtomicU32;
 use nix::errno::Errno;
 
 use crate::exec::seat::Seats;
-use crate::exec::stack::{Backing, Slot, map_shared, reserve_addresses, shared_file};
+use crate::exec::stack::{Backing, PAGE_BYTES, Slot, map_shared, reserve_addresses, shared_file};
 use crate::exec::start::{ExecConfig, StartError, seats};
 
 use super::system;
 use super::window::{Window, WindowLayout};
 
-const PAGE_BYTES: usize = 4096;
 /// Words of the cradle, which are used in turn. Far more than there are workers that wait.
 pub(super) const CELLS: usize = PAGE_BYTES / size_of::<AtomicU32>();
 /// What a worker stores in its cell when it has come through its set-up.

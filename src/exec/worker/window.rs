@@ -19,7 +19,7 @@ use nix::sys::stat::fstat;
 
 use super::system;
 use crate::exec::batch::{Batch, Column};
-use crate::exec::stack::{Backing, give_back, map_shared, reserve_addresses, shared_file};
+use crate::exec::stack::{Backing, give_back, map_shared, prefer_small_pages, reserve_addresses, shared_file};
 
 /// Room for the columns of a batch, which come in one message, and for its results.
 pub(in crate::exec) const COLUMNS_BYTES: usize = 96 << 20;
@@ -96,6 +96,8 @@ impl Window {
         let (base, file) = (reserve_addresses(bytes)?, shared_file(bytes)?);
         let window = Window { base, layout: Arc::clone(layout), file, columns_bytes: AtomicUsize::new(0) };
         map_shared(&window.file, window.whole(), 0)?;
+        // How much memory it takes is measured: by what is written, and not by how large the system's pages are.
+        prefer_small_pages(window.whole());
         Ok(window)
     }
 
@@ -176,6 +178,11 @@ impl Window {
     /// Leaves zeros, and takes no memory.
     pub(super) fn clear(&self) {
         give_back(self.whole(), Backing::Shared);
+    }
+
+    /// The same where data lies; what was placed stays.
+    pub(super) fn clear_data(&self) {
+        give_back(self.base..self.base + self.layout.data_bytes, Backing::Shared);
     }
 
     /// Whether a batch lies there.
