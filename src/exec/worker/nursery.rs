@@ -235,6 +235,7 @@ impl Nursery {
             self.zygote.give_up();
             self.tell_all();
         }
+        // Nobody may have rung.
         let _ = self.bell.read();
     }
 
@@ -446,6 +447,7 @@ impl Drop for Keeper {
         self.nursery.close();
         self.nursery.stop();
         if let Some(thread) = self.thread.take() {
+            // A panic there has been told, and leaves nothing to end.
             let _ = thread.join();
         }
     }
