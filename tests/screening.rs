@@ -147,7 +147,7 @@ async fn an_entry_is_disassembled_where_it_lies_and_that_is_no_use_of_it() {
         next_address += it.bytes.len() as u64;
     }
     let named: Vec<&str> = all.instructions.iter().map(|it| &*it.symbol).filter(|it| !it.is_empty()).collect();
-    assert_eq!(named, ["next", "slow_next", "spoil_and_fault", "spoil_and_spin", "peek_zeroed"]);
+    assert_eq!(named, ["next", "slow_next", "spoil_and_fault", "spoil_and_spin", "peek_zeroed", "add_counted"]);
     let one = client.disassemble(request("counter", "spoil_and_spin", 0)).await.unwrap();
     assert!(!one.truncated && one.instructions[0].symbol == "spoil_and_spin", "{one:?}");
     assert!(one.instructions.iter().any(|it| it.text.starts_with("jmp spoil_and_spin+")), "{one:?}");
